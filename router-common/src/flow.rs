@@ -1,0 +1,126 @@
+//! Flows: one direction each, complete, so that a known flow's packet costs one lookup.
+
+use crate::abi;
+use crate::net::{Be16, MacPair};
+
+abi! {
+    /// One direction of a flow, as its packets arrive.
+    ///
+    /// An ICMP query has its identifier as source port and 0 as destination port, its answer the
+    /// reverse, so that the reply key is the key with both ends exchanged, as for TCP and UDP.
+    /// A protocol without ports has 0 in both.
+    pub struct FlowKey<A>[Ipv4: 16, Ipv6: 40] {
+        /// Source address.
+        pub src: A,
+        /// Destination address.
+        pub dst: A,
+        /// Source port.
+        pub src_port: Be16,
+        /// Destination port.
+        pub dst_port: Be16,
+        /// `RouterId`, host byte order.
+        pub router: u16,
+        /// IP protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+    }
+}
+
+impl<A: Copy> FlowKey<A> {
+    /// The key of packets that go the other way.
+    #[inline(always)]
+    pub fn reverse(&self) -> Self {
+        Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, ..*self }
+    }
+}
+
+abi! {
+    /// What a packet of the flow becomes: both ends, and what that does to checksums.
+    ///
+    /// The deltas are one's complement sums over raw 16-bit words of `~old + new` (RFC 1624),
+    /// folded: the addresses' alone, which IPv4 headers and pseudo headers need, and the ports'.
+    pub struct Rewrite<A>[Ipv4: 16, Ipv6: 40] {
+        /// New source address.
+        pub src: A,
+        /// New destination address.
+        pub dst: A,
+        /// New source port.
+        pub src_port: Be16,
+        /// New destination port.
+        pub dst_port: Be16,
+        /// What the addresses' change adds to a checksum.
+        pub address_delta: u16,
+        /// What the ports' change adds to a checksum.
+        pub port_delta: u16,
+    }
+}
+
+abi! {
+    /// The way out of a flow.
+    pub struct NextHop[20] {
+        /// Egress interface; 0 while nothing was ever resolved.
+        pub ifindex: u32,
+        /// Ethernet addresses to write.
+        pub macs: MacPair,
+        /// Largest IP packet for this way, in bytes.
+        pub mtu: u16,
+        /// Bits, see the associated constants.
+        pub flags: u16,
+    }
+}
+
+impl NextHop {
+    /// The MAC addresses are known.
+    pub const RESOLVED: u16 = 1;
+    /// The egress port takes XDP frames.
+    pub const XDP_TARGET: u16 = 2;
+    /// Nothing known yet.
+    pub const UNKNOWN: Self = Self { ifindex: 0, macs: MacPair([0; 3]), mtu: 0, flags: 0 };
+}
+
+abi! {
+    /// One direction of a flow: everything its packets need.
+    ///
+    /// Never exists without its reverse, whose key is that of the rewritten packet, reversed.
+    pub struct FlowEntry<A>[Ipv4: 88, Ipv6: 112] {
+        /// When a packet was last seen, nanoseconds of the monotonic clock.
+        pub last_seen: u64,
+        /// When the way out was last looked up, nanoseconds of the monotonic clock.
+        pub resolved: u64,
+        /// When the flow was opened, nanoseconds of the monotonic clock.
+        pub opened: u64,
+        /// Packets forwarded in this direction.
+        pub packets: u64,
+        /// Bytes of IP packets forwarded in this direction.
+        pub bytes: u64,
+        /// What a packet becomes.
+        pub rewrite: Rewrite<A>,
+        /// Where it goes.
+        pub next_hop: NextHop,
+        /// `RouterConfig::generation` that the way out was decided under.
+        pub generation: u32,
+        /// Interface the flow's packets come in by; in the reply direction the one they are
+        /// expected on.
+        pub ingress: u32,
+        /// TCP flags seen in this direction, as they are in the header (FIN 1, SYN 2, RST 4,
+        /// ACK 16).
+        pub tcp_flags: u8,
+        /// A [`Direction`] as a number.
+        pub direction: u8,
+        /// [`Role`](crate::port::Role) of the port the packets come in by, as a number.
+        pub ingress_role: u8,
+        /// Zero.
+        pub pad: u8,
+    }
+}
+
+/// Which way a flow entry's packets go.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// As the packet that opened the flow.
+    Original = 0,
+    /// The other way.
+    Reply = 1,
+}

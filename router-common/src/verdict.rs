@@ -1,0 +1,128 @@
+//! Why a packet went where it went. The numbers reach users and pinned counters: append, never
+//! renumber.
+
+/// How many outcomes a counter row has room for.
+pub const OUTCOMES: u32 = 128;
+
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident from $base:literal {
+        $($(#[$doc:meta])* $variant:ident = $number:literal => $label:literal,)*
+    }) => {
+        $(#[$meta])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$doc])* $variant = $number,)* }
+
+        impl $name {
+            /// Every reason, in the order of its number.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The stable word that `xvr show`, metrics and logs use.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// The outcome's place in a counter row.
+            #[inline(always)]
+            pub const fn outcome(self) -> u32 {
+                self as u32
+            }
+        }
+        $(const _: () = assert!($number >= $base && $number < OUTCOMES);)*
+    };
+}
+
+/// The outcome's place in a counter row of a packet that was forwarded.
+pub const FORWARDED: u32 = 0;
+
+reasons! {
+    /// Why a packet was refused. Numbers 1 to 63.
+    #[must_use]
+    DropReason from 1 {
+        /// Shorter than its own headers say.
+        Truncated = 1 => "truncated",
+        /// IP version, header length or total length make no sense (RFC 1812 §5.2.2).
+        BadIpHeader = 2 => "bad-ip-header",
+        /// The IPv4 header checksum is wrong (RFC 1812 §5.2.2).
+        BadIpChecksum = 3 => "bad-ip-checksum",
+        /// More VLAN tags or IPv6 extension headers than the walk follows.
+        TooManyHeaders = 4 => "too-many-headers",
+        /// A VLAN tag that no port has.
+        UnknownVlan = 5 => "unknown-vlan",
+        /// A source or destination that no packet on a wire may have (RFC 1812 §5.3.7).
+        Martian = 6 => "martian",
+        /// A new flow that no policy permits: from the public side towards a guest.
+        NotPermitted = 7 => "not-permitted",
+        /// A packet that cannot begin a flow: RST, SYN-ACK, FIN without a flow (SEMANTICS T17).
+        InvalidState = 8 => "invalid-state",
+        /// The flow table is full.
+        FlowTableFull = 9 => "flow-table-full",
+        /// No free port or identifier was found on the source NAT address.
+        NoFreePort = 10 => "no-free-port",
+        /// A protocol that source NAT cannot translate yet.
+        Untranslatable = 11 => "untranslatable",
+        /// An ICMP error about a flow that does not exist.
+        UnrelatedIcmpError = 12 => "unrelated-icmp-error",
+        /// The TTL or hop limit of a translated packet ran out.
+        TtlExceeded = 13 => "ttl-exceeded",
+        /// A translated packet, or one that may be fragmented, is larger than the way out.
+        TooBig = 14 => "too-big",
+        /// The route says blackhole, unreachable or prohibit.
+        RouteRefuses = 15 => "route-refuses",
+        /// The route leads to an interface that is no port, or to the control network.
+        NoEgressPort = 16 => "no-egress-port",
+        /// The flow's packets come in by another port than this one.
+        WrongPort = 17 => "wrong-port",
+        /// From the control network, which is never forwarded.
+        FromControl = 18 => "from-control",
+        /// An IPv6 type 0 routing header (RFC 5095).
+        RoutingHeader = 19 => "routing-header",
+        /// An ICMP message that is neither a query, its answer nor an error.
+        IcmpUnsupported = 20 => "icmp-unsupported",
+        /// Writing the packet failed.
+        RewriteFailed = 21 => "rewrite-failed",
+    }
+}
+
+reasons! {
+    /// Why a packet was handed to the kernel, on purpose. Numbers 64 to 95.
+    #[must_use]
+    PuntReason from 64 {
+        /// Neither IPv4 nor IPv6: ARP, LLDP and the like.
+        NotIp = 64 => "not-ip",
+        /// Addressed to the router itself.
+        ToRouter = 65 => "to-router",
+        /// Multicast, broadcast or link-local: DHCP, neighbour discovery, IGMP.
+        LinkScope = 66 => "link-scope",
+        /// A fragment: the kernel reassembles what is for the router and refuses the rest.
+        Fragment = 67 => "fragment",
+        /// TTL or hop limit ran out: the kernel answers with ICMP time exceeded.
+        TtlExceeded = 68 => "ttl-exceeded",
+        /// Larger than the way out: the kernel answers with ICMP too big.
+        TooBig = 69 => "too-big",
+        /// No route: the kernel answers with ICMP unreachable.
+        NoRoute = 70 => "no-route",
+        /// On an interface that is no port of this router.
+        NotAPort = 71 => "not-a-port",
+        /// Addressed to another station's MAC address.
+        OtherHost = 72 => "other-host",
+    }
+}
+
+reasons! {
+    /// Why the XDP program left a packet, unchanged, to the TC program behind it. Numbers 96 to
+    /// 127.
+    #[must_use]
+    DeferReason from 96 {
+        /// What XDP cannot finish, the kernel may have to: the TC program says why.
+        Punted = 96 => "punted",
+        /// The next hop's MAC address is not known yet: only TC can wait for it.
+        NoNeighbour = 97 => "no-neighbour",
+        /// The sender left the checksum to be finished by the hardware it does not have.
+        PartialChecksum = 98 => "partial-checksum",
+        /// The way out takes no XDP frames.
+        EgressWithoutXdp = 99 => "egress-without-xdp",
+        /// Larger than the way out: TC knows whether it is a GSO packet.
+        Oversize = 100 => "oversize",
+    }
+}

@@ -1,0 +1,2 @@
+//! The packet walk.
+#![no_std]

@@ -1,0 +1,15 @@
+//! The control walk of XVR: CloudStack's words in, a forwarding router out.
+//!
+//! ```text
+//! command → databag → desired state → compiled → plan → applied → observed again
+//! └──── cloudstack ────┘   └ model ┘   └ compile ┘ └────── reconcile, dataplane ──────┘
+//! ```
+//!
+//! [`daemon`] walks it from top to bottom for every command, kernel event and timer.
+
+pub mod cloudstack;
+pub mod compile;
+pub mod dataplane;
+pub mod error;
+pub mod model;
+pub mod reconcile;

@@ -1,0 +1,19 @@
+//! What the router should do, typed and valid; CloudStack's words do not reach here.
+//!
+//! Invariant: a `DesiredState` that exists is valid. `cloudstack::desired` makes it from the
+//! databags, `compile` reads it; neither knows the other.
+
+pub mod port;
+pub mod route;
+
+pub use port::{Mac, Port, PortSelector, SourceNat};
+pub use route::{Route, RouteTarget};
+
+/// Everything the router should do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredState {
+    /// Ports, in the order of their names.
+    pub ports: Vec<Port>,
+    /// Routes besides the connected ones, the default routes included.
+    pub routes: Vec<Route>,
+}

@@ -1,0 +1,23 @@
+//! A route that is not a connected one.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteTarget {
+    /// To a gateway; the kernel finds the port that reaches it.
+    Gateway(IpAddr),
+    /// To a gateway on a certain port, named as in [`Port::name`](super::Port::name).
+    GatewayOnPort(IpAddr, String),
+}
+
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Route {
+    /// Destination, host bits clear.
+    pub destination: IpNet,
+    /// Next hop; of the destination's family.
+    pub target: RouteTarget,
+}

@@ -1,0 +1,2 @@
+//! One command for everything.
+fn main() {}
