@@ -110,9 +110,16 @@ abi! {
         pub direction: u8,
         /// [`Role`](crate::port::Role) of the port the packets come in by, as a number.
         pub ingress_role: u8,
-        /// Zero.
-        pub pad: u8,
+        /// Which ends the rewrite changes: [`SOURCE`](Self::SOURCE), [`DESTINATION`](Self::DESTINATION).
+        pub translation: u8,
     }
+}
+
+impl<A> FlowEntry<A> {
+    /// The rewrite changes the source.
+    pub const SOURCE: u8 = 1;
+    /// The rewrite changes the destination.
+    pub const DESTINATION: u8 = 2;
 }
 
 /// Which way a flow entry's packets go.

@@ -1,2 +1,23 @@
-//! The packet walk.
+//! The packet walk: what happens to a packet, as a pure library.
+//!
+//! [`walk::walk`] is the whole journey, top to bottom. It knows two traits: [`packet::Packet`],
+//! the bytes of one frame, and [`tables`], all that it may ask of the world outside the frame.
+//! The XDP and the TC program (`main.rs`, built only for the BPF target) implement them with the
+//! kernel's contexts and maps; tests with a slice and `HashMap`s. Same source, no switches.
+//!
+//! Invariants: no clock, no logs, no map names in here; every packet that enters [`walk::walk`]
+//! is counted once.
+
 #![no_std]
+#![forbid(clippy::indexing_slicing)]
+
+pub mod checksum;
+pub mod conntrack;
+pub mod family;
+pub mod forward;
+pub mod icmp;
+pub mod nat;
+pub mod packet;
+pub mod parse;
+pub mod tables;
+pub mod walk;

@@ -1,0 +1,242 @@
+//! Step 3: which flow a packet belongs to, and what the first one decides for all that follow.
+//!
+//! A flow is two `FlowEntry`s, one per direction, each complete: the fast path reads one entry
+//! and nothing else. [`decide`] is the slow path: it opens a flow, or looks the way out of a
+//! known one up again when what it rests on has moved. Ageing is the control side's
+//! (`dataplane::expiry`).
+//!
+//! Invariant: an entry never exists without its reverse. The reply goes in first, and going in
+//! is what claims its tuple, so a lost race leaves an unused reply, never half a flow and never
+//! two guests behind one tuple.
+
+use router_common::flow::{Direction, FlowEntry, FlowKey, NextHop};
+use router_common::port::{LocalKey, Role};
+use router_common::verdict::{DropReason, PuntReason};
+
+use crate::family::{Family, Scope};
+use crate::forward;
+use crate::nat;
+use crate::parse::{Parsed, Transport, tcp_flags};
+use crate::tables::{Flows, InsertError, Route, RouteQuery};
+use crate::walk::Ingress;
+
+/// How long a way out is believed without asking the kernel again, in nanoseconds. Covers what
+/// nobody tells the control side about.
+pub const BELIEVED: u64 = 1_000_000_000;
+
+/// A packet at the door of the flow table.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a, A> {
+    /// Where it came in.
+    pub ingress: &'a Ingress,
+    /// What it is.
+    pub parsed: &'a Parsed<A>,
+    /// Now, nanoseconds.
+    pub now: u64,
+    /// The settings' generation.
+    pub generation: u32,
+}
+
+/// What the slow path came to.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The flow is in the table, its way out looked up.
+    Flow,
+    /// The kernel's.
+    Punt(PuntReason),
+}
+
+/// Whether a known flow needs no decision for this packet.
+#[inline(always)]
+pub fn is_fresh<A>(flow: &FlowEntry<A>, arrival: &Arrival<A>) -> bool {
+    flow.generation == arrival.generation
+        && flow.next_hop.flags & NextHop::RESOLVED != 0
+        && arrival.now.wrapping_sub(flow.resolved) < BELIEVED
+        && flow.ingress == arrival.ingress.ifindex
+}
+
+/// The slow path.
+#[inline(never)]
+pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
+    let key = &arrival.parsed.key;
+    let Some(flow) = tables.flow(key) else { return open(tables, arrival) };
+    if !comes_as_expected(&*flow, arrival.ingress) {
+        return Err(DropReason::WrongPort);
+    }
+    let route = tables.route(&RouteQuery {
+        ingress: arrival.ingress.ifindex,
+        src: key.src,
+        dst: flow.rewrite.dst,
+        protocol: key.protocol,
+    });
+    let next_hop = match route {
+        Route::Via(next_hop) => next_hop,
+        Route::Refused => return Err(DropReason::RouteRefuses),
+        Route::Nowhere if flow.translation & FlowEntry::<A>::DESTINATION != 0 => {
+            return Err(DropReason::RouteRefuses);
+        }
+        Route::Nowhere => return Ok(Decision::Punt(PuntReason::NoRoute)),
+    };
+    // A flow that would now leave by another port was translated for the old one, or was not
+    // translated because of it: nothing may leave untranslated, so it is opened anew.
+    let moved = flow.next_hop.ifindex != 0 && flow.next_hop.ifindex != next_hop.ifindex;
+    if moved && flow.direction == Direction::Original as u8 {
+        tables.remove(&reply_key(key, &*flow));
+        tables.remove(key);
+        return open(tables, arrival);
+    }
+    let next_hop = forward::by_port(tables, next_hop)?;
+    tables.set_next_hop(&flow, next_hop, arrival.now, arrival.generation);
+    Ok(Decision::Flow)
+}
+
+/// The key of the flow's other direction.
+#[inline(always)]
+fn reply_key<A: Copy>(key: &FlowKey<A>, flow: &FlowEntry<A>) -> FlowKey<A> {
+    let rewrite = &flow.rewrite;
+    FlowKey {
+        src: rewrite.dst,
+        dst: rewrite.src,
+        src_port: rewrite.dst_port,
+        dst_port: rewrite.src_port,
+        ..*key
+    }
+}
+
+/// Whether a flow's packets may come in here: by the very port on a guest's side, since tenants
+/// do not take part in each other's flows; by any port of the same kind elsewhere, since the
+/// Internet's ways back are its own.
+#[inline(always)]
+pub fn comes_as_expected<A>(flow: &FlowEntry<A>, ingress: &Ingress) -> bool {
+    flow.ingress == ingress.ifindex
+        || (ingress.port.role == Role::Public as u8 && flow.ingress_role == Role::Public as u8)
+}
+
+/// The first packet of a flow.
+#[inline(always)]
+fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
+    let Arrival { ingress, parsed, .. } = *arrival;
+    let key = &parsed.key;
+    if tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] }).is_some() {
+        return Ok(Decision::Punt(PuntReason::ToRouter));
+    }
+    match (key.src.source_scope(), key.dst.destination_scope()) {
+        (Scope::Martian, _) | (_, Scope::Martian) => return Err(DropReason::Martian),
+        (_, Scope::Link) => return Ok(Decision::Punt(PuntReason::LinkScope)),
+        (Scope::Link, Scope::Unicast) => return Err(DropReason::Martian),
+        (Scope::Unicast, Scope::Unicast) => {}
+    }
+    if ingress.port.role != Role::Guest as u8 {
+        return Err(DropReason::NotPermitted);
+    }
+    if parsed.hop_limit <= 1 {
+        return Ok(Decision::Punt(PuntReason::TtlExceeded));
+    }
+    may_begin(parsed)?;
+    let query = RouteQuery { ingress: ingress.ifindex, src: key.src, dst: key.dst, protocol: key.protocol };
+    let next_hop = match tables.route(&query) {
+        Route::Via(next_hop) => next_hop,
+        Route::Nowhere => return Ok(Decision::Punt(PuntReason::NoRoute)),
+        Route::Refused => return Err(DropReason::RouteRefuses),
+    };
+    let egress = forward::egress(tables, &next_hop)?;
+    let next_hop = forward::for_port(next_hop, &egress);
+    record(tables, arrival, next_hop, nat::source(tables, parsed, &egress)?, egress.role)?;
+    Ok(Decision::Flow)
+}
+
+/// Whether a packet can be the first of a flow (SEMANTICS T17: what cannot be must not leave).
+/// A bare acknowledgment can: after a restart that is how a long connection comes back.
+#[inline(always)]
+fn may_begin<A>(parsed: &Parsed<A>) -> Result<(), DropReason> {
+    use tcp_flags::{ACK, FIN, RST, SYN};
+    match parsed.transport {
+        Transport::Tcp => match parsed.tcp_flags & (SYN | ACK | FIN | RST) {
+            SYN | ACK => Ok(()),
+            _ => Err(DropReason::InvalidState),
+        },
+        Transport::IcmpReply => Err(DropReason::InvalidState),
+        Transport::Other if parsed.key.protocol == 1 || parsed.key.protocol == 58 => {
+            Err(DropReason::IcmpUnsupported)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes both directions down. With a source NAT, tries one port after the other until one is
+/// free.
+#[inline(always)]
+fn record<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    next_hop: NextHop,
+    source: nat::Source<A>,
+    egress_role: u8,
+) -> Result<(), DropReason> {
+    let key = &arrival.parsed.key;
+    let original = FlowEntry {
+        last_seen: arrival.now,
+        resolved: arrival.now,
+        opened: arrival.now,
+        packets: 0,
+        bytes: 0,
+        rewrite: nat::compile(key, source.ends(key, key.src_port)),
+        next_hop,
+        generation: arrival.generation,
+        ingress: arrival.ingress.ifindex,
+        tcp_flags: 0,
+        direction: Direction::Original as u8,
+        ingress_role: arrival.ingress.port.role,
+        translation: source.translation(),
+    };
+    for attempt in 0..nat::ATTEMPTS {
+        let ends = source.ends(key, source.candidate(tables, key, attempt));
+        let reply_key = FlowKey {
+            src: ends.dst,
+            dst: ends.src,
+            src_port: ends.dst_port,
+            dst_port: ends.src_port,
+            ..*key
+        };
+        let reply = FlowEntry {
+            rewrite: nat::compile(&reply_key, source.reply_ends(key)),
+            // Looked up when the first reply comes.
+            next_hop: NextHop::UNKNOWN,
+            resolved: 0,
+            ingress: next_hop.ifindex,
+            direction: Direction::Reply as u8,
+            ingress_role: egress_role,
+            translation: source.reply_translation(),
+            ..original
+        };
+        match tables.insert(&reply_key, &reply) {
+            Ok(()) => {}
+            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+            Err(InsertError::Exists) => {
+                // Translated: the tuple is taken, try the next. Untranslated: the tuple is the
+                // flow's own, so what is there is left over from it, and makes room.
+                if !source.is_translated() {
+                    tables.remove(&reply_key);
+                }
+                continue;
+            }
+        }
+        let original = FlowEntry { rewrite: nat::compile(key, ends), ..original };
+        return match tables.insert(key, &original) {
+            Ok(()) => Ok(()),
+            Err(InsertError::Exists) => {
+                // Another CPU opened the same flow meanwhile: its entries stand, our claim goes.
+                if source.is_translated() {
+                    tables.remove(&reply_key);
+                }
+                Ok(())
+            }
+            Err(InsertError::Full) => {
+                tables.remove(&reply_key);
+                Err(DropReason::FlowTableFull)
+            }
+        };
+    }
+    Err(DropReason::NoFreePort)
+}

@@ -1,0 +1,53 @@
+//! Step 6: the way out: next hop, hop limit, Ethernet addresses.
+
+use router_common::flow::NextHop;
+use router_common::port::{Port, PortKey, Role};
+use router_common::verdict::DropReason;
+
+use crate::family::Family;
+use crate::packet::Packet;
+use crate::tables::Tables;
+use crate::walk::{Neighbour, Verdict};
+
+/// The port that a route leads out of. Nothing leaves by an interface that is no port, nor into
+/// the control network.
+#[inline(always)]
+pub fn egress<T: Tables>(tables: &T, next_hop: &NextHop) -> Result<Port, DropReason> {
+    match tables.port(&PortKey::untagged(next_hop.ifindex)) {
+        Some(port) if port.role != Role::Control as u8 => Ok(port),
+        _ => Err(DropReason::NoEgressPort),
+    }
+}
+
+/// The next hop with what the port adds to it.
+#[inline(always)]
+pub fn for_port(next_hop: NextHop, egress: &Port) -> NextHop {
+    let mtu = if next_hop.mtu == 0 || u32::from(next_hop.mtu) > egress.mtu {
+        egress.mtu.min(u32::from(u16::MAX)) as u16
+    } else {
+        next_hop.mtu
+    };
+    let xdp = if egress.flags & Port::XDP_TARGET != 0 { NextHop::XDP_TARGET } else { 0 };
+    NextHop { mtu, flags: next_hop.flags | xdp, ..next_hop }
+}
+
+/// Both in one.
+#[inline(always)]
+pub fn by_port<T: Tables>(tables: &T, next_hop: NextHop) -> Result<NextHop, DropReason> {
+    let egress = egress(tables, &next_hop)?;
+    Ok(for_port(next_hop, &egress))
+}
+
+/// One hop less to live, and on its way. A next hop without a known neighbour leaves the
+/// Ethernet addresses to the kernel.
+#[inline(always)]
+pub fn send<A: Family, P: Packet>(packet: &mut P, l3: usize, next_hop: &NextHop) -> Option<Verdict> {
+    A::decrement_hop_limit(packet, l3)?;
+    let neighbour = if next_hop.flags & NextHop::RESOLVED != 0 {
+        packet.store(0, next_hop.macs)?;
+        Neighbour::Resolved
+    } else {
+        Neighbour::Unresolved
+    };
+    Some(Verdict::Forward { ifindex: next_hop.ifindex, neighbour })
+}

@@ -1,0 +1,241 @@
+//! The kernel's two kinds of frame as [`Packet`]: XDP's bytes on the wire, and TC's socket
+//! buffer, which may be cut into segments or checksummed later.
+//!
+//! One of the files that may write `unsafe` (with `packet.rs` and `maps.rs`). Bounds checks are
+//! in [`Raw::load`] and [`Raw::store`], and nowhere else.
+
+use core::arch::asm;
+
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md};
+use aya_ebpf::helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data};
+use router_common::account::Hook;
+use router_ebpf::checksum;
+use router_ebpf::packet::{ChecksumPatch, Packet, Plain};
+
+/// No header that the walk reads lies beyond this offset. The verifier wants a bound on every
+/// variable offset.
+const MAX_OFFSET: usize = 1023;
+
+/// The linear part of a frame.
+struct Raw {
+    start: usize,
+    end: usize,
+}
+
+impl Raw {
+    /// # Safety
+    /// `start` and `end` are a program context's `data` and `data_end`, read since the last
+    /// helper call that may have moved them.
+    #[inline(always)]
+    const unsafe fn new(start: usize, end: usize) -> Self {
+        Self { start, end }
+    }
+
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let address = self.checked::<T>(offset)?;
+        // SAFETY: in bounds, and any bytes are a valid `Plain`. The BPF machine has no
+        // alignment: the kernel refuses unaligned packet access only where the CPU does.
+        Some(unsafe { *(address as *const T) })
+    }
+
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
+        let address = self.checked::<T>(offset)?;
+        // SAFETY: as in `load`; `Plain` has no padding.
+        unsafe { *(address as *mut T) = value };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn checked<T>(&self, offset: usize) -> Option<usize> {
+        let offset = opaque(offset);
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let address = self.start + offset;
+        // Kernel 6.1 and 6.18 prove the access from this very comparison of packet pointers.
+        if address + size_of::<T>() > self.end { None } else { Some(address) }
+    }
+}
+
+/// Keeps LLVM from folding an offset's computation into the address: the verifier must see the
+/// bound on the very register that is added. Constants stay constants.
+#[inline(always)]
+fn opaque(offset: usize) -> usize {
+    let mut offset = offset;
+    // SAFETY: one register move, no memory, no flags.
+    unsafe { asm!("{0} = {0}", inout(reg) offset, options(pure, nomem, nostack, preserves_flags)) };
+    offset
+}
+
+/// A frame in the XDP program.
+pub struct XdpFrame {
+    raw: Raw,
+}
+
+impl XdpFrame {
+    /// # Safety
+    /// `ctx` is the program's own context.
+    #[inline(always)]
+    pub unsafe fn new(ctx: *mut xdp_md) -> Self {
+        // SAFETY: the context is valid for the program's run, see above.
+        unsafe { Self { raw: Raw::new((*ctx).data as usize, (*ctx).data_end as usize) } }
+    }
+}
+
+impl Packet for XdpFrame {
+    #[inline(always)]
+    fn hook(&self) -> Hook {
+        Hook::Xdp
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.raw.end - self.raw.start
+    }
+
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        self.raw.load(offset)
+    }
+
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
+        self.raw.store(offset, value)
+    }
+
+    #[inline(always)]
+    fn stripped_vlan(&self) -> Option<u16> {
+        None
+    }
+
+    #[inline(always)]
+    fn segment_payload(&self) -> Option<usize> {
+        None
+    }
+
+    #[inline(always)]
+    fn patch_checksum(&mut self, patch: ChecksumPatch) -> Option<()> {
+        checksum::patch_in_place(self, patch)
+    }
+
+    #[inline(always)]
+    fn sum_changed(&mut self, _delta: u16) {}
+}
+
+/// A frame in the TC program.
+pub struct TcFrame {
+    skb: *mut __sk_buff,
+    raw: Raw,
+}
+
+/// Enough for every header the walk reads of TCP and UDP without options.
+const TRANSPORT: usize = 20;
+/// Enough for options, extension headers and the packet inside an ICMP error.
+const EVERYTHING: u32 = 256;
+
+impl TcFrame {
+    /// Makes sure that the headers lie in the linear part.
+    ///
+    /// # Safety
+    /// `skb` is the program's own context.
+    #[inline(always)]
+    pub unsafe fn new(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the context is valid for the program's run.
+        let mut frame = Self { skb, raw: unsafe { Raw::new((*skb).data as usize, (*skb).data_end as usize) } };
+        // SAFETY: as above.
+        let length = unsafe { (*skb).len };
+        let linear = frame.raw.end - frame.raw.start;
+        if linear < length as usize && linear < EVERYTHING as usize && linear < frame.headers() {
+            let wanted = if length < EVERYTHING { length } else { EVERYTHING };
+            // SAFETY: as above; on failure the frame stays as it is and reads as truncated.
+            unsafe { bpf_skb_pull_data(skb, wanted) };
+            frame.refresh();
+        }
+        frame
+    }
+
+    /// How many bytes of headers the frame probably has.
+    #[inline(always)]
+    fn headers(&self) -> usize {
+        const TCP_AND_UDP: [u8; 2] = [6, 17];
+        let (header, protocol) = match self.raw.load::<u16>(12).map(u16::from_be) {
+            Some(0x0800) => match self.raw.load::<u8>(14) {
+                Some(0x45) => (20, self.raw.load::<u8>(23)),
+                _ => return EVERYTHING as usize,
+            },
+            Some(0x86dd) => (40, self.raw.load::<u8>(20)),
+            _ => return EVERYTHING as usize,
+        };
+        match protocol {
+            Some(protocol) if TCP_AND_UDP.contains(&protocol) => 14 + header + TRANSPORT,
+            _ => EVERYTHING as usize,
+        }
+    }
+
+    #[inline(always)]
+    fn refresh(&mut self) {
+        // SAFETY: the context is valid for the program's run.
+        self.raw = unsafe { Raw::new((*self.skb).data as usize, (*self.skb).data_end as usize) };
+    }
+}
+
+impl Packet for TcFrame {
+    #[inline(always)]
+    fn hook(&self) -> Hook {
+        Hook::Tc
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.skb).len as usize }
+    }
+
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        self.raw.load(offset)
+    }
+
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
+        self.raw.store(offset, value)
+    }
+
+    #[inline(always)]
+    fn stripped_vlan(&self) -> Option<u16> {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { ((*self.skb).vlan_present != 0).then(|| ((*self.skb).vlan_tci & 0x0fff) as u16) }
+    }
+
+    #[inline(always)]
+    fn segment_payload(&self) -> Option<usize> {
+        // SAFETY: the context is valid for the program's run.
+        let size = unsafe { (*self.skb).gso_size };
+        (size != 0).then_some(size as usize)
+    }
+
+    #[inline(always)]
+    fn patch_checksum(&mut self, patch: ChecksumPatch) -> Option<()> {
+        let offset = patch.offset as u32;
+        let mangled = if patch.zero_is_none { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let pseudo = u64::from(BPF_F_PSEUDO_HDR) | mangled;
+        // The kernel knows whether the checksum is finished: an unfinished one gets the new
+        // pseudo header alone, and the ports are summed with the rest of the segment later.
+        // SAFETY: the context is valid for the program's run; the helpers check the offset.
+        let failed = unsafe {
+            bpf_l4_csum_replace(self.skb, offset, 0, u64::from(patch.addresses), pseudo) != 0
+                || bpf_l4_csum_replace(self.skb, offset, 0, u64::from(patch.ports), mangled) != 0
+        };
+        self.refresh();
+        if failed { None } else { Some(()) }
+    }
+
+    #[inline(always)]
+    fn sum_changed(&mut self, delta: u16) {
+        // SAFETY: the context is valid for the program's run. Fails, rightly, where the hardware
+        // has given no sum over the frame.
+        unsafe { bpf_csum_update(self.skb, u32::from(delta)) };
+    }
+}

@@ -1,0 +1,64 @@
+//! The programs: entry points and nothing else. Built only for the BPF target.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod frame;
+mod maps;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use router_ebpf::walk::{Neighbour, Verdict, walk};
+
+use crate::frame::{TcFrame, XdpFrame};
+use crate::maps::Maps;
+
+/// In the driver or in the stack, in front of [`xvr_tc`]. What it cannot finish it passes on.
+#[xdp]
+pub fn xvr_xdp(ctx: XdpContext) -> u32 {
+    // SAFETY: the program's own context.
+    let (mut frame, maps, ifindex) =
+        unsafe { (XdpFrame::new(ctx.ctx), Maps::new(ctx.ctx.cast()), (*ctx.ctx).ingress_ifindex) };
+    match walk(&mut frame, &maps, ifindex) {
+        // SAFETY: no pointers.
+        Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },
+        Verdict::Drop(_) => XDP_DROP,
+        Verdict::Defer(_) | Verdict::Punt(_) => XDP_PASS,
+    }
+}
+
+/// At TC ingress of every port.
+#[classifier]
+pub fn xvr_tc(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the program's own context.
+    let (mut frame, maps, ifindex) = unsafe { (TcFrame::new(skb), Maps::new(skb.cast()), (*skb).ifindex) };
+    match walk(&mut frame, &maps, ifindex) {
+        Verdict::Forward { ifindex, neighbour: Neighbour::Resolved } => {
+            // SAFETY: no pointers.
+            unsafe { bpf_redirect(ifindex, 0) as i32 }
+        }
+        Verdict::Forward { ifindex, neighbour: Neighbour::Unresolved } => {
+            // Without parameters the kernel looks the next hop up by the destination, resolves
+            // it, and keeps the packet until it is.
+            // SAFETY: a null pointer of length 0 is what the helper takes for none.
+            unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+        }
+        Verdict::Drop(_) => TC_ACT_SHOT,
+        Verdict::Defer(_) | Verdict::Punt(_) => TC_ACT_UNSPEC,
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // Unreachable: the build refuses an object with a call to this (xtask/ebpf-build).
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,256 @@
+//! Every map, and [`Tables`] over them.
+//!
+//! One of the files that may write `unsafe` (with `packet.rs` and `frame.rs`).
+
+use core::ffi::c_void;
+use core::mem::zeroed;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+use aya_ebpf::bindings::{
+    BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
+};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use router_common::account::{COUNTERS as COUNTERS_LENGTH, Hook, Traffic, counter_index};
+use router_common::config::RouterConfig;
+use router_common::flow::{FlowEntry, FlowKey, NextHop};
+use router_common::net::{Ipv4, Ipv6, MacPair};
+use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_ebpf::family::Family;
+use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables};
+
+// Sizes are upper bounds; userspace sets the flow tables' at load.
+
+#[map]
+static CONFIG: Array<RouterConfig> = Array::with_max_entries(1, 0);
+#[map]
+static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(4096, 0);
+#[map]
+static LOCAL4: HashMap<LocalKey<Ipv4>, Local> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static LOCAL6: HashMap<LocalKey<Ipv6>, Local> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static FLOWS4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>> =
+    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static FLOWS6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>> =
+    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(COUNTERS_LENGTH, 0);
+
+/// The maps, for one run of a program.
+pub struct Maps {
+    ctx: *mut c_void,
+}
+
+impl Maps {
+    /// # Safety
+    /// `ctx` is the program's own context.
+    #[inline(always)]
+    pub const unsafe fn new(ctx: *mut c_void) -> Self {
+        Self { ctx }
+    }
+}
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn config(&self) -> RouterConfig {
+        const NONE: RouterConfig =
+            RouterConfig { abi_version: 0, generation: 0, own_ports_first: 0, own_ports_last: 0, pad: 0 };
+        CONFIG.get(0).copied().unwrap_or(NONE)
+    }
+
+    #[inline(always)]
+    fn port(&self, key: &PortKey) -> Option<Port> {
+        // SAFETY: userspace replaces entries whole; a torn read of one is of two valid ports.
+        unsafe { PORTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize) {
+        if let Some(traffic) = COUNTERS.get_ptr_mut(counter_index(slot, hook, outcome)) {
+            // SAFETY: this CPU's own entry, and programs on it do not interrupt each other.
+            unsafe {
+                (*traffic).packets += 1;
+                (*traffic).bytes += bytes as u64;
+            }
+        }
+    }
+}
+
+/// A flow entry in its map. Deleted entries stay readable until the program ends (RCU).
+pub struct InPlace<A>(NonNull<FlowEntry<A>>);
+
+impl<A> Deref for InPlace<A> {
+    type Target = FlowEntry<A>;
+
+    #[inline(always)]
+    fn deref(&self) -> &FlowEntry<A> {
+        // SAFETY: from a lookup of this run. Other CPUs may write its counters and way out
+        // meanwhile: they are integers, and each of their values is valid.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+/// Where a family's tables are.
+pub trait FamilyMaps: Family {
+    /// `AF_INET` or `AF_INET6`.
+    const ADDRESS_FAMILY: u8;
+    /// Its flows.
+    fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>>;
+    /// The router's addresses.
+    fn locals() -> &'static HashMap<LocalKey<Self>, Local>;
+    /// Writes a lookup's ends.
+    fn set_ends(lookup: &mut FibLookup, query: &RouteQuery<Self>);
+}
+
+impl FamilyMaps for Ipv4 {
+    const ADDRESS_FAMILY: u8 = 2;
+
+    #[inline(always)]
+    fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>> {
+        &FLOWS4
+    }
+
+    #[inline(always)]
+    fn locals() -> &'static HashMap<LocalKey<Self>, Local> {
+        &LOCAL4
+    }
+
+    #[inline(always)]
+    fn set_ends(lookup: &mut FibLookup, query: &RouteQuery<Self>) {
+        let ([src], [dst]) = (query.src.0, query.dst.0);
+        lookup.__bindgen_anon_3.ipv4_src = src;
+        lookup.__bindgen_anon_4.ipv4_dst = dst;
+    }
+}
+
+impl FamilyMaps for Ipv6 {
+    const ADDRESS_FAMILY: u8 = 10;
+
+    #[inline(always)]
+    fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>> {
+        &FLOWS6
+    }
+
+    #[inline(always)]
+    fn locals() -> &'static HashMap<LocalKey<Self>, Local> {
+        &LOCAL6
+    }
+
+    #[inline(always)]
+    fn set_ends(lookup: &mut FibLookup, query: &RouteQuery<Self>) {
+        lookup.__bindgen_anon_3.ipv6_src = query.src.0;
+        lookup.__bindgen_anon_4.ipv6_dst = query.dst.0;
+    }
+}
+
+const EEXIST: i32 = -17;
+
+impl<A: FamilyMaps> Flows<A> for Maps {
+    type Flow = InPlace<A>;
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey<A>) -> Option<InPlace<A>> {
+        A::flows().get_ptr_mut(key).and_then(NonNull::new).map(InPlace)
+    }
+
+    #[inline(always)]
+    fn insert(&self, key: &FlowKey<A>, entry: &FlowEntry<A>) -> Result<(), InsertError> {
+        match A::flows().insert(key, entry, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Ok(()),
+            Err(EEXIST) => Err(InsertError::Exists),
+            // E2BIG when the table is full, ENOMEM when the machine is.
+            Err(_) => Err(InsertError::Full),
+        }
+    }
+
+    #[inline(always)]
+    fn remove(&self, key: &FlowKey<A>) {
+        // ENOENT is what the caller wants.
+        let _ = A::flows().remove(key);
+    }
+
+    #[inline(always)]
+    fn account(&self, flow: &InPlace<A>, activity: Activity) {
+        let flow = flow.0.as_ptr();
+        // SAFETY: from a lookup of this run. Not atomic: two CPUs with packets of one flow at
+        // the same moment may count one of them; usage is counted per port, exactly.
+        unsafe {
+            (*flow).last_seen = activity.now;
+            (*flow).packets += 1;
+            (*flow).bytes += activity.bytes as u64;
+            if activity.tcp_flags & !(*flow).tcp_flags != 0 {
+                (*flow).tcp_flags |= activity.tcp_flags;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn set_next_hop(&self, flow: &InPlace<A>, next_hop: NextHop, now: u64, generation: u32) {
+        let flow = flow.0.as_ptr();
+        // SAFETY: as in `account`. Another CPU may read a way out half old, half new for one
+        // packet, while a neighbour's address changes.
+        unsafe {
+            (*flow).next_hop = next_hop;
+            (*flow).resolved = now;
+            (*flow).generation = generation;
+        }
+    }
+
+    #[inline(always)]
+    fn local(&self, key: &LocalKey<A>) -> Option<Local> {
+        // SAFETY: userspace replaces entries whole.
+        unsafe { A::locals().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery<A>) -> Route {
+        // SAFETY: all zeroes is a valid lookup.
+        let mut lookup: FibLookup = unsafe { zeroed() };
+        lookup.family = A::ADDRESS_FAMILY;
+        lookup.l4_protocol = query.protocol;
+        lookup.ifindex = query.ingress;
+        // Not the packet's length: that would mix "too big" into the answer. Not zero: TC would
+        // leave the MTU out.
+        lookup.__bindgen_anon_1.tot_len = 1;
+        A::set_ends(&mut lookup, query);
+        let size = size_of::<FibLookup>() as i32;
+        // SAFETY: the program's own context and a whole lookup.
+        let result = unsafe { bpf_fib_lookup(self.ctx, &raw mut lookup, size, 0) } as u32;
+        let resolved = match result {
+            BPF_FIB_LKUP_RET_SUCCESS => NextHop::RESOLVED,
+            BPF_FIB_LKUP_RET_NO_NEIGH => 0,
+            BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
+                return Route::Refused;
+            }
+            _ => return Route::Nowhere,
+        };
+        // SAFETY: on success the kernel has written the MTU; otherwise it is the 1 from above,
+        // or on some kernels the MTU too.
+        let mtu = unsafe { lookup.__bindgen_anon_1.mtu_result };
+        Route::Via(NextHop {
+            ifindex: lookup.ifindex,
+            macs: MacPair::new(lookup.dmac, lookup.smac),
+            // 68 is the least an IPv4 link has (RFC 791); less means not told.
+            mtu: if mtu < 68 { 0 } else { mtu },
+            flags: resolved,
+        })
+    }
+}
+

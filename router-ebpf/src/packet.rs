@@ -1,0 +1,125 @@
+//! `Packet`: the bytes of one frame, bounds-checked.
+//!
+//! One of the files that may write `unsafe` (with `frame.rs` and `maps.rs`).
+
+use router_common::account::Hook;
+use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
+
+/// A type that any bytes of its size are a valid value of, and that has no padding.
+///
+/// # Safety
+/// Implement it for integers and for `repr(C)` or `repr(transparent)` types made of them.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: integers and transparent wrappers of integers.
+unsafe impl Plain for u8 {}
+// SAFETY: see above.
+unsafe impl Plain for u16 {}
+// SAFETY: see above.
+unsafe impl Plain for u32 {}
+// SAFETY: see above.
+unsafe impl Plain for Be16 {}
+// SAFETY: see above.
+unsafe impl Plain for Ipv4 {}
+// SAFETY: see above.
+unsafe impl Plain for Ipv6 {}
+// SAFETY: see above.
+unsafe impl Plain for MacPair {}
+// SAFETY: see above.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+/// The bytes of one frame, from the Ethernet header on, and what only the hook knows of it.
+pub trait Packet {
+    /// Which program has the frame.
+    fn hook(&self) -> Hook;
+
+    /// Length of the frame in bytes, Ethernet header included.
+    fn length(&self) -> usize;
+
+    /// Reads a value at an offset; `None` beyond the frame's (linear) end.
+    fn load<T: Plain>(&self, offset: usize) -> Option<T>;
+
+    /// Writes a value at an offset; `None`, and nothing written, beyond the end.
+    fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()>;
+
+    /// The VLAN id of a tag that the hardware or the stack has taken out of the frame.
+    fn stripped_vlan(&self) -> Option<u16>;
+
+    /// How much payload each packet carries that a GSO frame will be cut into; `None` for a
+    /// frame that is one packet.
+    fn segment_payload(&self) -> Option<usize>;
+
+    /// Patches the checksum of TCP or UDP at an offset: `addresses` is what the pseudo header's
+    /// change adds, `ports` what the segment's own change adds (see
+    /// [`Rewrite`](router_common::flow::Rewrite)). A checksum that the sender has left for the
+    /// hardware stays unfinished, with the new pseudo header in it.
+    fn patch_checksum(&mut self, patch: ChecksumPatch) -> Option<()>;
+
+    /// Tells the stack that bytes have changed which no checksum inside the frame makes up for
+    /// (IPv6 headers have none): `delta` is what that adds to a sum over the frame.
+    fn sum_changed(&mut self, delta: u16);
+}
+
+/// How the checksum of a TCP segment or UDP datagram is to change.
+#[derive(Clone, Copy, Debug)]
+pub struct ChecksumPatch {
+    /// Where the checksum is in the frame.
+    pub offset: usize,
+    /// What the pseudo header's change adds.
+    pub addresses: u16,
+    /// What the segment's own change adds.
+    pub ports: u16,
+    /// A checksum of zero means none, and a computed zero is sent as all ones (RFC 768).
+    pub zero_is_none: bool,
+}
+
+/// A frame in memory: what tests and fuzzers give the walk.
+#[derive(Debug)]
+pub struct SliceFrame<'a> {
+    bytes: &'a mut [u8],
+    hook: Hook,
+}
+
+impl<'a> SliceFrame<'a> {
+    /// A frame as a hook would see it.
+    pub fn new(bytes: &'a mut [u8], hook: Hook) -> Self {
+        Self { bytes, hook }
+    }
+}
+
+impl Packet for SliceFrame<'_> {
+    fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let bytes = self.bytes.get(offset..offset.checked_add(size_of::<T>())?)?;
+        // SAFETY: in bounds, read without alignment, any bytes are a valid `Plain`.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
+        let bytes = self.bytes.get_mut(offset..offset.checked_add(size_of::<T>())?)?;
+        // SAFETY: in bounds, written without alignment, `Plain` has no padding.
+        unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
+        Some(())
+    }
+
+    fn stripped_vlan(&self) -> Option<u16> {
+        None
+    }
+
+    fn segment_payload(&self) -> Option<usize> {
+        None
+    }
+
+    fn patch_checksum(&mut self, patch: ChecksumPatch) -> Option<()> {
+        crate::checksum::patch_in_place(self, patch)
+    }
+
+    fn sum_changed(&mut self, _delta: u16) {}
+}

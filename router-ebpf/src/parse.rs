@@ -1,0 +1,329 @@
+//! Step 1: bytes → what the frame is.
+//!
+//! Follows at most two VLAN tags and six IPv6 extension headers. Whatever comes out of here has
+//! a sane header: the later steps need not ask again.
+
+use router_common::flow::FlowKey;
+use router_common::net::{Address, Be16, Ipv4, Ipv6};
+use router_common::verdict::{DropReason, PuntReason};
+
+use crate::checksum;
+use crate::family::{Family, IcmpKind, protocol};
+use crate::packet::Packet;
+
+/// The Ethernet header, tags included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Where the payload begins.
+    pub l3: usize,
+    /// Its ethertype.
+    pub ethertype: u16,
+    /// VLAN id of the outer tag, 0 for none.
+    pub outer_vlan: u16,
+    /// VLAN id of the inner tag, 0 for none.
+    pub inner_vlan: u16,
+}
+
+/// What carries the flow's ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP: ports.
+    Tcp,
+    /// UDP: ports.
+    Udp,
+    /// ICMP query: the identifier stands for the source port.
+    IcmpQuery,
+    /// ICMP answer: the identifier stands for the destination port.
+    IcmpReply,
+    /// ICMP error: the packet inside it tells the flow.
+    IcmpError,
+    /// Anything else: no ports.
+    Other,
+}
+
+/// An IP packet that can belong to a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed<A> {
+    /// The flow it belongs to.
+    pub key: FlowKey<A>,
+    /// Where the IP header begins.
+    pub l3: usize,
+    /// Where the transport header begins.
+    pub l4: usize,
+    /// What is there.
+    pub transport: Transport,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// TCP flags, 0 for other protocols.
+    pub tcp_flags: u8,
+    /// It must not be fragmented: always so for IPv6.
+    pub dont_fragment: bool,
+    /// Length of the IP packet in bytes.
+    pub length: usize,
+}
+
+/// TCP header flags.
+pub mod tcp_flags {
+    /// No more data.
+    pub const FIN: u8 = 1;
+    /// Begin.
+    pub const SYN: u8 = 2;
+    /// Abort.
+    pub const RST: u8 = 4;
+    /// The acknowledgment field counts.
+    pub const ACK: u8 = 16;
+}
+
+/// What became of the IP header.
+#[derive(Clone, Copy, Debug)]
+pub enum Parse<A> {
+    /// A packet of a flow.
+    Packet(Parsed<A>),
+    /// The kernel's.
+    Punt(PuntReason),
+}
+
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+const VLAN_ID: u16 = 0x0fff;
+
+/// The Ethernet header and up to two tags.
+#[inline(always)]
+pub fn link<P: Packet>(packet: &P) -> Result<Link, DropReason> {
+    let mut l3 = 14;
+    let mut ethertype = load::<_, Be16>(packet, 12)?.get();
+    let mut vlans = [packet.stripped_vlan().unwrap_or(0), 0];
+    let mut depth = usize::from(vlans != [0, 0]);
+    for _ in 0..2 {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
+            break;
+        }
+        let [tag, inner]: [Be16; 2] = load(packet, l3)?;
+        *vlans.get_mut(depth).ok_or(DropReason::TooManyHeaders)? = tag.get() & VLAN_ID;
+        ethertype = inner.get();
+        depth += 1;
+        l3 += 4;
+    }
+    let [outer_vlan, inner_vlan] = vlans;
+    Ok(Link { l3, ethertype, outer_vlan, inner_vlan })
+}
+
+/// An IP packet; `router` is whose.
+#[inline(always)]
+pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Parse<A>, DropReason> {
+    let header = match A::header(packet, l3)? {
+        IpParse::Header(header) => header,
+        IpParse::Punt(reason) => return Ok(Parse::Punt(reason)),
+    };
+    let [src, dst]: [A; 2] = load(packet, l3 + A::ADDRESSES)?;
+    let l4 = header.l4;
+    let mut parsed = Parsed {
+        key: FlowKey {
+            src,
+            dst,
+            src_port: Be16::default(),
+            dst_port: Be16::default(),
+            router,
+            protocol: header.protocol,
+            pad: 0,
+        },
+        l3,
+        l4,
+        transport: Transport::Other,
+        hop_limit: header.hop_limit,
+        tcp_flags: 0,
+        dont_fragment: header.dont_fragment,
+        length: header.length,
+    };
+    if header.protocol == protocol::TCP || header.protocol == protocol::UDP {
+        let [src_port, dst_port]: [Be16; 2] = load(packet, l4)?;
+        (parsed.key.src_port, parsed.key.dst_port) = (src_port, dst_port);
+        parsed.transport = Transport::Udp;
+        if header.protocol == protocol::TCP {
+            parsed.tcp_flags = load(packet, l4 + 13)?;
+            parsed.transport = Transport::Tcp;
+        }
+    } else if header.protocol == A::ICMP {
+        let kind: u8 = load(packet, l4)?;
+        let identifier: Be16 = load(packet, l4 + 4)?;
+        parsed.transport = match A::icmp_kind(kind) {
+            IcmpKind::Query => {
+                parsed.key.src_port = identifier;
+                Transport::IcmpQuery
+            }
+            IcmpKind::Reply => {
+                parsed.key.dst_port = identifier;
+                Transport::IcmpReply
+            }
+            IcmpKind::Error => Transport::IcmpError,
+            IcmpKind::Other => Transport::Other,
+        };
+    }
+    Ok(Parse::Packet(parsed))
+}
+
+/// What the IP header itself says.
+#[derive(Clone, Copy, Debug)]
+pub struct IpHeader {
+    /// Where the transport header begins.
+    pub l4: usize,
+    /// What is there.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// It must not be fragmented.
+    pub dont_fragment: bool,
+    /// Length of the IP packet in bytes.
+    pub length: usize,
+}
+
+/// What became of the IP header alone.
+#[derive(Clone, Copy, Debug)]
+pub enum IpParse {
+    /// A whole packet.
+    Header(IpHeader),
+    /// The kernel's.
+    Punt(PuntReason),
+}
+
+/// The family's header.
+pub trait Header: Family {
+    /// Reads and checks the header (RFC 1812 §5.2.2, RFC 8200 §4).
+    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpParse, DropReason>;
+    /// Of the packet inside an ICMP error, which may be cut short: where its transport header
+    /// begins, and which it is. `None` for what cannot be a flow's first bytes: another version,
+    /// a later fragment, a header that is not whole, a wrong header checksum (RFC 5508 REQ-3a),
+    /// IPv6 extension headers.
+    fn inner_header<P: Packet>(packet: &P, l3: usize) -> Option<(usize, u8)>;
+}
+
+const DONT_FRAGMENT: u16 = 0x4000;
+/// More fragments, or an offset.
+const FRAGMENT: u16 = 0x3fff;
+/// The offset alone.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+impl Header for Ipv4 {
+    #[inline(always)]
+    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpParse, DropReason> {
+        let words: [u32; 5] = load(packet, l3)?;
+        let [first, second, third, _, _] = words;
+        let [version_length, _, length_high, length_low] = first.to_ne_bytes();
+        let header_length = usize::from(version_length & 0xf) * 4;
+        let length = usize::from(u16::from_be_bytes([length_high, length_low]));
+        if version_length >> 4 != Self::VERSION || header_length < Self::HEADER || length < header_length {
+            return Err(DropReason::BadIpHeader);
+        }
+        if packet.length() < l3 + length {
+            return Err(DropReason::Truncated);
+        }
+        let mut sum = u32::from(checksum::sum_words(&words));
+        if header_length > Self::HEADER {
+            sum += u32::from(options_sum(packet, l3 + Self::HEADER, header_length - Self::HEADER)?);
+        }
+        if checksum::fold(sum) != 0xffff {
+            return Err(DropReason::BadIpChecksum);
+        }
+        let [_, _, fragment_high, fragment_low] = second.to_ne_bytes();
+        let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
+        if fragment & FRAGMENT != 0 {
+            return Ok(IpParse::Punt(PuntReason::Fragment));
+        }
+        let [hop_limit, protocol, _, _] = third.to_ne_bytes();
+        Ok(IpParse::Header(IpHeader {
+            l4: l3 + header_length,
+            protocol,
+            hop_limit,
+            dont_fragment: fragment & DONT_FRAGMENT != 0,
+            length,
+        }))
+    }
+
+    #[inline(always)]
+    fn inner_header<P: Packet>(packet: &P, l3: usize) -> Option<(usize, u8)> {
+        let words: [u32; 5] = packet.load(l3)?;
+        let [first, second, third, _, _] = words;
+        let [version_length, ..] = first.to_ne_bytes();
+        let header_length = usize::from(version_length & 0xf) * 4;
+        let mut sum = u32::from(checksum::sum_words(&words));
+        if header_length > Self::HEADER {
+            sum += u32::from(options_sum(packet, l3 + Self::HEADER, header_length - Self::HEADER).ok()?);
+        }
+        let [_, _, fragment_high, fragment_low] = second.to_ne_bytes();
+        let later = u16::from_be_bytes([fragment_high, fragment_low]) & FRAGMENT_OFFSET != 0;
+        let sane = version_length >> 4 == Self::VERSION && header_length >= Self::HEADER;
+        let [_, protocol, _, _] = third.to_ne_bytes();
+        (sane && !later && checksum::fold(sum) == 0xffff).then_some((l3 + header_length, protocol))
+    }
+}
+
+/// Sum over IPv4 options: `length` is a multiple of four up to 40.
+#[inline(always)]
+fn options_sum<P: Packet>(packet: &P, start: usize, length: usize) -> Result<u16, DropReason> {
+    let mut sum = 0u16;
+    for word in 0..10 {
+        if word * 4 >= length {
+            break;
+        }
+        let value: u32 = load(packet, start + word * 4)?;
+        sum = checksum::add(sum, checksum::sum_words(&[value]));
+    }
+    Ok(sum)
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT_HEADER: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+/// How many extension headers are followed.
+const EXTENSION_HEADERS: usize = 6;
+
+impl Header for Ipv6 {
+    #[inline(always)]
+    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpParse, DropReason> {
+        let [first, second]: [u32; 2] = load(packet, l3)?;
+        let [version, _, _, _] = first.to_ne_bytes();
+        let [length_high, length_low, mut protocol, hop_limit] = second.to_ne_bytes();
+        let length = Self::HEADER + usize::from(u16::from_be_bytes([length_high, length_low]));
+        if version >> 4 != Self::VERSION {
+            return Err(DropReason::BadIpHeader);
+        }
+        if packet.length() < l3 + length {
+            return Err(DropReason::Truncated);
+        }
+        let mut l4 = l3 + Self::HEADER;
+        for _ in 0..EXTENSION_HEADERS {
+            match protocol {
+                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {}
+                FRAGMENT_HEADER => return Ok(IpParse::Punt(PuntReason::Fragment)),
+                _ => break,
+            }
+            let [next, extent, routing_type, _]: [u8; 4] = load(packet, l4)?;
+            // RFC 5095: type 0 routing headers are refused outright.
+            if protocol == ROUTING && routing_type == 0 {
+                return Err(DropReason::RoutingHeader);
+            }
+            protocol = next;
+            l4 += (usize::from(extent) + 1) * 8;
+            if l4 > l3 + length {
+                return Err(DropReason::Truncated);
+            }
+        }
+        if matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT_HEADER) {
+            return Err(DropReason::TooManyHeaders);
+        }
+        Ok(IpParse::Header(IpHeader { l4, protocol, hop_limit, dont_fragment: true, length }))
+    }
+
+    #[inline(always)]
+    fn inner_header<P: Packet>(packet: &P, l3: usize) -> Option<(usize, u8)> {
+        let [version, _, _, _]: [u8; 4] = packet.load(l3)?;
+        let protocol = packet.load(l3 + 6)?;
+        (version >> 4 == Self::VERSION).then_some((l3 + Self::HEADER, protocol))
+    }
+}
+
+#[inline(always)]
+fn load<P: Packet, T: crate::packet::Plain>(packet: &P, offset: usize) -> Result<T, DropReason> {
+    packet.load(offset).ok_or(DropReason::Truncated)
+}

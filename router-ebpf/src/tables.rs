@@ -1,0 +1,96 @@
+//! `Tables` and `Flows`: everything that the walk may ask of the world outside the packet.
+//!
+//! The kernel's implementation is in `maps.rs`, the tests' in `router-tests`.
+
+use core::ops::Deref;
+
+use router_common::account::Hook;
+use router_common::config::RouterConfig;
+use router_common::flow::{FlowEntry, FlowKey, NextHop};
+use router_common::port::{Local, LocalKey, Port, PortKey};
+
+use crate::family::Family;
+
+/// What does not depend on the address family.
+pub trait Tables {
+    /// The monotonic clock in nanoseconds.
+    fn now(&self) -> u64;
+    /// 32 unpredictable bits.
+    fn random(&self) -> u32;
+    /// The settings.
+    fn config(&self) -> RouterConfig;
+    /// The port that a frame belongs to.
+    fn port(&self, key: &PortKey) -> Option<Port>;
+    /// Counts a frame: `outcome` as in [`router_common::verdict`].
+    fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize);
+}
+
+/// What the kernel's routing table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A way out; [`NextHop::RESOLVED`] tells whether the neighbour's address is known.
+    Via(NextHop),
+    /// No route, or one that ends at the router itself.
+    Nowhere,
+    /// Blackhole, unreachable or prohibited.
+    Refused,
+}
+
+/// What to look a route up by.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteQuery<A> {
+    /// The interface the packet came in by.
+    pub ingress: u32,
+    /// Its source.
+    pub src: A,
+    /// Its destination.
+    pub dst: A,
+    /// Its protocol.
+    pub protocol: u8,
+}
+
+/// The entry could not be put into the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// There is one with that key.
+    Exists,
+    /// There is no room.
+    Full,
+}
+
+/// What a forwarded packet leaves in its flow's entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Activity {
+    /// Now, nanoseconds.
+    pub now: u64,
+    /// Length of the IP packet in bytes.
+    pub bytes: usize,
+    /// TCP flags of the packet, 0 for other protocols.
+    pub tcp_flags: u8,
+}
+
+/// What depends on the address family.
+pub trait Flows<A: Family>: Tables {
+    /// A flow entry in place.
+    type Flow: Deref<Target = FlowEntry<A>>;
+
+    /// The flow that a packet belongs to.
+    fn flow(&self, key: &FlowKey<A>) -> Option<Self::Flow>;
+    /// Puts a new entry in. Atomic: of two that insert one key, one gets `Exists`.
+    fn insert(&self, key: &FlowKey<A>, entry: &FlowEntry<A>) -> Result<(), InsertError>;
+    /// Takes an entry out, if it is there.
+    fn remove(&self, key: &FlowKey<A>);
+    /// Notes a forwarded packet in its flow.
+    fn account(&self, flow: &Self::Flow, activity: Activity);
+    /// Gives a flow another way out, decided `now` under a generation.
+    fn set_next_hop(&self, flow: &Self::Flow, next_hop: NextHop, now: u64, generation: u32);
+    /// The router's own address.
+    fn local(&self, key: &LocalKey<A>) -> Option<Local>;
+    /// The kernel's route.
+    fn route(&self, query: &RouteQuery<A>) -> Route;
+}
+
+/// Both families: what the walk is given.
+pub trait World: Flows<router_common::net::Ipv4> + Flows<router_common::net::Ipv6> {}
+
+impl<T: Flows<router_common::net::Ipv4> + Flows<router_common::net::Ipv6>> World for T {}

@@ -1,0 +1,257 @@
+//! The walk: a packet's whole journey, top to bottom.
+//!
+//! ```text
+//! parse → classify → conntrack → (nat, forward: what the first packet of a flow decides)
+//!                  → checks → rewrite → forward → account
+//! ```
+//!
+//! A known flow's packet costs one flow lookup and no decision. There are three ways out,
+//! [`Verdict`], and every frame takes one of them and is counted there, once.
+//!
+//! The same walk is in the XDP and in the TC program. XDP is in front; what it cannot finish it
+//! leaves, unchanged, to the TC walk behind it ([`DeferReason`]).
+
+use router_common::account::Hook;
+use router_common::flow::{FlowEntry, NextHop};
+use router_common::net::{Ipv4, Ipv6};
+use router_common::port::{Port, PortKey, Role};
+use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
+
+use crate::conntrack::{self, Arrival, Decision};
+use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family};
+use crate::packet::Packet;
+use crate::parse::{self, Header, Link, Parse, Parsed, Transport};
+use crate::tables::{Activity, Flows, Tables, World};
+use crate::{checksum, forward, icmp, nat};
+
+/// What becomes of a frame.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Rewritten; to be sent out by an interface.
+    Forward {
+        /// Which one.
+        ifindex: u32,
+        /// Whether the Ethernet addresses are written, or the kernel has to find the neighbour.
+        neighbour: Neighbour,
+    },
+    /// Unchanged, to the kernel.
+    Punt(PuntReason),
+    /// Refused.
+    Drop(DropReason),
+    /// Unchanged, from XDP to TC.
+    Defer(DeferReason),
+}
+
+/// Whether the next hop's Ethernet address is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// And written into the frame.
+    Resolved,
+    /// Not yet: the kernel resolves it and keeps the packet meanwhile (`bpf_redirect_neigh`).
+    Unresolved,
+}
+
+impl Verdict {
+    /// The outcome's place in a counter row.
+    #[inline(always)]
+    pub const fn outcome(self) -> u32 {
+        match self {
+            Self::Forward { .. } => FORWARDED,
+            Self::Punt(reason) => reason.outcome(),
+            Self::Drop(reason) => reason.outcome(),
+            Self::Defer(reason) => reason.outcome(),
+        }
+    }
+
+    /// To the kernel, by way of TC: XDP has no other way up.
+    #[inline(always)]
+    pub fn punt<P: Packet>(packet: &P, reason: PuntReason) -> Self {
+        match packet.hook() {
+            Hook::Xdp => Self::Defer(DeferReason::Punted),
+            Hook::Tc => Self::Punt(reason),
+        }
+    }
+}
+
+/// A frame that came in by an interface.
+#[inline(always)]
+pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
+    let mut slot = 0;
+    let length = packet.length();
+    let verdict = match steps(packet, tables, ifindex, &mut slot) {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::Drop(reason),
+    };
+    tables.count(slot, packet.hook(), verdict.outcome(), length);
+    verdict
+}
+
+#[inline(always)]
+fn steps<P: Packet, T: World>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    slot: &mut u32,
+) -> Result<Verdict, DropReason> {
+    let link = parse::link(packet)?;
+    let Some(port) = classify(tables, ifindex, &link)? else {
+        return Ok(Verdict::punt(packet, PuntReason::NotAPort));
+    };
+    *slot = port.slot;
+    if let Some(reason) = not_to_be_routed(packet, &port)? {
+        return Ok(Verdict::punt(packet, reason));
+    }
+    let ingress = Ingress { port, ifindex };
+    match link.ethertype {
+        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, link.l3),
+        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, link.l3),
+        _ => Ok(Verdict::punt(packet, PuntReason::NotIp)),
+    }
+}
+
+/// Where the frame came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Ingress {
+    /// The port.
+    pub port: Port,
+    /// Its interface.
+    pub ifindex: u32,
+}
+
+#[inline(always)]
+fn family_steps<A, P, T>(packet: &mut P, tables: &T, ingress: &Ingress, l3: usize) -> Result<Verdict, DropReason>
+where
+    A: Header,
+    P: Packet,
+    T: Flows<A>,
+{
+    let parsed: Parsed<A> = match parse::ip(packet, l3, ingress.port.router)? {
+        Parse::Packet(parsed) => parsed,
+        Parse::Punt(reason) => return Ok(Verdict::punt(packet, reason)),
+    };
+    if packet.hook() == Hook::Xdp && may_be_partial(packet, ingress, &parsed) {
+        return Ok(Verdict::Defer(DeferReason::PartialChecksum));
+    }
+    if parsed.transport == Transport::IcmpError {
+        return icmp::error(packet, tables, ingress, &parsed);
+    }
+    let now = tables.now();
+    let arrival = Arrival { ingress, parsed: &parsed, now, generation: tables.config().generation };
+    let flow = match tables.flow(&parsed.key) {
+        Some(flow) if conntrack::is_fresh(&*flow, &arrival) => flow,
+        _ => match conntrack::decide(tables, &arrival)? {
+            // Whoever expires flows may have been faster: then the flow's next packet opens it.
+            Decision::Flow => tables.flow(&parsed.key).ok_or(DropReason::FlowTableFull)?,
+            Decision::Punt(reason) => return Ok(Verdict::punt(packet, reason)),
+        },
+    };
+    if let Some(verdict) = obstacle(packet, &parsed, &*flow)? {
+        return Ok(verdict);
+    }
+    nat::rewrite(packet, &parsed, &*flow).ok_or(DropReason::RewriteFailed)?;
+    let verdict = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
+    let activity = Activity { now, bytes: parsed.length, tcp_flags: parsed.tcp_flags };
+    tables.account(&flow, activity);
+    Ok(verdict)
+}
+
+/// What keeps a packet from being sent by the way out of its flow, if anything does.
+#[inline(always)]
+pub(crate) fn obstacle<A: Family, P: Packet>(
+    packet: &P,
+    parsed: &Parsed<A>,
+    flow: &FlowEntry<A>,
+) -> Result<Option<Verdict>, DropReason> {
+    // The kernel can answer for a packet that it sees as it came. A translated destination is
+    // the router's own address to it: it would take the packet for its own.
+    let kernel_can_answer = flow.translation & FlowEntry::<A>::DESTINATION == 0;
+    if parsed.hop_limit <= 1 {
+        return match kernel_can_answer {
+            true => Ok(Some(Verdict::punt(packet, PuntReason::TtlExceeded))),
+            false => Err(DropReason::TtlExceeded),
+        };
+    }
+    let next_hop = &flow.next_hop;
+    let size = match packet.segment_payload() {
+        Some(payload) => segment_size(packet, parsed, payload)?,
+        None => parsed.length,
+    };
+    if packet.hook() == Hook::Xdp {
+        if next_hop.flags & NextHop::RESOLVED == 0 {
+            return Ok(Some(Verdict::Defer(DeferReason::NoNeighbour)));
+        }
+        if next_hop.flags & NextHop::XDP_TARGET == 0 {
+            return Ok(Some(Verdict::Defer(DeferReason::EgressWithoutXdp)));
+        }
+        if size > usize::from(next_hop.mtu) {
+            return Ok(Some(Verdict::Defer(DeferReason::Oversize)));
+        }
+    } else if size > usize::from(next_hop.mtu) {
+        return match kernel_can_answer && parsed.dont_fragment {
+            true => Ok(Some(Verdict::punt(packet, PuntReason::TooBig))),
+            false => Err(DropReason::TooBig),
+        };
+    }
+    Ok(None)
+}
+
+/// Length of the IP packets that a GSO frame will be cut into.
+#[inline(always)]
+fn segment_size<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, payload: usize) -> Result<usize, DropReason> {
+    let header = if parsed.transport == Transport::Tcp {
+        let data_offset: u8 = packet.load(parsed.l4 + 12).ok_or(DropReason::Truncated)?;
+        usize::from(data_offset >> 4) * 4
+    } else {
+        8
+    };
+    Ok(parsed.l4 - parsed.l3 + header + payload)
+}
+
+/// Step 2: which port a frame belongs to.
+#[inline(always)]
+fn classify<T: Tables>(tables: &T, ifindex: u32, link: &Link) -> Result<Option<Port>, DropReason> {
+    let key = PortKey { ifindex, outer_vlan: link.outer_vlan, inner_vlan: link.inner_vlan };
+    match tables.port(&key) {
+        None if link.outer_vlan != 0 => Err(DropReason::UnknownVlan),
+        port => Ok(port),
+    }
+}
+
+/// Whether a frame is none that a router may forward: it forwards what is sent to its own
+/// Ethernet address and nothing else, no IP packets in broadcast frames (RFC 1812 §5.3.4), none
+/// for other stations; and nothing of the control network.
+#[inline(always)]
+fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntReason>, DropReason> {
+    let destination: [u8; 6] = packet.load(0).ok_or(DropReason::Truncated)?;
+    if destination != port.mac {
+        let [first, ..] = destination;
+        let group = first & 1 != 0;
+        return Ok(Some(if group { PuntReason::LinkScope } else { PuntReason::OtherHost }));
+    }
+    Ok((port.role == Role::Control as u8).then_some(PuntReason::ToRouter))
+}
+
+/// Whether the transport checksum may be one that the sender left to the hardware
+/// (`CHECKSUM_PARTIAL`): then the field holds the sum over the pseudo header and no more. XDP is
+/// not told; a finished checksum has that value once in 65,536 packets, which then take the way
+/// by TC like the unfinished ones. So do the protocols whose unfinished sums look like nothing:
+/// tunnels in UDP without checksum, SCTP, GRE.
+#[inline(always)]
+fn may_be_partial<A: Family, P: Packet>(packet: &P, ingress: &Ingress, parsed: &Parsed<A>) -> bool {
+    if ingress.port.flags & Port::PARTIAL_CHECKSUMS == 0 {
+        return false;
+    }
+    let offset = match parsed.transport {
+        Transport::Tcp => parsed.l4 + 16,
+        Transport::Udp => parsed.l4 + 6,
+        Transport::Other => return true,
+        _ => return false,
+    };
+    let Some(field) = packet.load::<u16>(offset) else { return true };
+    let segment = (parsed.length - (parsed.l4 - parsed.l3)) as u16;
+    let addresses =
+        checksum::add(checksum::sum_words(parsed.key.src.words()), checksum::sum_words(parsed.key.dst.words()));
+    let rest = checksum::add(segment.to_be(), u16::from(parsed.key.protocol).to_be());
+    field == 0 || checksum::same(field, checksum::add(addresses, rest))
+}
