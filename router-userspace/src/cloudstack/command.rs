@@ -1,0 +1,130 @@
+//! A command: one JSON file from CloudStack, typed.
+
+use super::object::{Object, Place, document};
+use super::wire::cmdline::CmdLine;
+use super::wire::guestnetwork::GuestNetwork;
+use super::wire::ips::Ips;
+use super::wire::staticroutes::StaticRoutes;
+use crate::compile::Inventory;
+use crate::error::ConfigError;
+use crate::model::Mac;
+
+/// Types that CloudStack sends and this release does not apply.
+const UNSUPPORTED: [&str; 15] = [
+    "networkacl",
+    "firewallrules",
+    "ipv6firewallrules",
+    "forwardrules",
+    "staticnatrules",
+    "loadbalancer",
+    "dhcpentry",
+    "vmdata",
+    "vmpassword",
+    "site2sitevpn",
+    "remoteaccessvpn",
+    "vpnuserlist",
+    "monitorservice",
+    "bgppeers",
+    "ipaliases",
+];
+
+/// One message, by its `type`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// `cmdline`: the boot line.
+    CmdLine(CmdLine),
+    /// `ips`: addresses of public NICs and private gateways.
+    Ips(Ips),
+    /// `guestnetwork`: a tier of a VPC.
+    GuestNetwork(GuestNetwork),
+    /// `staticroutes`: routes of a VPC.
+    StaticRoutes(StaticRoutes),
+    /// A type of CloudStack's that this release does not apply. [`merge`](super::Databags::merge)
+    /// refuses it.
+    Unsupported {
+        /// Where the type stands.
+        place: Place,
+        /// The type.
+        name: String,
+    },
+    /// Any other type, and `dhcpconfig`, which CloudStack's own router ignores as well. Merging it
+    /// changes nothing.
+    Unknown {
+        /// Where the type stands.
+        place: Place,
+        /// The type.
+        name: String,
+    },
+}
+
+/// A command and what is odd about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The command.
+    pub command: Command,
+    /// What was ignored, with its place: unknown keys, an unknown type.
+    pub warnings: Vec<ConfigError>,
+}
+
+impl Command {
+    /// Reads a JSON file. `file` is its name in errors and warnings.
+    ///
+    /// # Errors
+    ///
+    /// Text that is no JSON (the message has line and column), a document without `type`, a
+    /// missing key that is needed, a value of the wrong type, an address, netmask or MAC address
+    /// that is none.
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<Parsed, ConfigError> {
+        let value = document(file, bytes)?;
+        let message = Object::from_value(Place::document(file), &value)?;
+        let name = message.required("type", message.text("type")?)?;
+        let place = message.place.at("type");
+        let (command, warnings) = match name.as_str() {
+            "cmdline" => {
+                let object = message.required("cmd_line", message.object("cmd_line")?)?;
+                (Self::CmdLine(CmdLine::read(&object)?), CmdLine::warnings(&message)?)
+            }
+            "ips" => (Self::Ips(Ips::read(&message)?), Ips::warnings(&message)?),
+            "guestnetwork" => {
+                (Self::GuestNetwork(GuestNetwork::read(&message)?), GuestNetwork::warnings(&message))
+            }
+            "staticroutes" => {
+                (Self::StaticRoutes(StaticRoutes::read(&message)?), StaticRoutes::warnings(&message)?)
+            }
+            known if UNSUPPORTED.contains(&known) => (Self::Unsupported { place, name }, Vec::new()),
+            other => {
+                let warning = place.error(format_args!("type {other:?} is not known, nothing is stored"));
+                (Self::Unknown { place, name }, vec![warning])
+            }
+        };
+        Ok(Parsed { command, warnings })
+    }
+
+    /// The `type` of the message.
+    pub fn type_name(&self) -> &str {
+        match self {
+            Self::CmdLine(_) => "cmdline",
+            Self::Ips(_) => "ips",
+            Self::GuestNetwork(_) => "guestnetwork",
+            Self::StaticRoutes(_) => "staticroutes",
+            Self::Unsupported { name, .. } | Self::Unknown { name, .. } => name,
+        }
+    }
+
+    /// MAC addresses that the command needs and no NIC has: what a caller may wait for, since
+    /// hypervisors plug NICs while they send. [`merge`](super::Databags::merge) fails on them.
+    pub fn absent_nics(&self, inventory: &Inventory) -> Vec<Mac> {
+        let mut macs: Vec<Mac> = match self {
+            Self::CmdLine(boot) => boot.nics.iter().filter_map(|nic| nic.mac).collect(),
+            Self::Ips(ips) => {
+                ips.associations.iter().filter(|entry| entry.add).filter_map(|entry| entry.mac).collect()
+            }
+            Self::GuestNetwork(tier) => tier.mac.filter(|_| tier.add).into_iter().collect(),
+            Self::StaticRoutes(_) | Self::Unsupported { .. } | Self::Unknown { .. } => Vec::new(),
+        };
+        macs.retain(|mac| inventory.by_mac(*mac).is_none());
+        macs.sort_unstable();
+        macs.dedup();
+        macs
+    }
+}

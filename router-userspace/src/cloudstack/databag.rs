@@ -1,0 +1,179 @@
+//! The databags: everything CloudStack has said so far, as its own router remembers it.
+//!
+//! ```text
+//! bag (file)            shape                       written by
+//! cmdline.json          config → key → value        cmdline
+//! ips.json              ethN → list of addresses    cmdline, ips, guestnetwork
+//! guestnetwork.json     ethN → list of one tier     guestnetwork
+//! staticroutes.json     network → route             staticroutes
+//! ```
+//!
+//! Each file has its name under `id` as well. The entries are kept as they were written, unknown
+//! keys included, so that another release finds what it knows; they are read by `wire` again.
+//!
+//! Invariants: a damaged bag is an error and never an empty one; a merge that fails leaves its
+//! `Databags` as they were; a merge of what is already there changes nothing.
+
+mod cmdline;
+mod guestnetwork;
+mod ips;
+mod staticroutes;
+mod store;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::command::Command;
+use super::object::{Entry, Object, Place, list};
+use crate::compile::Inventory;
+use crate::error::ConfigError;
+use crate::model::Mac;
+
+/// NIC → entries.
+type ByDevice = BTreeMap<String, Vec<Entry>>;
+
+/// Everything CloudStack has said so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Databags {
+    /// `config` of the boot line; `None` before the first.
+    pub(super) cmdline: Option<Entry>,
+    pub(super) guestnetwork: ByDevice,
+    pub(super) ips: ByDevice,
+    pub(super) staticroutes: BTreeMap<String, Entry>,
+}
+
+impl Databags {
+    /// The databags with a command merged into them. `inventory` finds the NICs of commands that
+    /// name them by MAC address.
+    ///
+    /// # Errors
+    ///
+    /// A NIC that is not there (see [`Command::absent_nics`]), an address that another kind of NIC
+    /// holds, a type that this release does not apply.
+    pub fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
+        let mut bags = self.clone();
+        match command {
+            Command::Unknown { .. } => return Ok(bags),
+            Command::Unsupported { place, name } => {
+                return Err(place.error(format_args!("type {name} is not supported by this release")));
+            }
+            _ => bags.follow_nics(inventory),
+        }
+        match command {
+            Command::CmdLine(boot) => bags.merge_cmdline(boot, inventory)?,
+            Command::Ips(ips) => bags.merge_ips(ips, inventory)?,
+            Command::GuestNetwork(tier) => bags.merge_guestnetwork(tier, inventory)?,
+            Command::StaticRoutes(routes) => bags.merge_staticroutes(routes),
+            Command::Unsupported { .. } | Command::Unknown { .. } => {}
+        }
+        Ok(bags)
+    }
+
+    /// Whether nothing was ever said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The bags as JSON documents, by name: what their files hold.
+    pub fn documents(&self) -> BTreeMap<&'static str, Value> {
+        let devices = |bag: &ByDevice| bag.iter().map(|(key, list)| (key.clone(), json!(list))).collect();
+        let routes = self.staticroutes.iter().map(|(key, route)| (key.clone(), json!(route))).collect();
+        let config = self.cmdline.iter().map(|config| ("config".to_owned(), json!(config))).collect();
+        let bags: [(&'static str, Entry); 4] = [
+            ("cmdline", config),
+            ("guestnetwork", devices(&self.guestnetwork)),
+            ("ips", devices(&self.ips)),
+            ("staticroutes", routes),
+        ];
+        let with_id = |(name, mut bag): (&'static str, Entry)| {
+            bag.insert("id".to_owned(), json!(name));
+            (name, Value::Object(bag))
+        };
+        bags.into_iter().map(with_id).collect()
+    }
+
+    /// Reads the bag `name` from its document. `place` is where that stands.
+    fn read_bag(&mut self, name: &str, place: Place, document: &Value) -> Result<(), ConfigError> {
+        let bag = Object::from_value(place, document)?;
+        match name {
+            "cmdline" => self.cmdline = read_config(&bag)?,
+            "guestnetwork" => self.guestnetwork = read_devices(&bag)?,
+            "ips" => self.ips = read_devices(&bag)?,
+            _ => self.staticroutes = read_routes(&bag)?,
+        }
+        Ok(())
+    }
+
+    /// Moves entries whose NIC has another name now. CloudStack numbers NICs anew at each start,
+    /// and the kernel names them as they come, so the MAC address alone says which NIC is meant.
+    fn follow_nics(&mut self, inventory: &Inventory) {
+        let name_of = |entry: &Entry, key: &str| {
+            let mac: Mac = entry.get(key)?.as_str()?.parse().ok()?;
+            inventory.by_mac(mac).map(|nic| nic.name.clone())
+        };
+        let mut moved = BTreeMap::new();
+        let tiers = std::mem::take(&mut self.guestnetwork);
+        self.guestnetwork = regroup(tiers, |device, tier| {
+            let name = name_of(tier, "mac_address")?;
+            if name != device
+                && let Some(address) = tier.get("router_guest_ip")
+            {
+                moved.insert((device.to_owned(), address.to_string()), name.clone());
+            }
+            Some(name)
+        });
+        let addresses = std::mem::take(&mut self.ips);
+        self.ips = regroup(addresses, |device, entry| {
+            let tier = (device.to_owned(), entry.get("public_ip")?.to_string());
+            name_of(entry, "vif_mac_address").or_else(|| moved.get(&tier).cloned())
+        });
+    }
+}
+
+/// Puts each entry under the device that `device_of` says, or leaves it where it is.
+fn regroup(bag: ByDevice, mut device_of: impl FnMut(&str, &Entry) -> Option<String>) -> ByDevice {
+    let mut grouped: ByDevice = bag.keys().map(|device| (device.clone(), Vec::new())).collect();
+    for (device, entries) in bag {
+        for mut entry in entries {
+            let now = device_of(&device, &entry).unwrap_or_else(|| device.clone());
+            if now != device {
+                entry.insert("device".to_owned(), json!(now));
+            }
+            grouped.entry(now).or_default().push(entry);
+        }
+    }
+    grouped
+}
+
+fn read_config(bag: &Object) -> Result<Option<Entry>, ConfigError> {
+    if let Some(unknown) = bag.unknown_keys(|key| ["id", "config"].contains(&key)).pop() {
+        return Err(unknown);
+    }
+    Ok(bag.object("config")?.map(|config| config.to_entry()))
+}
+
+fn read_devices(bag: &Object) -> Result<ByDevice, ConfigError> {
+    let mut devices = ByDevice::new();
+    for (device, value) in bag.entries().filter(|(key, _)| *key != "id") {
+        let entries = list(&bag.place.at(device), value)?;
+        devices.insert(device.clone(), entries.iter().map(Object::to_entry).collect());
+    }
+    Ok(devices)
+}
+
+fn read_routes(bag: &Object) -> Result<BTreeMap<String, Entry>, ConfigError> {
+    let routes = bag.entries().filter(|(key, _)| *key != "id");
+    routes
+        .map(|(network, value)| {
+            let route = Object::from_value(bag.place.at(network), value)?;
+            Ok((network.clone(), route.to_entry()))
+        })
+        .collect()
+}
+
+/// The name of the NIC that has a MAC address.
+fn nic_name<'a>(place: &Place, mac: Mac, inventory: &'a Inventory) -> Result<&'a str, ConfigError> {
+    let nic = inventory.by_mac(mac).map(|nic| nic.name.as_str());
+    nic.ok_or_else(|| place.error(format_args!("no NIC has the address {mac}")))
+}

@@ -1,0 +1,106 @@
+//! What the databags mean.
+//!
+//! The choices that CloudStack leaves open are written down in `docs/cloudstack.md`.
+
+mod ports;
+mod routes;
+
+use std::cmp::Ordering;
+
+use super::databag::Databags;
+use super::object::{Object, Place};
+use super::wire::cmdline::CmdLine;
+use super::wire::guestnetwork::GuestNetwork;
+use super::wire::ips::IpAssociation;
+use super::wire::staticroutes::StaticRoute;
+use crate::error::ConfigError;
+use crate::model::DesiredState;
+
+/// What the router should do. Without a boot line and anything else: nothing.
+///
+/// # Errors
+///
+/// A value of a databag that cannot be read or obeyed, with the databag's file name and the place
+/// in it: an address on two ports, tiers that overlap, a port that would be two things at once, a
+/// default gateway outside its network, anything at all before the boot line.
+pub fn desired(bags: &Databags) -> Result<DesiredState, ConfigError> {
+    understand(bags).map(|(state, _)| state)
+}
+
+/// What of the databags has no effect now, and why: for example a static route whose gateway no
+/// port reaches. The places are those of the databags.
+///
+/// # Errors
+///
+/// As [`desired`].
+pub fn notices(bags: &Databags) -> Result<Vec<ConfigError>, ConfigError> {
+    understand(bags).map(|(_, notices)| notices)
+}
+
+fn understand(bags: &Databags) -> Result<(DesiredState, Vec<ConfigError>), ConfigError> {
+    if bags.is_empty() {
+        return Ok(Default::default());
+    }
+    let reading = Reading::of(bags)?;
+    let ports = ports::ports(&reading)?;
+    ports::check(&ports)?;
+    let mut notices = Vec::new();
+    let routes = routes::routes(&reading, &ports, &mut notices)?;
+    Ok((DesiredState { ports: ports.into_iter().map(|port| port.port).collect(), routes }, notices))
+}
+
+/// The databags, typed.
+struct Reading {
+    boot: CmdLine,
+    /// By NIC, `eth2` before `eth10`.
+    associations: Vec<(String, Vec<IpAssociation>)>,
+    /// By NIC, `eth2` before `eth10`; wanted tiers only.
+    tiers: Vec<(String, GuestNetwork)>,
+    /// In the order of their networks' text; revoked ones left out.
+    routes: Vec<StaticRoute>,
+}
+
+impl Reading {
+    fn of(bags: &Databags) -> Result<Self, ConfigError> {
+        let config = Place::document("cmdline.json").at("config");
+        let Some(boot) = &bags.cmdline else {
+            return Err(config.error("missing: there is no boot line yet, send cmd_line.json first"));
+        };
+        let boot = CmdLine::read(&Object::new(config, boot))?;
+
+        let mut associations = Vec::new();
+        for (device, entries) in &bags.ips {
+            let place = Place::document("ips.json").at(device);
+            let entries = entries.iter().enumerate();
+            let read = entries.map(|(at, entry)| IpAssociation::read(&Object::new(place.at(at), entry)));
+            associations.push((device.clone(), read.collect::<Result<_, _>>()?));
+        }
+        let mut tiers = Vec::new();
+        for (device, entries) in &bags.guestnetwork {
+            let place = Place::document("guestnetwork.json").at(device);
+            let entries = entries.iter().enumerate();
+            let read = entries.map(|(at, entry)| GuestNetwork::read(&Object::new(place.at(at), entry)));
+            let wanted: Vec<_> =
+                read.filter(|tier| tier.as_ref().map_or(true, |tier| tier.add)).collect::<Result<_, _>>()?;
+            // CloudStack's own router may have stored several; the newest is the last.
+            tiers.extend(wanted.into_iter().next_back().map(|tier| (device.clone(), tier)));
+        }
+        let place = Place::document("staticroutes.json");
+        let routes = bags.staticroutes.iter();
+        let routes = routes.map(|(key, entry)| StaticRoute::read(&Object::new(place.at(key), entry)));
+        let mut routes: Vec<_> = routes.collect::<Result<_, _>>()?;
+
+        associations.sort_by(|(a, _), (b, _)| by_number(a, b));
+        tiers.sort_by(|(a, _), (b, _)| by_number(a, b));
+        routes.retain(|route| !route.revoke);
+        Ok(Self { boot, associations, tiers, routes })
+    }
+}
+
+/// `eth2` before `eth10`, other names after them.
+fn by_number(a: &str, b: &str) -> Ordering {
+    let number = |name: &str| {
+        name.strip_prefix("eth").and_then(|number| number.parse::<u32>().ok()).unwrap_or(u32::MAX)
+    };
+    number(a).cmp(&number(b)).then_with(|| a.cmp(b))
+}

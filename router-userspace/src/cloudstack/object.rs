@@ -1,0 +1,213 @@
+//! Reading JSON objects with the place of everything known.
+//!
+//! CloudStack writes by gson and reads by Python, so it does not mind whether a number has quotes
+//! or whether a key is missing or null; neither does this reader. It does mind everything else, and
+//! says where: serde's own errors know no JSON pointer.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde_json::{Map, Value};
+
+use crate::error::ConfigError;
+
+/// A JSON object as it was read, without the keys that are null.
+pub(super) type Entry = Map<String, Value>;
+
+/// A place in a JSON document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The file's name, as the operator knows it.
+    pub file: String,
+    /// JSON pointer (RFC 6901).
+    pub path: String,
+}
+
+impl Place {
+    /// The whole document of a file.
+    pub fn document(file: impl Into<String>) -> Self {
+        Self { file: file.into(), path: String::new() }
+    }
+
+    /// One step down, to a key or to an index.
+    pub fn at(&self, step: impl Display) -> Self {
+        let step = step.to_string().replace('~', "~0").replace('/', "~1");
+        Self { file: self.file.clone(), path: format!("{}/{step}", self.path) }
+    }
+
+    /// An error here.
+    pub fn error(&self, message: impl Display) -> ConfigError {
+        ConfigError::new(&self.file, &self.path, message)
+    }
+}
+
+/// A JSON object and its place.
+pub(super) struct Object<'a> {
+    pub(super) place: Place,
+    map: &'a Entry,
+}
+
+impl<'a> Object<'a> {
+    pub(super) fn new(place: Place, map: &'a Entry) -> Self {
+        Self { place, map }
+    }
+
+    /// The object that `value` has to be.
+    pub(super) fn from_value(place: Place, value: &'a Value) -> Result<Self, ConfigError> {
+        match value {
+            Value::Object(map) => Ok(Self { place, map }),
+            other => Err(place.error(format_args!("expected an object, found {}", kind(other)))),
+        }
+    }
+
+    /// An error at one of the keys.
+    pub(super) fn error(&self, key: &str, message: impl Display) -> ConfigError {
+        self.place.at(key).error(message)
+    }
+
+    /// The value of a key; missing and null are the same.
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Text; numbers and booleans are taken as if they had quotes.
+    pub(super) fn text(&self, key: &str) -> Result<Option<String>, ConfigError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(value.to_string())),
+            Some(other) => Err(self.error(key, format_args!("expected text, found {}", kind(other)))),
+        }
+    }
+
+    /// A word, in lower case.
+    pub(super) fn word(&self, key: &str) -> Result<Option<String>, ConfigError> {
+        Ok(self.text(key)?.map(|word| word.to_ascii_lowercase()))
+    }
+
+    /// Text with a meaning of its own, for example an address; `what` names it in errors. Empty
+    /// text and the words `null` and `None` stand for a missing value.
+    pub(super) fn parsed<T: FromStr>(&self, key: &str, what: &str) -> Result<Option<T>, ConfigError> {
+        let Some(text) = self.text(key)?.filter(|text| !is_absent(text)) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| self.error(key, format_args!("{text:?} is no {what}")))
+    }
+
+    /// A boolean, or one of the words `true` and `false`.
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+        if let Some(other @ (Value::Number(_) | Value::Array(_) | Value::Object(_))) = self.value(key) {
+            return Err(self.error(key, format_args!("expected true or false, found {}", kind(other))));
+        }
+        match self.word(key)?.as_deref() {
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(text) if !is_absent(text) => {
+                Err(self.error(key, format_args!("{text:?} is neither true nor false")))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The objects of a list.
+    pub(super) fn objects(&self, key: &str) -> Result<Option<Vec<Object<'a>>>, ConfigError> {
+        self.value(key).map(|value| list(&self.place.at(key), value)).transpose()
+    }
+
+    /// The object of a key.
+    pub(super) fn object(&self, key: &str) -> Result<Option<Object<'a>>, ConfigError> {
+        self.value(key).map(|value| Object::from_value(self.place.at(key), value)).transpose()
+    }
+
+    /// Insists on a value.
+    pub(super) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, ConfigError> {
+        value.ok_or_else(|| self.error(key, "missing"))
+    }
+
+    /// Keys with their values, nulls left out.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        self.map.iter().filter(|(_, value)| !value.is_null())
+    }
+
+    /// The object as it was read, nulls left out.
+    pub(super) fn to_entry(&self) -> Entry {
+        self.entries().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// One warning for each key that `is_known` does not take.
+    pub(super) fn unknown_keys(&self, is_known: impl Fn(&str) -> bool) -> Vec<ConfigError> {
+        let unknown = self.map.keys().filter(|key| !is_known(key));
+        unknown.map(|key| self.error(key, "unknown key, ignored")).collect()
+    }
+}
+
+/// The objects that a list has to hold.
+pub(super) fn list<'a>(place: &Place, value: &'a Value) -> Result<Vec<Object<'a>>, ConfigError> {
+    let Value::Array(items) = value else {
+        return Err(place.error(format_args!("expected a list, found {}", kind(value))));
+    };
+    items.iter().enumerate().map(|(index, item)| Object::from_value(place.at(index), item)).collect()
+}
+
+/// Bytes to JSON; errors name line and column.
+pub(super) fn document(file: &str, bytes: &[u8]) -> Result<Value, ConfigError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| ConfigError::new(file, "", format_args!("no valid JSON: {error}")))
+}
+
+fn is_absent(text: &str) -> bool {
+    text.is_empty() || text.eq_ignore_ascii_case("null") || text.eq_ignore_ascii_case("none")
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn read<T>(value: &Value, get: impl Fn(&Object) -> Result<T, ConfigError>) -> Result<T, String> {
+        let object = Object::from_value(Place::document("f"), value).map_err(|error| error.to_string())?;
+        get(&object).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn numbers_and_text_stand_for_each_other() {
+        for value in [json!({"k": 3}), json!({"k": "3"})] {
+            assert_eq!(read(&value, |object| object.parsed::<u32>("k", "number")), Ok(Some(3)));
+            assert_eq!(read(&value, |object| object.text("k")), Ok(Some("3".to_owned())));
+        }
+    }
+
+    #[test]
+    fn missing_null_empty_and_the_word_null_are_the_same() {
+        for value in [json!({}), json!({"k": null}), json!({"k": ""}), json!({"k": "null"})] {
+            assert_eq!(read(&value, |object| object.parsed::<Ipv4Addr>("k", "address")), Ok(None));
+            assert_eq!(read(&value, |object| object.boolean("k")), Ok(None));
+        }
+    }
+
+    #[test]
+    fn errors_point_at_the_key_with_rfc_6901_escapes() {
+        let value = json!({"172.30.0.0/16": {"a~b": [1]}});
+        let error = read(&value, |object| object.object("172.30.0.0/16")?.expect("there").text("a~b"));
+        assert_eq!(error.unwrap_err(), "f#/172.30.0.0~116/a~0b: expected text, found a list");
+    }
+
+    #[test]
+    fn booleans_are_words_too_but_not_numbers() {
+        assert_eq!(read(&json!({"k": "TRUE"}), |object| object.boolean("k")), Ok(Some(true)));
+        let error = read(&json!({"k": 1}), |object| object.boolean("k")).unwrap_err();
+        assert_eq!(error, "f#/k: expected true or false, found a number");
+    }
+}
