@@ -38,6 +38,8 @@ mod tests {
     #[test]
     fn errors_name_the_key() {
         let error = |line| from_boot_line("cmdline", line).unwrap_err().to_string();
+        let twice = "type=router nic_macs=02:00:00:00:00:01|02:00:00:00:00:01";
+        assert_eq!(error(twice), "cmdline#/cmd_line/nic_macs: 02:00:00:00:00:01 is there twice");
         assert_eq!(error("name=r-1-VM"), "cmdline#/cmd_line/type: missing");
         assert_eq!(
             error("type=ilbvm"),

@@ -17,6 +17,8 @@ use crate::model::{Mac, Port, PortSelector, SourceNat};
 /// A port with the places of what it has, for errors and routes.
 pub(super) struct PlacedPort {
     pub(super) port: Port,
+    /// Where the port stands.
+    place: Place,
     /// Where each of the port's addresses stands, in the same order.
     places: Vec<Place>,
     /// The IPv4 gateway that its addresses name, and where.
@@ -100,6 +102,7 @@ fn from_associations(
             mtu: held.iter().find_map(|entry| entry.mtu).or(boot_mtu),
             source_nat: source_nat(boot, role, &held),
         },
+        place: first.place.clone(),
         places: Vec::new(),
         gateway: held.iter().find_map(|entry| Some((entry.gateway?, entry.place.at("gateway")))),
         gateway6: None,
@@ -120,6 +123,7 @@ fn from_tier(device: &str, tier: &GuestNetwork) -> PlacedPort {
             mtu: tier.mtu,
             source_nat: SourceNat::Off,
         },
+        place: tier.place.clone(),
         places: Vec::new(),
         gateway: tier.gateway.map(|gateway| (gateway, tier.place.at("router_guest_gateway"))),
         gateway6: None,
@@ -229,9 +233,16 @@ fn add_public_addresses6(reading: &Reading, ports: &mut [PlacedPort]) {
     }
 }
 
-/// No address twice, no tiers that overlap. Public networks may: providers route several VLANs
+/// No NIC twice, no address twice, no tiers that overlap. Public networks may: providers route several VLANs
 /// within one network, and the longest prefix decides.
 pub(super) fn check(ports: &[PlacedPort]) -> Result<(), ConfigError> {
+    let mut nics: BTreeMap<&PortSelector, &str> = BTreeMap::new();
+    for port in ports {
+        if let Some(other) = nics.insert(&port.port.selector, &port.port.name) {
+            let (name, selector) = (&port.port.name, &port.port.selector);
+            return Err(port.place.error(format_args!("{name} and {other} are both the NIC {selector}")));
+        }
+    }
     let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for port in ports {
         for (address, place) in port.port.addresses.iter().zip(&port.places) {

@@ -9,6 +9,7 @@ use super::{ENVELOPE, host_address, is_host, mtu, netmask, not_a_host, prefix_le
 use crate::cloudstack::object::{Entry, Object, Place};
 use crate::error::ConfigError;
 use crate::model::Mac;
+use crate::model::port::MacError;
 
 /// Keys of CloudStack's boot lines besides `eth<N>ip` and its kin.
 const KEYS: &[&str] = &[
@@ -204,8 +205,15 @@ fn boot_nic(
 /// `nic_macs`: the NICs' addresses from `eth0` on, with bars between them.
 fn nic_macs(object: &Object) -> Result<Vec<Mac>, ConfigError> {
     let text = object.text("nic_macs")?.unwrap_or_default();
-    let words = text.split('|').filter(|word| !word.is_empty());
-    words.map(|word| word.parse().map_err(|error| object.error("nic_macs", error))).collect()
+    let mut macs = Vec::new();
+    for word in text.split('|').filter(|word| !word.is_empty()) {
+        let mac = word.parse().map_err(|error: MacError| object.error("nic_macs", error))?;
+        if macs.contains(&mac) {
+            return Err(object.error("nic_macs", format_args!("{mac} is there twice")));
+        }
+        macs.push(mac);
+    }
+    Ok(macs)
 }
 
 /// `eth<N>ip`, `eth<N>mask`, `eth<N>ip6`, `eth<N>ip6prelen`.

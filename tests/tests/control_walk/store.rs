@@ -1,0 +1,115 @@
+//! Databags on disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use router_userspace::cloudstack::Databags;
+
+use super::{VPC, expected, merge, merge_all, pretty, refusal, vpc};
+
+/// A folder of its own below the target folder, empty.
+fn scratch(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("databags-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("writable");
+    path
+}
+
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let files = fs::read_dir(folder).expect("readable").map(|file| file.expect("readable").path());
+    let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+    files.map(|path| (name(&path), fs::read_to_string(&path).expect("UTF-8"))).collect()
+}
+
+#[test]
+fn what_is_saved_is_loaded_again_and_only_changes_are_written() {
+    let folder = scratch("round-trip");
+    let etc = folder.join("etc/cloudstack");
+    assert_eq!(Databags::load(&etc), Ok(Databags::default()));
+    assert_eq!(Databags::default().save(&etc).expect("saved"), Vec::<PathBuf>::new());
+
+    let bags = merge_all(&VPC, &vpc());
+    let names = |paths: Vec<PathBuf>| -> Vec<String> {
+        paths.iter().map(|path| path.strip_prefix(&etc).expect("inside").display().to_string()).collect()
+    };
+    assert_eq!(names(bags.save(&etc).expect("saved")), ["cmdline.json", "guestnetwork.json", "ips.json"]);
+    assert_eq!(Databags::load(&etc), Ok(bags.clone()));
+    let text = fs::read_to_string(etc.join("ips.json")).expect("there");
+    assert_eq!(text, pretty(&expected("ips.vpcrouter.json")));
+    assert!(text.starts_with("{\n  \"eth0\": [\n    {\n      \"add\": true,\n      \"broadcast\""));
+
+    assert_eq!(names(bags.save(&etc).expect("saved")), Vec::<String>::new());
+    fs::write(etc.join("networkacl.json"), "not ours").expect("written");
+    let routed = merge(&bags, "static_routes/add.json", &vpc());
+    assert_eq!(names(routed.save(&etc).expect("saved")), ["staticroutes.json"]);
+    assert_eq!(Databags::load(&etc), Ok(routed));
+    let left = ["cmdline.json", "guestnetwork.json", "ips.json", "networkacl.json", "staticroutes.json"];
+    assert_eq!(files(&etc).into_keys().collect::<Vec<_>>(), left);
+    fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
+fn a_bag_that_cannot_be_written_stays_as_it_was() {
+    let folder = scratch("atomic");
+    let bags = merge_all(&VPC, &vpc());
+    bags.save(&folder).expect("saved");
+    let before = files(&folder);
+    // The temporary file cannot be made where a folder has its name.
+    fs::create_dir(folder.join("ips.json.new")).expect("made");
+    let changed = merge(&bags, "ip_associations/vpc_private_gateway_add.json", &vpc());
+    let error = format!("{:#}", changed.save(&folder).unwrap_err());
+    assert!(error.starts_with(&format!("write {}/ips.json", folder.display())), "{error}");
+    fs::remove_dir(folder.join("ips.json.new")).expect("removed");
+    assert_eq!(files(&folder), before);
+    assert_eq!(Databags::load(&folder), Ok(bags));
+    fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
+fn a_damaged_bag_is_an_error_that_names_the_file_and_never_an_empty_bag() {
+    let folder = scratch("damaged");
+    merge_all(&VPC, &vpc()).save(&folder).expect("saved");
+    let whole = fs::read(folder.join("ips.json")).expect("there");
+    for length in (0..whole.len()).step_by(7) {
+        fs::write(folder.join("ips.json"), &whole[..length]).expect("written");
+        let error = Databags::load(&folder).expect_err("damaged").to_string();
+        assert!(error.starts_with(&format!("{}/ips.json#: no valid JSON", folder.display())), "{error}");
+    }
+    for (damage, message) in [
+        ("[]", ": expected an object, found a list"),
+        (r#"{"eth1":{}}"#, "/eth1: expected a list, found an object"),
+        (r#"{"eth1":[1]}"#, "/eth1/0: expected an object, found a number"),
+    ] {
+        fs::write(folder.join("ips.json"), damage).expect("written");
+        let error = Databags::load(&folder).expect_err("damaged").to_string();
+        assert_eq!(error, format!("{}/ips.json#{message}", folder.display()));
+    }
+    fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
+fn a_bag_with_a_bad_value_is_refused_by_file_and_place() {
+    let folder = scratch("bad-value");
+    let names = [VPC[0], VPC[1], VPC[2], "ip_associations/vpc_private_gateway_add.json"];
+    merge_all(&names, &vpc()).save(&folder).expect("saved");
+    let text = fs::read_to_string(folder.join("ips.json")).expect("there");
+    for (from, to, message) in [
+        ("\"203.0.113.31\"", "\"203.0.113\"", "/eth1/1/public_ip: \"203.0.113\" is no IPv4 address"),
+        (
+            "\"203.0.113.31\"",
+            "\"192.168.200.2\"",
+            "/eth4/0/public_ip: 192.168.200.2 is an address of eth1 already",
+        ),
+        (
+            "02:01:01:2c:00:07",
+            "1e:00:a8:00:00:31",
+            "/eth4/0: eth4 and eth1 are both the NIC 1e:00:a8:00:00:31",
+        ),
+    ] {
+        fs::write(folder.join("ips.json"), text.replace(from, to)).expect("written");
+        let bags = Databags::load(&folder).expect("well formed");
+        assert_eq!(refusal(&bags), format!("ips.json#{message}"));
+    }
+    fs::remove_dir_all(folder).expect("removed");
+}
