@@ -143,7 +143,8 @@ impl TcFrame {
     #[inline(always)]
     pub unsafe fn new(skb: *mut __sk_buff) -> Self {
         // SAFETY: the context is valid for the program's run.
-        let mut frame = Self { skb, raw: unsafe { Raw::new((*skb).data as usize, (*skb).data_end as usize) } };
+        let mut frame =
+            Self { skb, raw: unsafe { Raw::new((*skb).data as usize, (*skb).data_end as usize) } };
         // SAFETY: as above.
         let length = unsafe { (*skb).len };
         let linear = frame.raw.end - frame.raw.start;

@@ -169,8 +169,6 @@ fn translate<A: Header, P: Packet>(
     if A::ICMP_PSEUDO_HEADER {
         message = checksum::add(message, outer);
     }
-    let patch =
-        ChecksumPatch { offset: parsed.l4 + 2, addresses: 0, ports: message, zero_is_none: false };
+    let patch = ChecksumPatch { offset: parsed.l4 + 2, addresses: 0, ports: message, zero_is_none: false };
     checksum::patch_in_place(packet, patch)
 }
-

@@ -253,4 +253,3 @@ impl<A: FamilyMaps> Flows<A> for Maps {
         })
     }
 }
-

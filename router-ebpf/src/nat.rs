@@ -142,7 +142,8 @@ pub fn rewrite<A: Family, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &
     let Rewrite { src, dst, src_port, dst_port, address_delta, port_delta } = flow.rewrite;
     A::store_addresses(packet, parsed.l3, (src, dst), address_delta)?;
     let l4 = parsed.l4;
-    let patch = ChecksumPatch { offset: l4, addresses: address_delta, ports: port_delta, zero_is_none: false };
+    let patch =
+        ChecksumPatch { offset: l4, addresses: address_delta, ports: port_delta, zero_is_none: false };
     match parsed.transport {
         Transport::Tcp => {
             packet.store(l4, [src_port, dst_port])?;

@@ -120,7 +120,12 @@ pub struct Ingress {
 }
 
 #[inline(always)]
-fn family_steps<A, P, T>(packet: &mut P, tables: &T, ingress: &Ingress, l3: usize) -> Result<Verdict, DropReason>
+fn family_steps<A, P, T>(
+    packet: &mut P,
+    tables: &T,
+    ingress: &Ingress,
+    l3: usize,
+) -> Result<Verdict, DropReason>
 where
     A: Header,
     P: Packet,
@@ -198,7 +203,11 @@ pub(crate) fn obstacle<A: Family, P: Packet>(
 
 /// Length of the IP packets that a GSO frame will be cut into.
 #[inline(always)]
-fn segment_size<A: Family, P: Packet>(packet: &P, parsed: &Parsed<A>, payload: usize) -> Result<usize, DropReason> {
+fn segment_size<A: Family, P: Packet>(
+    packet: &P,
+    parsed: &Parsed<A>,
+    payload: usize,
+) -> Result<usize, DropReason> {
     let header = if parsed.transport == Transport::Tcp {
         let data_offset: u8 = packet.load(parsed.l4 + 12).ok_or(DropReason::Truncated)?;
         usize::from(data_offset >> 4) * 4
@@ -250,8 +259,10 @@ fn may_be_partial<A: Family, P: Packet>(packet: &P, ingress: &Ingress, parsed: &
     };
     let Some(field) = packet.load::<u16>(offset) else { return true };
     let segment = (parsed.length - (parsed.l4 - parsed.l3)) as u16;
-    let addresses =
-        checksum::add(checksum::sum_words(parsed.key.src.words()), checksum::sum_words(parsed.key.dst.words()));
+    let addresses = checksum::add(
+        checksum::sum_words(parsed.key.src.words()),
+        checksum::sum_words(parsed.key.dst.words()),
+    );
     let rest = checksum::add(segment.to_be(), u16::from(parsed.key.protocol).to_be());
     field == 0 || checksum::same(field, checksum::add(addresses, rest))
 }

@@ -29,3 +29,30 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// What went wrong in a tear-down, which never stops at the first failure.
+#[derive(Debug, Default)]
+pub struct Failures {
+    failures: Vec<anyhow::Error>,
+}
+
+impl Failures {
+    /// Keeps a step's failure and goes on.
+    pub fn note(&mut self, result: anyhow::Result<()>) {
+        if let Err(failure) = result {
+            self.failures.push(failure);
+        }
+    }
+
+    /// All of them in one error.
+    ///
+    /// # Errors
+    /// At least one step failed.
+    pub fn into_result(self) -> anyhow::Result<()> {
+        if self.failures.is_empty() {
+            return Ok(());
+        }
+        let list: String = self.failures.iter().map(|failure| format!("\n- {failure:#}")).collect();
+        anyhow::bail!("{} steps failed:{list}", self.failures.len())
+    }
+}

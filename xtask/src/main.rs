@@ -1,2 +1,109 @@
-//! One command for everything.
-fn main() {}
+//! One command for everything: `cargo xtask` lists them.
+
+mod build;
+mod cpio;
+mod demo;
+mod lint;
+mod setup;
+mod test;
+mod vm;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and shows XVR.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what building and testing need (Debian 12); does nothing where nothing is missing.
+    Setup {
+        /// Only say what is missing.
+        #[arg(long)]
+        check: bool,
+    },
+    /// A router in a lab of network namespaces, real clients through it, and a report.
+    Demo(demo::Demo),
+    /// Every test that this machine can run.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// The kernel tests on Debian's 6.1 kernel, in qemu.
+    VmTest {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Formatting, clippy, the tables' version.
+    Lint {
+        /// Accept the tables as they are now, after raising `ABI_VERSION`.
+        #[arg(long)]
+        accept_abi: bool,
+    },
+    /// Exactly what CI runs: lint, test, vm-test.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Task::Setup { check: true } => setup::check(),
+        Task::Setup { check: false } => setup::everything(),
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Test { filter } => test::run(filter.as_deref()),
+        Task::VmTest { filter } => vm::run(filter.as_deref()),
+        Task::Lint { accept_abi: true } => lint::accept_abi(),
+        Task::Lint { accept_abi: false } => lint::run(),
+        Task::Ci => ci(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ci() -> Result<()> {
+    setup::everything()?;
+    step("lint", lint::run)?;
+    step("test", || test::run(None))?;
+    step("vm-test", || vm::run(None))?;
+    println!("ci: everything passed");
+    Ok(())
+}
+
+/// One part of a longer task, with the time it took.
+fn step(name: &str, part: impl FnOnce() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    println!("== {name}");
+    part().with_context(|| format!("{name} failed"))?;
+    println!("== {name}: passed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The workspace's folder.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+}
+
+/// Where things are built.
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Runs a command with its output shown; its failure is an error that names it.
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("run {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed ({status})");
+    Ok(())
+}

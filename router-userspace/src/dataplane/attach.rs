@@ -1,0 +1,351 @@
+//! Programs on ports: TC on every one, XDP in front of it where it was chosen.
+//!
+//! Links are pinned as `xdp-<ifindex>` and `tc-<ifindex>`. Kernels before 6.6 have no TC links:
+//! there the program is a clsact filter, which outlives its maker by itself, and a pin of the
+//! program as `clsact-<ifindex>` remembers that we put it there.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::{fs, io};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+use aya::{Ebpf, util::KernelVersion};
+
+use super::{Dataplane, pins};
+use crate::compile::Attachment;
+use crate::compile::attach::Front;
+use crate::error::Failures;
+
+const XDP_PROGRAM: &str = "xvr_xdp";
+const TC_PROGRAM: &str = "xvr_tc";
+/// Where our clsact filter stands among others'.
+const PRIORITY: u16 = 50;
+
+/// How a port's programs came to be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// What is in front of TC.
+    pub front: Front,
+    /// Why, a sentence; says so where the driver refused.
+    pub reason: String,
+}
+
+/// Has the verifier look at both programs.
+pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
+    xdp(ebpf)?.load().context("load the XDP program")?;
+    tc(ebpf)?.load().context("load the TC program")
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    let program = ebpf.program_mut(XDP_PROGRAM).context("the object has no XDP program")?;
+    Ok(program.try_into()?)
+}
+
+fn tc(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    let program = ebpf.program_mut(TC_PROGRAM).context("the object has no TC program")?;
+    Ok(program.try_into()?)
+}
+
+impl Dataplane {
+    /// Puts the programs on a port, or replaces the ones that are there, without a packet in
+    /// between seeing none of them.
+    ///
+    /// # Errors
+    /// The interface is gone, or the driver refuses and the attachment may not fall back.
+    pub fn attach(&mut self, ifindex: u32, attachment: &Attachment) -> Result<Attached> {
+        self.attach_tc(ifindex).with_context(|| format!("attach TC to interface {ifindex}"))?;
+        let mode = match attachment.front {
+            Front::Nothing => {
+                self.detach_xdp(ifindex)?;
+                return Ok(Attached { front: Front::Nothing, reason: attachment.reason.clone() });
+            }
+            Front::NativeXdp => XdpMode::Driver,
+            Front::GenericXdp => XdpMode::Skb,
+        };
+        match self.attach_xdp(ifindex, mode) {
+            Ok(()) => Ok(Attached { front: attachment.front, reason: attachment.reason.clone() }),
+            Err(error) if attachment.may_fall_back => Ok(Attached {
+                front: Front::Nothing,
+                reason: format!("the driver refused {}: {error:#}", attachment.front),
+            }),
+            Err(error) => {
+                Err(error).with_context(|| format!("attach {} to interface {ifindex}", attachment.front))
+            }
+        }
+    }
+
+    /// Takes the programs off a port.
+    ///
+    /// # Errors
+    /// Every one that stays.
+    pub fn detach(&mut self, ifindex: u32) -> Result<()> {
+        let mut failures = Failures::default();
+        failures.note(self.detach_xdp(ifindex));
+        failures.note(self.detach_tc(ifindex));
+        failures.into_result()
+    }
+
+    /// What is attached now, by interface: interfaces that have our TC program.
+    ///
+    /// # Errors
+    /// The pins cannot be read.
+    pub fn observe_attachments(&self) -> Result<BTreeMap<u32, Front>> {
+        let mut attached = BTreeMap::new();
+        let entries =
+            fs::read_dir(&self.pin_dir).with_context(|| format!("read {}", self.pin_dir.display()))?;
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some((kind, ifindex)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
+            let Ok(ifindex) = ifindex.parse::<u32>() else { continue };
+            let is_there = match kind {
+                "tc" => self.live_link(&format!("tc-{ifindex}"))?.is_some(),
+                "clsact" => name_of(ifindex).is_ok(),
+                _ => false,
+            };
+            if is_there {
+                attached.insert(ifindex, self.observe_front(ifindex)?);
+            }
+        }
+        Ok(attached)
+    }
+
+    /// Detaches everywhere and removes every pin. The tables and their flows go with the last
+    /// program.
+    ///
+    /// # Errors
+    /// Every step that failed; the others are done all the same.
+    pub fn remove(mut self) -> Result<()> {
+        let mut failures = Failures::default();
+        for entry in fs::read_dir(&self.pin_dir)? {
+            let name = entry?.file_name();
+            let parts = name.to_str().and_then(|name| name.split_once('-'));
+            if let Some(ifindex) = parts.and_then(|(_, ifindex)| ifindex.parse().ok()) {
+                failures.note(self.detach(ifindex));
+            }
+        }
+        failures.note(pins::remove(&self.pin_dir));
+        failures.into_result()
+    }
+
+    fn observe_front(&self, ifindex: u32) -> Result<Front> {
+        match self.live_link(&format!("xdp-{ifindex}"))? {
+            None => Ok(Front::Nothing),
+            // The link does not tell its mode; the pin's companion does.
+            Some(_) if self.generic_mark(ifindex).exists() => Ok(Front::GenericXdp),
+            Some(_) => Ok(Front::NativeXdp),
+        }
+    }
+
+    /// Remembers that an XDP link is generic: a folder, since bpffs has no other files.
+    fn generic_mark(&self, ifindex: u32) -> std::path::PathBuf {
+        self.pin_dir.join(format!("generic-{ifindex}"))
+    }
+
+    /// A pinned link that is still attached. The pin of one that was cut, by force or with its
+    /// interface, is removed.
+    fn live_link(&self, pin: &str) -> Result<Option<FdLink>> {
+        let path = self.pin_dir.join(pin);
+        if !path.exists() {
+            return Ok(None);
+        }
+        if link_ifindex(&path)? == 0 {
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+            return Ok(None);
+        }
+        let pinned = PinnedLink::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Some(FdLink::from(pinned)))
+    }
+
+    fn attach_xdp(&mut self, ifindex: u32, mode: XdpMode) -> Result<()> {
+        let wanted = if mode == XdpMode::Skb { Front::GenericXdp } else { Front::NativeXdp };
+        if self.observe_front(ifindex)? != wanted {
+            self.detach_xdp(ifindex)?;
+        }
+        let pin = format!("xdp-{ifindex}");
+        let old = self.live_link(&pin)?;
+        let path = self.pin_dir.join(&pin);
+        let mark = self.generic_mark(ifindex);
+        let program = xdp(&mut self.ebpf)?;
+        if let Some(old) = old {
+            let id = program.attach_to_link(XdpLink::try_from(old)?)?;
+            // The pin keeps the link: dropping our handle of it detaches nothing.
+            drop(program.take_link(id)?);
+            return Ok(());
+        }
+        let id = program.attach_to_if_index(ifindex, mode).map_err(|error| explain(ifindex, error))?;
+        let link = FdLink::try_from(program.take_link(id)?)
+            .map_err(|_| anyhow!("the kernel has no XDP links (5.9 and later have)"))?;
+        if mode == XdpMode::Skb {
+            fs::create_dir_all(&mark).with_context(|| format!("create {}", mark.display()))?;
+        }
+        link.pin(&path).with_context(|| format!("pin {}", path.display()))?;
+        Ok(())
+    }
+
+    fn detach_xdp(&mut self, ifindex: u32) -> Result<()> {
+        let mark = self.generic_mark(ifindex);
+        if mark.exists() {
+            fs::remove_dir(&mark).with_context(|| format!("remove {}", mark.display()))?;
+        }
+        remove_pin(&self.pin_dir.join(format!("xdp-{ifindex}")))
+    }
+
+    fn attach_tc(&mut self, ifindex: u32) -> Result<()> {
+        if !KernelVersion::at_least(6, 6, 0) {
+            return self.attach_clsact(ifindex);
+        }
+        let pin = format!("tc-{ifindex}");
+        let old = self.live_link(&pin)?;
+        let path = self.pin_dir.join(&pin);
+        let program = tc(&mut self.ebpf)?;
+        if let Some(old) = old {
+            let id = program.attach_to_link(SchedClassifierLink::try_from(old)?)?;
+            drop(program.take_link(id)?);
+            return Ok(());
+        }
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(&name_of(ifindex)?, TcAttachType::Ingress, options)?;
+        let link = FdLink::try_from(program.take_link(id)?).map_err(|_| anyhow!("no TC link was made"))?;
+        link.pin(&path).with_context(|| format!("pin {}", path.display()))?;
+        Ok(())
+    }
+
+    fn attach_clsact(&mut self, ifindex: u32) -> Result<()> {
+        let name = name_of(ifindex)?;
+        let path = self.pin_dir.join(format!("clsact-{ifindex}"));
+        // "Exclusivity flag on": it is there already.
+        let _ = tc::qdisc_add_clsact(&name);
+        let handle = TcHandle::new(0, 1);
+        let program = tc(&mut self.ebpf)?;
+        let replaced = SchedClassifierLink::attached(&name, TcAttachType::Ingress, PRIORITY, handle, None)
+            .map_err(ProgramError::from)
+            .and_then(|old| program.attach_to_link(old));
+        let id = match replaced {
+            Ok(id) => id,
+            Err(_) => {
+                let options = NlOptions { priority: PRIORITY, handle, classid: None };
+                program.attach_with_options(
+                    &name,
+                    TcAttachType::Ingress,
+                    TcAttachOptions::Netlink(options),
+                )?
+            }
+        };
+        // Dropping a netlink link takes the filter away; it is to stay.
+        std::mem::forget(program.take_link(id)?);
+        if path.exists() {
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+        program.pin(&path).with_context(|| format!("pin {}", path.display()))?;
+        Ok(())
+    }
+
+    fn detach_tc(&mut self, ifindex: u32) -> Result<()> {
+        let mark = self.pin_dir.join(format!("clsact-{ifindex}"));
+        if mark.exists() {
+            if let Ok(name) = name_of(ifindex) {
+                match tc::qdisc_detach_program(&name, TcAttachType::Ingress, TC_PROGRAM) {
+                    Ok(()) => {}
+                    Err(tc::TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error).with_context(|| format!("detach TC from {name}")),
+                }
+            }
+            remove_pin(&mark)?;
+        }
+        remove_pin(&self.pin_dir.join(format!("tc-{ifindex}")))
+    }
+}
+
+/// The last reference to a link is its pin: removing it detaches.
+fn remove_pin(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The driver's refusal in an operator's words.
+fn explain(ifindex: u32, error: ProgramError) -> anyhow::Error {
+    let os = match &error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    };
+    let error = anyhow::Error::from(error);
+    match os {
+        Some(libc::EOPNOTSUPP) => error.context("the driver has no XDP"),
+        Some(libc::EBUSY | libc::EEXIST) => error.context("another XDP program is on it"),
+        Some(libc::ERANGE | libc::EINVAL | libc::E2BIG) => {
+            error.context(format!("the MTU of interface {ifindex} or of its peer may be too large for XDP"))
+        }
+        _ => error,
+    }
+}
+
+/// The interface's name now.
+fn name_of(ifindex: u32) -> Result<String> {
+    let mut buffer = [0; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the length that the call wants.
+    let name = unsafe { libc::if_indextoname(ifindex, buffer.as_mut_ptr()) };
+    if name.is_null() {
+        bail!("interface {ifindex} is gone");
+    }
+    // SAFETY: the kernel has written a string that ends with a zero.
+    Ok(unsafe { CStr::from_ptr(name) }.to_str()?.to_owned())
+}
+
+/// The interface that a pinned link is attached to; 0 once it was cut. `bpf_link_info` has it
+/// behind type, id and program id, for XDP and TC alike (linux/bpf.h); aya keeps it to itself.
+fn link_ifindex(path: &Path) -> Result<u32> {
+    const IFINDEX: usize = 4;
+    let mut info = [0u32; 32];
+    // SAFETY: the attributes are those of the two commands, and the buffers have the lengths
+    // that are given; the descriptor is new and ours.
+    let result = unsafe {
+        let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+        let get = ObjGetAttr { pathname: name.as_ptr() as u64, ..ObjGetAttr::default() };
+        let fd = libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<ObjGetAttr>());
+        if fd < 0 {
+            return Err(io::Error::last_os_error()).with_context(|| format!("open {}", path.display()));
+        }
+        let fd = OwnedFd::from_raw_fd(fd as RawFd);
+        let attr = InfoAttr {
+            fd: fd.as_raw_fd() as u32,
+            length: size_of_val(&info) as u32,
+            info: info.as_mut_ptr() as u64,
+        };
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attr, size_of::<InfoAttr>())
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error()).with_context(|| format!("ask about {}", path.display()));
+    }
+    Ok(info[IFINDEX])
+}
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// `union bpf_attr`, the part of `BPF_OBJ_GET`.
+#[repr(C)]
+#[derive(Default)]
+struct ObjGetAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr`, the part of `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    length: u32,
+    info: u64,
+}

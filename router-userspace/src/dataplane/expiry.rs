@@ -1,0 +1,141 @@
+//! Flow ageing: whole flows, by what both directions have seen.
+//!
+//! ```text
+//!                SYN                    ACK from both sides
+//!   (none) ───────────────▶ opening ─────────────────────────▶ established
+//!                              │ RST, or FIN from both sides        │
+//!                              ▼                                    ▼
+//!                           closing ◀───────────────────────────────┘
+//! ```
+//! Each direction's entry keeps the TCP flags it has seen; the state is read off the two.
+
+use std::hash::Hash;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aya::Pod;
+use aya::maps::{HashMap, MapData};
+use router_common::flow::{Direction, FlowEntry, FlowKey};
+use router_common::net::Address;
+
+use super::Dataplane;
+use super::maps::absent_is_fine;
+use super::stats::{entries, reply_key};
+
+/// How long a flow may be silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// TCP before both sides have acknowledged (RFC 5382 REQ-5: at least 4 minutes).
+    pub tcp_opening: Duration,
+    /// TCP in use (RFC 5382 REQ-5: at least 2 hours 4 minutes).
+    pub tcp_established: Duration,
+    /// TCP after RST, or FIN from both sides (RFC 7857 §2: 4 minutes).
+    pub tcp_closing: Duration,
+    /// UDP before an answer (RFC 4787 REQ-5: at least 2 minutes).
+    pub udp_unanswered: Duration,
+    /// UDP with answers (RFC 4787 REQ-5c: 5 minutes recommended).
+    pub udp: Duration,
+    /// ICMP queries (RFC 5508 REQ-2: at least 60 seconds).
+    pub icmp: Duration,
+    /// Anything else.
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let minutes = |minutes| Duration::from_secs(minutes * 60);
+        Self {
+            tcp_opening: minutes(4),
+            tcp_established: minutes(124),
+            tcp_closing: minutes(4),
+            udp_unanswered: minutes(2),
+            udp: minutes(5),
+            icmp: minutes(1),
+            other: minutes(5),
+        }
+    }
+}
+
+const FIN: u8 = 1;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+impl Timeouts {
+    /// How long a flow may be silent, by its protocol and what its two directions have seen.
+    fn of<A>(&self, protocol: u8, original: &FlowEntry<A>, reply: Option<&FlowEntry<A>>) -> Duration {
+        let (flags, reply_flags) = (original.tcp_flags, reply.map_or(0, |reply| reply.tcp_flags));
+        match protocol {
+            6 if (flags | reply_flags) & RST != 0 || flags & reply_flags & FIN != 0 => self.tcp_closing,
+            6 if flags & reply_flags & ACK != 0 => self.tcp_established,
+            6 => self.tcp_opening,
+            17 if reply.is_some_and(|reply| reply.packets > 0) => self.udp,
+            17 => self.udp_unanswered,
+            1 | 58 => self.icmp,
+            _ => self.other,
+        }
+    }
+}
+
+impl Dataplane {
+    /// Removes flows whose time is over, both directions; says how many.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn expire(&mut self, timeouts: &Timeouts) -> Result<usize> {
+        let now = monotonic_now();
+        Ok(expire_family(&mut self.tables.flows4, timeouts, now)?
+            + expire_family(&mut self.tables.flows6, timeouts, now)?)
+    }
+}
+
+fn expire_family<A>(
+    flows: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    timeouts: &Timeouts,
+    now: u64,
+) -> Result<usize>
+where
+    A: Address + Hash,
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    let all = entries(flows)?;
+    let mut removed = 0;
+    for (key, entry) in &all {
+        let other_key = reply_key(key, entry);
+        let other = all.get(&other_key);
+        // A reply is its original's business, unless that has gone without it.
+        if entry.direction == Direction::Reply as u8 && other.is_some() {
+            continue;
+        }
+        let timeout = timeouts.of(key.protocol, entry, other).as_nanos() as u64;
+        let seen = entry.last_seen.max(other.map_or(0, |other| other.last_seen));
+        if now.saturating_sub(seen) <= timeout
+            || refreshed(flows, key, seen)
+            || refreshed(flows, &other_key, seen)
+        {
+            continue;
+        }
+        // The original first: a packet that comes in between opens the flow anew.
+        absent_is_fine(flows.remove(key)).context("remove a flow")?;
+        absent_is_fine(flows.remove(&other_key)).context("remove a flow's reply")?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+/// Whether an entry has seen a packet since the table was read.
+fn refreshed<A>(flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>, key: &FlowKey<A>, seen: u64) -> bool
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    flows.get(key, 0).is_ok_and(|entry| entry.last_seen > seen)
+}
+
+/// The clock that the programs read, nanoseconds.
+pub(crate) fn monotonic_now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid timespec to be written to.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

@@ -1,0 +1,177 @@
+//! A typed handle per map, and the tables as the control walk compares them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use router_common::account::Traffic;
+use router_common::config::RouterConfig;
+use router_common::flow::{FlowEntry, FlowKey};
+use router_common::net::{Ipv4, Ipv6};
+use router_common::port::{Local, LocalKey, Port, PortKey};
+
+use crate::compile::TableSet;
+
+/// Every map, by the name it is pinned under.
+pub(super) const NAMES: &[&str] = &["CONFIG", "PORTS", "LOCAL4", "LOCAL6", "FLOWS4", "FLOWS6", "COUNTERS"];
+
+/// What a pinned map must look like to be this version's.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) flags: u32,
+}
+
+const fn shape<K, V>(name: &'static str, flags: u32) -> Shape {
+    Shape { name, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32, flags }
+}
+
+/// `BPF_F_NO_PREALLOC`.
+const NO_PREALLOC: u32 = 1;
+
+pub(super) const SHAPES: &[Shape] = &[
+    shape::<u32, RouterConfig>("CONFIG", 0),
+    shape::<PortKey, Port>("PORTS", 0),
+    shape::<LocalKey<Ipv4>, Local>("LOCAL4", NO_PREALLOC),
+    shape::<LocalKey<Ipv6>, Local>("LOCAL6", NO_PREALLOC),
+    shape::<FlowKey<Ipv4>, FlowEntry<Ipv4>>("FLOWS4", NO_PREALLOC),
+    shape::<FlowKey<Ipv6>, FlowEntry<Ipv6>>("FLOWS6", NO_PREALLOC),
+    shape::<u32, Traffic>("COUNTERS", 0),
+];
+
+/// `RouterId` of the one router of a network namespace, see [`Port::router`].
+pub const ROUTER: u16 = 0;
+
+/// The maps.
+#[derive(Debug)]
+pub struct Tables {
+    config: Array<MapData, RouterConfig>,
+    ports: HashMap<MapData, PortKey, Port>,
+    local4: HashMap<MapData, LocalKey<Ipv4>, Local>,
+    local6: HashMap<MapData, LocalKey<Ipv6>, Local>,
+    pub(super) flows4: HashMap<MapData, FlowKey<Ipv4>, FlowEntry<Ipv4>>,
+    pub(super) flows6: HashMap<MapData, FlowKey<Ipv6>, FlowEntry<Ipv6>>,
+    pub(super) counters: MapData,
+}
+
+impl Tables {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let mut map =
+            |name: &str| ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
+        Ok(Self {
+            config: Array::try_from(map("CONFIG")?)?,
+            ports: HashMap::try_from(map("PORTS")?)?,
+            local4: HashMap::try_from(map("LOCAL4")?)?,
+            local6: HashMap::try_from(map("LOCAL6")?)?,
+            flows4: HashMap::try_from(map("FLOWS4")?)?,
+            flows6: HashMap::try_from(map("FLOWS6")?)?,
+            counters: match map("COUNTERS")? {
+                Map::PerCpuArray(data) => data,
+                other => anyhow::bail!("COUNTERS is {other:?}, not a per-CPU array"),
+            },
+        })
+    }
+
+    /// The settings.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn config(&self) -> Result<RouterConfig> {
+        self.config.get(&0, 0).context("read CONFIG")
+    }
+
+    /// Replaces the settings.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_config(&mut self, config: RouterConfig) -> Result<()> {
+        self.config.set(0, config, 0).context("write CONFIG")
+    }
+
+    /// Makes every flow look its way out up again with its next packet.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn bump_generation(&mut self) -> Result<()> {
+        let config = self.config()?;
+        self.set_config(RouterConfig { generation: config.generation.wrapping_add(1), ..config })
+    }
+
+    /// What the programs read now.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn observe(&self) -> Result<TableSet> {
+        let mut tables = TableSet::default();
+        for entry in self.ports.iter() {
+            let (key, port) = entry.context("read PORTS")?;
+            tables.ports.insert((key.ifindex, key.outer_vlan, key.inner_vlan), port);
+        }
+        for entry in self.local4.iter() {
+            let (key, local) = entry.context("read LOCAL4")?;
+            tables.local4.insert(Ipv4Addr::from(key.address), local.ifindex);
+        }
+        for entry in self.local6.iter() {
+            let (key, local) = entry.context("read LOCAL6")?;
+            tables.local6.insert(Ipv6Addr::from(key.address), local.ifindex);
+        }
+        Ok(tables)
+    }
+
+    /// Adds or replaces a port.
+    ///
+    /// # Errors
+    /// The table is full or cannot be written.
+    pub fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()> {
+        self.ports.insert(TableSet::port_key(key), port, 0).with_context(|| format!("write port {key:?}"))
+    }
+
+    /// Removes a port, if it is there.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn remove_port(&mut self, key: (u32, u16, u16)) -> Result<()> {
+        absent_is_fine(self.ports.remove(&TableSet::port_key(key)))
+            .with_context(|| format!("remove port {key:?}"))
+    }
+
+    /// Adds or replaces an address of the router itself.
+    ///
+    /// # Errors
+    /// The table is full or cannot be written.
+    pub fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()> {
+        let local = Local { ifindex };
+        match address {
+            IpAddr::V4(address) => self.local4.insert(local_key(Ipv4::from(address)), local, 0),
+            IpAddr::V6(address) => self.local6.insert(local_key(Ipv6::from(address)), local, 0),
+        }
+        .with_context(|| format!("write local address {address}"))
+    }
+
+    /// Removes an address of the router itself, if it is there.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn remove_local(&mut self, address: IpAddr) -> Result<()> {
+        let removed = match address {
+            IpAddr::V4(address) => self.local4.remove(&local_key(Ipv4::from(address))),
+            IpAddr::V6(address) => self.local6.remove(&local_key(Ipv6::from(address))),
+        };
+        absent_is_fine(removed).with_context(|| format!("remove local address {address}"))
+    }
+}
+
+const fn local_key<A>(address: A) -> LocalKey<A> {
+    LocalKey { address, router: ROUTER, pad: [0; 2] }
+}
+
+/// A removal's result, where nothing to remove is what was wanted.
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}

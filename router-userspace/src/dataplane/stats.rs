@@ -1,0 +1,171 @@
+//! What has passed: counters and flows as records.
+
+use std::collections::HashMap as StdHashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use aya::Pod;
+use aya::maps::{HashMap, IterableMap, MapData};
+use router_common::account::{Hook, Traffic};
+use router_common::flow::{Direction, FlowEntry, FlowKey};
+use router_common::net::{Address, Ipv4, Ipv6};
+use router_common::verdict::{DeferReason, DropReason, FORWARDED, OUTCOMES, PuntReason};
+
+use super::{Dataplane, batch};
+
+/// What became of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Sent on.
+    Forwarded,
+    /// Refused.
+    Dropped(DropReason),
+    /// To the kernel.
+    Punted(PuntReason),
+    /// From XDP to TC.
+    Deferred(DeferReason),
+}
+
+impl Outcome {
+    fn from_number(number: u32) -> Option<Self> {
+        if number == FORWARDED {
+            return Some(Self::Forwarded);
+        }
+        let drop = DropReason::ALL.iter().find(|reason| reason.outcome() == number);
+        let punt = PuntReason::ALL.iter().find(|reason| reason.outcome() == number);
+        let defer = DeferReason::ALL.iter().find(|reason| reason.outcome() == number);
+        drop.map(|&reason| Self::Dropped(reason))
+            .or(punt.map(|&reason| Self::Punted(reason)))
+            .or(defer.map(|&reason| Self::Deferred(reason)))
+    }
+}
+
+/// One counter that is not zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CounterRow {
+    /// The port's slot, 0 for frames without a port.
+    pub slot: u32,
+    /// Which program counted.
+    pub hook: Hook,
+    /// What became of the packets.
+    pub outcome: Outcome,
+    /// How many, over all CPUs.
+    pub traffic: Traffic,
+}
+
+/// A flow, both directions in one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source of the packet that opened it: address and port or ICMP identifier.
+    pub src: (IpAddr, u16),
+    /// Its destination.
+    pub dst: (IpAddr, u16),
+    /// What the source becomes, where it is translated.
+    pub translated_src: Option<(IpAddr, u16)>,
+    /// Interface it came in by.
+    pub ingress: u32,
+    /// Interface it leaves by.
+    pub egress: u32,
+    /// Packets and bytes from the side that opened it.
+    pub original: Traffic,
+    /// Packets and bytes of the other direction.
+    pub reply: Traffic,
+    /// TCP flags seen in the two directions.
+    pub tcp_flags: (u8, u8),
+    /// Nanoseconds of the monotonic clock when it was opened.
+    pub opened: u64,
+    /// Nanoseconds of the monotonic clock when a packet was last seen in either direction.
+    pub last_seen: u64,
+}
+
+impl Dataplane {
+    /// Every counter that is not zero.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<Vec<CounterRow>> {
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| error).context("count CPUs")?;
+        let (indices, values) = batch::read::<u32, Traffic>(&self.tables.counters, cpus)?;
+        let mut rows = Vec::new();
+        for (index, per_cpu) in indices.into_iter().zip(values.chunks_exact(cpus)) {
+            let packets: u64 = per_cpu.iter().map(|traffic| traffic.packets).sum();
+            if packets == 0 {
+                continue;
+            }
+            let bytes = per_cpu.iter().map(|traffic| traffic.bytes).sum();
+            let hook = if index / OUTCOMES % 2 == 0 { Hook::Xdp } else { Hook::Tc };
+            let Some(outcome) = Outcome::from_number(index % OUTCOMES) else { continue };
+            rows.push(CounterRow {
+                slot: index / OUTCOMES / 2,
+                hook,
+                outcome,
+                traffic: Traffic { packets, bytes },
+            });
+        }
+        Ok(rows)
+    }
+
+    /// Every flow, IPv4 first.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn flows(&self) -> Result<Vec<FlowRecord>> {
+        let mut records = family_records(&self.tables.flows4, |address: Ipv4| IpAddr::V4(address.into()))?;
+        records.extend(family_records(&self.tables.flows6, |address: Ipv6| IpAddr::V6(address.into()))?);
+        Ok(records)
+    }
+}
+
+/// All entries of a flow table.
+pub(super) fn entries<A>(
+    flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+) -> Result<StdHashMap<FlowKey<A>, FlowEntry<A>>>
+where
+    A: Address + Hash,
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    let (keys, values) = batch::read::<FlowKey<A>, FlowEntry<A>>(flows.map(), 1)?;
+    Ok(keys.into_iter().zip(values).collect())
+}
+
+/// The key of a flow's other direction.
+pub(super) fn reply_key<A: Copy>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> FlowKey<A> {
+    let to = &entry.rewrite;
+    FlowKey { src: to.dst, dst: to.src, src_port: to.dst_port, dst_port: to.src_port, ..*key }
+}
+
+fn family_records<A>(
+    flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    to_ip: impl Fn(A) -> IpAddr,
+) -> Result<Vec<FlowRecord>>
+where
+    A: Address + Hash,
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    let entries = entries(flows)?;
+    let originals = entries.iter().filter(|(_, entry)| entry.direction == Direction::Original as u8);
+    let record = |(key, entry): (&FlowKey<A>, &FlowEntry<A>)| {
+        let reply = entries.get(&reply_key(key, entry));
+        let traffic = |entry: &FlowEntry<A>| Traffic { packets: entry.packets, bytes: entry.bytes };
+        let translated = entry.translation & FlowEntry::<A>::SOURCE != 0;
+        FlowRecord {
+            protocol: key.protocol,
+            src: (to_ip(key.src), key.src_port.get()),
+            dst: (to_ip(key.dst), key.dst_port.get()),
+            translated_src: translated.then(|| (to_ip(entry.rewrite.src), entry.rewrite.src_port.get())),
+            ingress: entry.ingress,
+            egress: entry.next_hop.ifindex,
+            original: traffic(entry),
+            reply: reply.map_or(Traffic { packets: 0, bytes: 0 }, traffic),
+            tcp_flags: (entry.tcp_flags, reply.map_or(0, |entry| entry.tcp_flags)),
+            opened: entry.opened,
+            last_seen: entry.last_seen.max(reply.map_or(0, |entry| entry.last_seen)),
+        }
+    };
+    Ok(originals.map(record).collect())
+}

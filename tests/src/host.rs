@@ -1,0 +1,107 @@
+//! The scenarios' router on the host: the walk over a [`World`].
+
+use router_common::account::Hook;
+use router_common::flow::NextHop;
+use router_common::net::{Ipv4, Ipv6, MacPair};
+use router_common::port::{Port, PortKey};
+use router_ebpf::packet::SliceFrame;
+use router_ebpf::tables::Route;
+use router_ebpf::walk::walk;
+
+use crate::scenario::{Nic, Router, Sent, host_mac};
+use crate::world::World;
+
+/// The walk over tables in memory, as one hook runs it.
+#[derive(Debug)]
+pub struct HostRouter {
+    /// Its tables.
+    pub world: World,
+    hook: Hook,
+}
+
+/// The interface index that stands for a NIC.
+pub const fn ifindex(nic: Nic) -> u32 {
+    10 + nic as u32
+}
+
+/// The port's row for a NIC, at an interface index.
+pub fn port(nic: Nic) -> Port {
+    let public = matches!(nic, Nic::Public);
+    let partial = if matches!(nic, Nic::Tier2) { Port::PARTIAL_CHECKSUMS } else { 0 };
+    let source_nat: std::net::Ipv4Addr = crate::scenario::PUBLIC.parse().expect("an address");
+    Port {
+        slot: nic as u32 + 1,
+        mtu: u32::from(nic.mtu()),
+        source_nat: if public { Ipv4::from(source_nat) } else { Ipv4::UNSPECIFIED },
+        router: 0,
+        role: nic.role() as u8,
+        flags: Port::XDP_TARGET | partial,
+        mac: nic.mac(),
+        pad: [0; 6],
+    }
+}
+
+impl HostRouter {
+    /// The scenarios' router.
+    pub fn new(hook: Hook) -> Self {
+        let world = World::default();
+        for nic in Nic::ALL {
+            world.ports.borrow_mut().insert(PortKey::untagged(ifindex(nic)), port(nic));
+            for address in nic.addresses() {
+                connect(&world, nic, address);
+            }
+        }
+        let gateway = Route::Via(next_hop(Nic::Public, NextHop::RESOLVED));
+        world.v4.routes.borrow_mut().push((Ipv4::UNSPECIFIED, 0, gateway));
+        let hole = "198.18.0.0".parse::<std::net::Ipv4Addr>().expect("an address");
+        world.v4.routes.borrow_mut().push((hole.into(), 15, Route::Refused));
+        Self { world, hook }
+    }
+}
+
+/// The router's address, the network around it, and the neighbour there that is not known.
+fn connect(world: &World, nic: Nic, address: &str) {
+    let (address, length) = address.split_once('/').expect("an address with a length");
+    let length: u32 = length.parse().expect("a length");
+    let via = |flags| Route::Via(next_hop(nic, flags));
+    if let Ok(address) = address.parse::<std::net::Ipv4Addr>() {
+        world.v4.locals.borrow_mut().insert(address.into(), ifindex(nic));
+        let [a, b, c, _] = address.octets();
+        let unknown = Ipv4::from(std::net::Ipv4Addr::new(a, b, c, 99));
+        world.v4.routes.borrow_mut().extend([
+            (address.into(), length, via(NextHop::RESOLVED)),
+            (unknown, 32, via(0)),
+            (address.into(), 32, Route::Nowhere),
+        ]);
+    } else {
+        let address: std::net::Ipv6Addr = address.parse().expect("an address");
+        world.v6.locals.borrow_mut().insert(address.into(), ifindex(nic));
+        let mut segments = address.segments();
+        segments[7] = 0x99;
+        let unknown = Ipv6::from(std::net::Ipv6Addr::from(segments));
+        world.v6.routes.borrow_mut().extend([
+            (address.into(), length, via(NextHop::RESOLVED)),
+            (unknown, 128, via(0)),
+            (address.into(), 128, Route::Nowhere),
+        ]);
+    }
+}
+
+fn next_hop(nic: Nic, flags: u16) -> NextHop {
+    NextHop { ifindex: ifindex(nic), macs: MacPair::new(host_mac(nic), nic.mac()), mtu: nic.mtu(), flags }
+}
+
+impl Router for HostRouter {
+    fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    fn send(&mut self, nic: Nic, frame: &[u8]) -> Sent {
+        let mut bytes = frame.to_vec();
+        let counted = |world: &World| world.counters.borrow().values().sum::<u64>();
+        let before = counted(&self.world);
+        let verdict = walk(&mut SliceFrame::new(&mut bytes, self.hook), &self.world, ifindex(nic));
+        assert_eq!(counted(&self.world), before + 1, "{verdict:?} was not counted once");
+        Sent { outcome: verdict.outcome(), frame: bytes }
+    }
+}

@@ -1,0 +1,195 @@
+//! The scenarios' router in the kernel: the loaded programs over real maps, real routes and real
+//! neighbours, run on single frames by `BPF_PROG_TEST_RUN`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use router_common::account::Hook;
+use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeouts, mount_bpffs};
+
+use crate::host;
+use crate::scenario::{Nic, Router, Sent, host_mac};
+
+/// The programs over a network namespace of their own.
+#[derive(Debug)]
+pub struct KernelRouter {
+    dataplane: Dataplane,
+    hook: Hook,
+    ifindexes: BTreeMap<u8, u32>,
+    pin_dir: PathBuf,
+}
+
+impl KernelRouter {
+    /// Loads the programs and builds the scenarios' router in the thread's network namespace,
+    /// which has to be a new one.
+    ///
+    /// # Errors
+    /// Not root, or the kernel refuses the programs.
+    pub fn new(hook: Hook) -> Result<Self> {
+        mount_bpffs()?;
+        let ifindexes = build_network()?;
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/xvr-test-{}-{}", std::process::id(), hook.label()));
+        let mut dataplane = Dataplane::open(&Options { pin_dir: pin_dir.clone(), max_flows: 4096 })?;
+        let tables = dataplane.tables();
+        for nic in Nic::ALL {
+            let ifindex = ifindexes[&(nic as u8)];
+            tables.set_port((ifindex, 0, 0), &host::port(nic))?;
+            for address in nic.addresses() {
+                let (address, _) = address.split_once('/').context("an address with a length")?;
+                tables.set_local(address.parse()?, ifindex)?;
+            }
+        }
+        Ok(Self { dataplane, hook, ifindexes, pin_dir })
+    }
+
+    /// Forgets every flow, so that scenarios do not see each other's.
+    ///
+    /// # Errors
+    /// The tables cannot be written.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        // Longer than a tick of the clock that flows are stamped with.
+        std::thread::sleep(Duration::from_millis(12));
+        let none = Duration::ZERO;
+        self.dataplane.expire(&Timeouts {
+            tcp_opening: none,
+            tcp_established: none,
+            tcp_closing: none,
+            udp_unanswered: none,
+            udp: none,
+            icmp: none,
+            other: none,
+        })?;
+        let left = self.dataplane.flows()?.len();
+        ensure!(left == 0, "{left} flows are left");
+        Ok(())
+    }
+
+    /// The loaded programs.
+    pub const fn dataplane(&mut self) -> &mut Dataplane {
+        &mut self.dataplane
+    }
+
+    fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Sent> {
+        let ifindex = self.ifindexes[&(nic as u8)];
+        let before = self.dataplane.counters()?;
+        let mut out = vec![0; frame.len() + 256];
+        let hook = self.hook;
+        let ebpf = self.dataplane.ebpf();
+        let mut options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+        options.attrs = TestRunAttrs::new();
+        let result = match hook {
+            Hook::Xdp => {
+                // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+                let fields = [0, frame.len() as u32, 0, ifindex, 0, 0];
+                let context: Vec<u8> = fields.iter().flat_map(|field| field.to_ne_bytes()).collect();
+                options.ctx_in = Some(&context);
+                let program: &mut Xdp = ebpf.program_mut("xvr_xdp").context("no xvr_xdp")?.try_into()?;
+                program.test_run(options).context("run xvr_xdp")?
+            }
+            Hook::Tc => {
+                // struct __sk_buff: ifindex is its eleventh field.
+                let mut context = vec![0; 192];
+                context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+                options.ctx_in = Some(&context);
+                let program: &mut SchedClassifier =
+                    ebpf.program_mut("xvr_tc").context("no xvr_tc")?.try_into()?;
+                program.test_run(options).context("run xvr_tc")?
+            }
+        };
+        out.truncate(result.data_size_out as usize);
+        let outcome = counted(&before, &self.dataplane.counters()?)?;
+        Ok(Sent { outcome, frame: out })
+    }
+}
+
+/// The one outcome that was counted once between two readings.
+fn counted(before: &[CounterRow], after: &[CounterRow]) -> Result<u32> {
+    let packets = |rows: &[CounterRow], row: &CounterRow| {
+        let same = |other: &&CounterRow| {
+            (other.slot, other.hook, other.outcome) == (row.slot, row.hook, row.outcome)
+        };
+        rows.iter().find(same).map_or(0, |row| row.traffic.packets)
+    };
+    let new: Vec<_> = after.iter().filter(|row| row.traffic.packets != packets(before, row)).collect();
+    match new[..] {
+        [row] if row.traffic.packets == packets(before, row) + 1 => Ok(match row.outcome {
+            Outcome::Forwarded => router_common::verdict::FORWARDED,
+            Outcome::Dropped(reason) => reason.outcome(),
+            Outcome::Punted(reason) => reason.outcome(),
+            Outcome::Deferred(reason) => reason.outcome(),
+        }),
+        _ => bail!("not one frame was counted once, but {new:?}"),
+    }
+}
+
+impl Router for KernelRouter {
+    fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    fn send(&mut self, nic: Nic, frame: &[u8]) -> Sent {
+        self.run(nic, frame).expect("the program runs")
+    }
+}
+
+impl Drop for KernelRouter {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.pin_dir);
+    }
+}
+
+/// NICs with the scenarios' addresses, routes and neighbours, by `ip -batch`.
+fn build_network() -> Result<BTreeMap<u8, u32>> {
+    let mut batch = String::from("link set lo up\n");
+    for nic in Nic::ALL {
+        let name = format!("n{}", nic as u8);
+        let mac = colons(nic.mac());
+        batch +=
+            &format!("link add {name} mtu {} address {mac} type veth peer name p{}\n", nic.mtu(), nic as u8);
+        batch += &format!("link set p{} up\nlink set {name} up\n", nic as u8);
+        for address in nic.addresses() {
+            let nodad = if address.contains(':') { " nodad" } else { "" };
+            batch += &format!("address add {address} dev {name}{nodad}\n");
+        }
+        for neighbour in nic.neighbours() {
+            batch += &format!("neighbour add {neighbour} lladdr {} dev {name}\n", colons(host_mac(nic)));
+        }
+    }
+    batch += "route add default via 203.0.113.1\nroute add blackhole 198.18.0.0/15\n";
+    for (path, value) in [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv6/conf/default/accept_dad", "0"),
+    ] {
+        std::fs::write(format!("/proc/sys/{path}"), value).with_context(|| format!("set {path}"))?;
+    }
+    let file = std::env::temp_dir().join(format!(
+        "xvr-network-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    std::fs::write(&file, batch)?;
+    let output = Command::new("ip").arg("-batch").arg(&file).output().context("run ip (package iproute2)")?;
+    std::fs::remove_file(&file)?;
+    ensure!(output.status.success(), "ip -batch: {}", String::from_utf8_lossy(&output.stderr));
+    Nic::ALL
+        .into_iter()
+        .map(|nic| {
+            let name = std::ffi::CString::new(format!("n{}", nic as u8))?;
+            // SAFETY: a string that ends with a zero.
+            match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+                0 => bail!("{name:?} was not made"),
+                ifindex => Ok((nic as u8, ifindex)),
+            }
+        })
+        .collect()
+}
+
+fn colons(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}
