@@ -29,7 +29,7 @@ pub fn run(demo: &Demo) -> Result<()> {
     // Not --release: the packet programs are optimised in every profile, and the daemon's share
     // of the time to the first packet is too small to wait minutes for.
     build::bins()?;
-    let mut command = std::process::Command::new(build::programs()?.join("xvr-demo"));
+    let mut command = std::process::Command::new(build::programs().join("xvr-demo"));
     command.args(["--attach", &demo.attach]);
     command.args(demo.keep.then_some("--keep"));
     command.args(demo.clean.then_some("--clean"));

@@ -15,7 +15,6 @@ const BPF_TOOLCHAIN: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
 /// Debian packages, by a file that each brings, and what it is for.
 const PACKAGES: &[(&str, &str, &str)] = &[
     ("gcc", "/usr/bin/cc", "linking"),
-    ("libc6-dev", "/usr/lib/x86_64-linux-gnu/libc.a", "linking statically"),
     ("nftables", "/usr/sbin/nft", "the guard against forwarding by Linux"),
     ("iproute2", "/usr/sbin/ip", "the lab"),
     ("util-linux", "/usr/bin/nsenter", "the lab"),

@@ -8,7 +8,7 @@ use crate::{build, setup};
 pub fn run(filter: Option<&str>) -> Result<()> {
     setup::everything()?;
     build::bins()?;
-    let mut command = build::cargo("test")?;
+    let mut command = build::cargo("test");
     command.args(["--workspace", "--no-fail-fast"]);
     if let Some(filter) = filter {
         command.arg(filter);

@@ -101,7 +101,7 @@ pub fn fetch_kernel() -> Result<()> {
 
 /// Builds the test programs and says where each one is.
 fn test_programs() -> Result<Vec<(String, PathBuf)>> {
-    let mut command = build::cargo("test")?;
+    let mut command = build::cargo("test");
     command.args(["--no-run", "--message-format=json-render-diagnostics", "--package", "router-tests"]);
     for test in TESTS {
         command.args(["--test", test]);
@@ -134,15 +134,17 @@ fn initial_file_system(
     for folder in ["proc", "sys", "dev", "tmp", "run", "etc", "root"] {
         archive.folder(folder);
     }
-    archive.file("init", &fs::read(build::programs()?.join("vm-init"))?);
+    let init = build::programs().join("vm-init");
+    archive.file("init", &read(&init)?);
     archive.file("etc/xvr-test-filter", filter.unwrap_or_default().as_bytes());
+    let mut files = libraries(&init)?;
     for (name, path) in tests {
         archive.file(Path::new("tests").join(name), &read(path)?);
+        files.extend(libraries(path)?);
     }
-    let mut files = BTreeSet::new();
     for program in PROGRAMS {
         files.insert(PathBuf::from(program));
-        files.extend(libraries(program)?);
+        files.extend(libraries(Path::new(program))?);
     }
     for file in files {
         archive.file(file.strip_prefix("/")?, &read(&file)?);
@@ -159,7 +161,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Shared libraries that a program is linked to, its loader included.
-fn libraries(program: &str) -> Result<Vec<PathBuf>> {
+fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("run ldd")?;
     let text = String::from_utf8(output.stdout)?;
     Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
