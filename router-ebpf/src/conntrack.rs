@@ -142,7 +142,8 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     };
     let egress = forward::egress(tables, &next_hop)?;
     let next_hop = forward::for_port(next_hop, &egress);
-    record(tables, arrival, next_hop, nat::source(tables, parsed, &egress)?, egress.role)?;
+    let source = nat::source(tables, parsed, &egress)?;
+    record(tables, &Opening { arrival, next_hop, source, egress_role: egress.role })?;
     Ok(Decision::Flow)
 }
 
@@ -164,32 +165,27 @@ fn may_begin<A>(parsed: &Parsed<A>) -> Result<(), DropReason> {
     }
 }
 
-/// Writes both directions down. With a source NAT, tries one port after the other until one is
-/// free.
-#[inline(always)]
-fn record<A: Family, T: Flows<A>>(
-    tables: &T,
-    arrival: &Arrival<A>,
+/// What is decided about a new flow.
+#[derive(Clone, Copy)]
+struct Opening<'a, A> {
+    arrival: &'a Arrival<'a, A>,
     next_hop: NextHop,
     source: nat::Source<A>,
     egress_role: u8,
-) -> Result<(), DropReason> {
+}
+
+/// Writes both directions down. With a source NAT, tries one port after the other until one is
+/// free.
+#[inline(never)]
+fn record<A: Family, T: Flows<A>>(tables: &T, opening: &Opening<A>) -> Result<(), DropReason> {
+    let Opening { arrival, next_hop, source, egress_role } = *opening;
     let key = &arrival.parsed.key;
-    let original = FlowEntry {
-        last_seen: arrival.now,
-        resolved: arrival.now,
-        opened: arrival.now,
-        packets: 0,
-        bytes: 0,
-        rewrite: nat::compile(key, source.ends(key, key.src_port)),
-        next_hop,
-        generation: arrival.generation,
-        ingress: arrival.ingress.ifindex,
-        tcp_flags: 0,
-        direction: Direction::Original as u8,
-        ingress_role: arrival.ingress.port.role,
-        translation: source.translation(),
-    };
+    let mut entry = tables.draft().ok_or(DropReason::FlowTableFull)?;
+    entry.last_seen = arrival.now;
+    entry.opened = arrival.now;
+    entry.packets = 0;
+    entry.bytes = 0;
+    entry.tcp_flags = 0;
     for attempt in 0..nat::ATTEMPTS {
         let ends = source.ends(key, source.candidate(tables, key, attempt));
         let reply_key = FlowKey {
@@ -199,18 +195,16 @@ fn record<A: Family, T: Flows<A>>(
             dst_port: ends.src_port,
             ..*key
         };
-        let reply = FlowEntry {
-            rewrite: nat::compile(&reply_key, source.reply_ends(key)),
-            // Looked up when the first reply comes.
-            next_hop: NextHop::UNKNOWN,
-            resolved: 0,
-            ingress: next_hop.ifindex,
-            direction: Direction::Reply as u8,
-            ingress_role: egress_role,
-            translation: source.reply_translation(),
-            ..original
-        };
-        match tables.insert(&reply_key, &reply) {
+        entry.rewrite = nat::compile(&reply_key, source.reply_ends(key));
+        // Looked up when the first reply comes.
+        entry.next_hop = NextHop::UNKNOWN;
+        entry.resolved = 0;
+        entry.generation = arrival.generation;
+        entry.ingress = next_hop.ifindex;
+        entry.ingress_role = egress_role;
+        entry.direction = Direction::Reply as u8;
+        entry.translation = source.reply_translation();
+        match tables.insert(&reply_key, &entry) {
             Ok(()) => {}
             Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
             Err(InsertError::Exists) => {
@@ -222,8 +216,14 @@ fn record<A: Family, T: Flows<A>>(
                 continue;
             }
         }
-        let original = FlowEntry { rewrite: nat::compile(key, ends), ..original };
-        return match tables.insert(key, &original) {
+        entry.rewrite = nat::compile(key, ends);
+        entry.next_hop = next_hop;
+        entry.resolved = arrival.now;
+        entry.ingress = arrival.ingress.ifindex;
+        entry.ingress_role = arrival.ingress.port.role;
+        entry.direction = Direction::Original as u8;
+        entry.translation = source.translation();
+        return match tables.insert(key, &entry) {
             Ok(()) => Ok(()),
             Err(InsertError::Exists) => {
                 // Another CPU opened the same flow meanwhile: its entries stand, our claim goes.

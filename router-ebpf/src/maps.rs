@@ -4,7 +4,7 @@
 
 use core::ffi::c_void;
 use core::mem::zeroed;
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{
@@ -40,6 +40,10 @@ static FLOWS6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>> =
     HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(COUNTERS_LENGTH, 0);
+#[map]
+static DRAFT4: PerCpuArray<FlowEntry<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static DRAFT6: PerCpuArray<FlowEntry<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
 
 /// The maps, for one run of a program.
 pub struct Maps {
@@ -107,12 +111,36 @@ impl<A> Deref for InPlace<A> {
     }
 }
 
+/// This CPU's entry to be.
+pub struct Draft<A>(NonNull<FlowEntry<A>>);
+
+impl<A> Deref for Draft<A> {
+    type Target = FlowEntry<A>;
+
+    #[inline(always)]
+    fn deref(&self) -> &FlowEntry<A> {
+        // SAFETY: this CPU's own, programs on it do not interrupt each other, and one run has
+        // one draft at a time.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<A> DerefMut for Draft<A> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut FlowEntry<A> {
+        // SAFETY: as in `deref`.
+        unsafe { self.0.as_mut() }
+    }
+}
+
 /// Where a family's tables are.
 pub trait FamilyMaps: Family {
     /// `AF_INET` or `AF_INET6`.
     const ADDRESS_FAMILY: u8;
     /// Its flows.
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>>;
+    /// Room for an entry to be.
+    fn drafts() -> &'static PerCpuArray<FlowEntry<Self>>;
     /// The router's addresses.
     fn locals() -> &'static HashMap<LocalKey<Self>, Local>;
     /// Writes a lookup's ends.
@@ -125,6 +153,11 @@ impl FamilyMaps for Ipv4 {
     #[inline(always)]
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>> {
         &FLOWS4
+    }
+
+    #[inline(always)]
+    fn drafts() -> &'static PerCpuArray<FlowEntry<Self>> {
+        &DRAFT4
     }
 
     #[inline(always)]
@@ -149,6 +182,11 @@ impl FamilyMaps for Ipv6 {
     }
 
     #[inline(always)]
+    fn drafts() -> &'static PerCpuArray<FlowEntry<Self>> {
+        &DRAFT6
+    }
+
+    #[inline(always)]
     fn locals() -> &'static HashMap<LocalKey<Self>, Local> {
         &LOCAL6
     }
@@ -164,6 +202,12 @@ const EEXIST: i32 = -17;
 
 impl<A: FamilyMaps> Flows<A> for Maps {
     type Flow = InPlace<A>;
+    type Draft = Draft<A>;
+
+    #[inline(always)]
+    fn draft(&self) -> Option<Draft<A>> {
+        A::drafts().get_ptr_mut(0).and_then(NonNull::new).map(Draft)
+    }
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey<A>) -> Option<InPlace<A>> {

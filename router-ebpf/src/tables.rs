@@ -2,7 +2,7 @@
 //!
 //! The kernel's implementation is in `maps.rs`, the tests' in `router-tests`.
 
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
@@ -74,6 +74,12 @@ pub trait Flows<A: Family>: Tables {
     /// A flow entry in place.
     type Flow: Deref<Target = FlowEntry<A>>;
 
+    /// Room to write an entry down in before it goes into the table: two do not fit on a BPF
+    /// program's stack.
+    type Draft: DerefMut<Target = FlowEntry<A>>;
+
+    /// An entry of zeroes or of something earlier; one at a time.
+    fn draft(&self) -> Option<Self::Draft>;
     /// The flow that a packet belongs to.
     fn flow(&self, key: &FlowKey<A>) -> Option<Self::Flow>;
     /// Puts a new entry in. Atomic: of two that insert one key, one gets `Exists`.

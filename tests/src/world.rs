@@ -7,8 +7,8 @@ use std::ops::Deref;
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
-use router_common::flow::{FlowEntry, FlowKey, NextHop};
-use router_common::net::{Address, Ipv4, Ipv6};
+use router_common::flow::{FlowEntry, FlowKey, NextHop, Rewrite};
+use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_ebpf::family::Family;
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables};
@@ -101,7 +101,7 @@ impl Tables for World {
 }
 
 /// A family that has tables in a [`World`].
-pub trait WorldFamily: Family + Hash {
+pub trait WorldFamily: Family + Hash + Default {
     /// Its tables.
     fn tables(world: &World) -> &FamilyTables<Self>;
 }
@@ -135,6 +135,33 @@ impl<A> Deref for Found<A> {
 
 impl<A: WorldFamily> Flows<A> for World {
     type Flow = Found<A>;
+    type Draft = Box<FlowEntry<A>>;
+
+    fn draft(&self) -> Option<Box<FlowEntry<A>>> {
+        let address = A::default();
+        Some(Box::new(FlowEntry {
+            last_seen: 0,
+            resolved: 0,
+            opened: 0,
+            packets: 0,
+            bytes: 0,
+            rewrite: Rewrite {
+                src: address,
+                dst: address,
+                src_port: Be16::default(),
+                dst_port: Be16::default(),
+                address_delta: 0,
+                port_delta: 0,
+            },
+            next_hop: NextHop::UNKNOWN,
+            generation: 0,
+            ingress: 0,
+            tcp_flags: 0,
+            direction: 0,
+            ingress_role: 0,
+            translation: 0,
+        }))
+    }
 
     fn flow(&self, key: &FlowKey<A>) -> Option<Found<A>> {
         A::tables(self).flows.borrow().get(key).map(|entry| Found { key: *key, entry: *entry })
