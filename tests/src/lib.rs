@@ -1,7 +1,16 @@
 //! Scenarios and the harness.
 
+pub mod capture;
+pub mod clients;
+pub mod frames;
 pub mod host;
+pub mod journeys;
 pub mod kernel;
+pub mod lab;
+pub mod needs;
+pub mod netns;
 pub mod packet;
+pub mod router;
 pub mod scenario;
+pub mod servers;
 pub mod world;

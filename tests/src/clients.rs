@@ -1,0 +1,326 @@
+//! What people run through a router: ping, curl, iperf3, traceroute, and many connections at once.
+//!
+//! Each function starts the real program in a host's namespace, bounded in time, and returns what
+//! it measured as a value; an error says what the program said.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::lab::{Host, Lab};
+use crate::netns::{Namespace, Process, run_bounded, wait_until};
+
+/// Programs and the Debian packages they come in.
+const PROGRAMS: [(&str, &str); 8] = [
+    ("curl", "curl"),
+    ("ethtool", "ethtool"),
+    ("iperf3", "iperf3"),
+    ("ping", "iputils-ping"),
+    ("sha256sum", "coreutils"),
+    ("tcpdump", "tcpdump"),
+    ("traceroute", "traceroute"),
+    ("bpftool", "bpftool"),
+];
+
+/// Those of the programs that this machine does not have, with their packages.
+pub fn missing(programs: &[&str]) -> Vec<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    let package = |program: &str| PROGRAMS.iter().find(|(name, _)| *name == program).map_or("?", |(_, p)| *p);
+    let absent = programs.iter().filter(|program| !is_there(program));
+    absent.map(|program| format!("{program} (package {})", package(program))).collect()
+}
+
+/// What ping reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ping {
+    /// Requests sent.
+    pub sent: u32,
+    /// Requests answered.
+    pub received: u32,
+    /// Average round trip in milliseconds, 0 without an answer.
+    pub average_ms: f64,
+}
+
+impl Ping {
+    /// Requests without an answer.
+    pub fn lost(&self) -> u32 {
+        self.sent.saturating_sub(self.received)
+    }
+}
+
+/// Sends `count` echo requests, one every `interval`, and waits up to 2 s for the last answer.
+pub fn ping(from: &Host, to: IpAddr, count: u32, interval: Duration) -> Result<Ping> {
+    let limit = interval * count + Duration::from_secs(30);
+    let output = run_bounded(
+        from.namespace.command("ping").args(["-n", "-q", "-W", "2", "-c", &count.to_string()]).args([
+            "-i",
+            &interval.as_secs_f64().to_string(),
+            &to.to_string(),
+        ]),
+        limit,
+    )?;
+    parse_ping(&output.stdout).with_context(|| format!("ping from {}: {}", from.name, output.stderr))
+}
+
+/// A ping that runs until it is asked for its result.
+#[derive(Debug)]
+pub struct RunningPing(Process);
+
+/// Starts to send an echo request every `interval`.
+pub fn start_ping(from: &Host, to: IpAddr, interval: Duration) -> Result<RunningPing> {
+    let mut command = from.namespace.command("ping");
+    command
+        .args(["-n", "-q", "-i", &interval.as_secs_f64().to_string(), &to.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Process::spawn(&mut command).map(RunningPing)
+}
+
+impl RunningPing {
+    /// Stops it. The last request may still be on its way and so count as lost: it is given
+    /// time to come back by stopping the sender first.
+    pub fn stop(self) -> Result<Ping> {
+        self.0.signal(libc::SIGINT);
+        parse_ping(&self.0.finish(Duration::from_secs(10))?.stdout)
+    }
+}
+
+/// Reads `10 packets transmitted, 9 received, ...` and `rtt min/avg/max/mdev = 0.1/0.2/...`.
+fn parse_ping(text: &str) -> Result<Ping> {
+    let summary = text.lines().find(|line| line.contains("packets transmitted"));
+    let summary = summary.with_context(|| format!("no summary in {text:?}"))?;
+    let number = |word: &str| {
+        let field = summary.split(", ").find(|field| field.contains(word)).unwrap_or_default();
+        field.split(' ').next().and_then(|n| n.parse().ok())
+    };
+    let average = text.lines().find_map(|line| line.strip_prefix("rtt ")?.split('/').nth(4)?.parse().ok());
+    Ok(Ping {
+        sent: number("transmitted").context("no count of requests")?,
+        received: number("received").context("no count of answers")?,
+        average_ms: average.unwrap_or(0.0),
+    })
+}
+
+/// A file that curl fetched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Download {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// SHA-256 of what arrived, in hexadecimal digits.
+    pub sha256: String,
+}
+
+/// Fetches `bytes` bytes from a [`crate::servers::HttpServer`].
+pub fn curl(from: &Host, server: SocketAddr, bytes: u64, limit: Duration) -> Result<Download> {
+    let mut fetch = from.namespace.command("curl");
+    fetch
+        .args(["--silent", "--show-error", "--fail", "--globoff", "--connect-timeout", "10"])
+        .args(["--max-time", &limit.as_secs().to_string()])
+        .args(["--write-out", "%{stderr}%{size_download} %{time_total}\n"])
+        .arg(format!("http://{server}/{bytes}"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut fetch = Process::spawn(&mut fetch)?;
+    let body = fetch.child().stdout.take().context("curl has no output")?;
+    let digest = run_bounded(std::process::Command::new("sha256sum").stdin(body), limit)?.ok()?;
+    let report = fetch.finish(Duration::from_secs(10))?;
+    ensure!(report.status.success(), "{}: {}", report.what, report.stderr);
+    let line = report.stderr.lines().last().unwrap_or_default();
+    let (bytes, seconds) = line.split_once(' ').with_context(|| format!("curl reports {line:?}"))?;
+    Ok(Download {
+        bytes: bytes.parse()?,
+        seconds: seconds.parse()?,
+        sha256: digest.stdout.split(' ').next().unwrap_or_default().to_owned(),
+    })
+}
+
+/// Which way iperf3 sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the server.
+    Upload,
+    /// From the server to the client (`-R`).
+    Download,
+}
+
+/// What iperf3 measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Throughput {
+    /// Bits per second that arrived.
+    pub bits_per_second: f64,
+    /// Segments sent again.
+    pub retransmits: u64,
+}
+
+/// An iperf3 test that is running.
+#[derive(Debug)]
+pub struct RunningIperf {
+    server: Process,
+    client: Process,
+    seconds: u32,
+}
+
+/// Starts iperf3 over one TCP connection for some seconds. `address` is the server's.
+pub fn start_iperf(
+    client: &Host,
+    server: &Host,
+    address: IpAddr,
+    direction: Direction,
+    seconds: u32,
+) -> Result<RunningIperf> {
+    let port = fresh_port();
+    let port_text = port.to_string();
+    let mut listen = server.namespace.command("iperf3");
+    listen.args(["--server", "--one-off", "--port", &port_text]).stdout(Stdio::null()).stderr(Stdio::null());
+    let listener = Process::spawn(&mut listen)?;
+    wait_for_listener(&server.namespace, port)?;
+    let mut connect = client.namespace.command("iperf3");
+    connect
+        .args(["--json", "--client", &address.to_string(), "--port", &port_text])
+        .args(["--time", &seconds.to_string(), "--connect-timeout", "10000"])
+        .args((direction == Direction::Download).then_some("--reverse"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(RunningIperf { server: listener, client: Process::spawn(&mut connect)?, seconds })
+}
+
+impl RunningIperf {
+    /// Waits for its end.
+    pub fn finish(self) -> Result<Throughput> {
+        let output = self.client.finish(Duration::from_secs(u64::from(self.seconds) + 30))?;
+        drop(self.server);
+        let report: serde_json::Value = serde_json::from_str(&output.stdout)
+            .with_context(|| format!("{}: {}{}", output.what, output.stdout, output.stderr))?;
+        if let Some(error) = report["error"].as_str() {
+            bail!("{}: {error}", output.what);
+        }
+        let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
+        Ok(Throughput {
+            bits_per_second: bits.context("iperf3 reports no throughput")?,
+            retransmits: report["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
+        })
+    }
+}
+
+/// Runs iperf3 over one TCP connection for some seconds. `address` is the server's.
+pub fn iperf(
+    client: &Host,
+    server: &Host,
+    address: IpAddr,
+    direction: Direction,
+    seconds: u32,
+) -> Result<Throughput> {
+    start_iperf(client, server, address, direction, seconds)?.finish()
+}
+
+/// A port that no other test of this process uses in any namespace.
+pub(crate) fn fresh_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(5201);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn wait_for_listener(namespace: &Namespace, port: u16) -> Result<()> {
+    let wanted = format!(":{port:04X} ");
+    wait_until(&format!("port {port} of {} listens", namespace.name()), Duration::from_secs(20), || {
+        let tables = namespace.inside(|| {
+            // Not /proc/net: that is the main thread's.
+            ["tcp", "tcp6"]
+                .map(|t| fs::read_to_string(format!("/proc/thread-self/net/{t}")).unwrap_or_default())
+        });
+        // Columns: slot, local address, remote address, state (0A is LISTEN).
+        let listens = |line: &str| line.contains(&wanted) && line.split_whitespace().nth(3) == Some("0A");
+        tables.is_ok_and(|tables| tables.iter().any(|table| table.lines().any(listens)))
+    })
+}
+
+/// How traceroute asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// UDP to high ports.
+    Udp,
+    /// ICMP echo requests.
+    Icmp,
+}
+
+/// The way to an address: one entry a hop, `None` for a hop that did not answer. Ends with the
+/// first answer of the destination.
+pub fn traceroute(from: &Host, to: IpAddr, probe: Probe) -> Result<Vec<Option<IpAddr>>> {
+    let family = if to.is_ipv4() { "-4" } else { "-6" };
+    let mut command = from.namespace.command("traceroute");
+    command.args([family, "-n", "-q", "1", "-w", "3", "-m", "8"]);
+    command.args((probe == Probe::Icmp).then_some("-I")).arg(to.to_string());
+    let output = run_bounded(&mut command, Duration::from_secs(60))?.ok()?;
+    // ` 1  10.10.1.1  0.123 ms` or ` 1  *`, after one line of title.
+    Ok(output.stdout.lines().skip(1).map(|line| line.split_whitespace().nth(1)?.parse().ok()).collect())
+}
+
+/// How many packets the kernels of all end hosts threw away because of a checksum, by host and
+/// counter, zeros left out: empty is good. Receivers count here whatever the offloads are.
+pub fn checksum_errors(lab: &Lab) -> Result<BTreeMap<String, u64>> {
+    let mut errors = BTreeMap::new();
+    for host in &lab.hosts {
+        for (counter, value) in kernel_counters(&host.namespace)? {
+            if counter.contains("InCsumErrors") && value > 0 {
+                errors.insert(format!("{} {counter}", host.name), value);
+            }
+        }
+    }
+    Ok(errors)
+}
+
+/// The kernel's protocol counters of a namespace, as `Tcp.InCsumErrors` or `Udp6InCsumErrors`.
+pub fn kernel_counters(namespace: &Namespace) -> Result<BTreeMap<String, u64>> {
+    let (pairs, list) = namespace.inside(|| {
+        let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+        (read("snmp").and_then(|snmp| Ok(snmp + &read("netstat")?)), read("snmp6").unwrap_or_default())
+    })?;
+    let mut counters = BTreeMap::new();
+    let pairs = pairs?;
+    // Lines come in twos: `Tcp: RtoAlgorithm ...` and `Tcp: 1 ...`.
+    let lines: Vec<_> = pairs.lines().collect();
+    for pair in lines.chunks_exact(2) {
+        let (names, values) = (pair[0].split_whitespace(), pair[1].split_whitespace());
+        let protocol = pair[0].split(':').next().unwrap_or_default();
+        for (name, value) in names.zip(values).skip(1) {
+            counters.insert(format!("{protocol}.{name}"), value.parse().unwrap_or(0));
+        }
+    }
+    for line in list.lines() {
+        if let Some((name, value)) = line.split_once(char::is_whitespace) {
+            counters.insert(name.to_owned(), value.trim().parse().unwrap_or(0));
+        }
+    }
+    Ok(counters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_of_ping_is_understood() {
+        let text = "--- 10.10.2.11 ping statistics ---\n\
+                    10 packets transmitted, 9 received, +1 errors, 10% packet loss, time 9ms\n\
+                    rtt min/avg/max/mdev = 0.100/0.250/0.300/0.010 ms\n";
+        assert_eq!(parse_ping(text).unwrap(), Ping { sent: 10, received: 9, average_ms: 0.25 });
+    }
+
+    #[test]
+    fn a_ping_without_answers_has_no_average() {
+        let text = "1 packets transmitted, 0 received, 100% packet loss, time 0ms\n";
+        assert_eq!(parse_ping(text).unwrap(), Ping { sent: 1, received: 0, average_ms: 0.0 });
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named_with_its_package() {
+        assert_eq!(missing(&["no-such-program"]), ["no-such-program (package ?)"]);
+    }
+}

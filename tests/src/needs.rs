@@ -1,0 +1,25 @@
+//! What a test needs of the machine, and what happens when it is not there.
+
+use crate::clients;
+
+/// May a test that makes namespaces and runs these programs do so? If not, prints why it is
+/// skipped. With `XVR_TEST_ROOT=1` a skipped test is a failed one; with `XVR_TEST_VM=1` programs
+/// may be missing all the same, as they are in the guest of `cargo xtask vm-test`.
+///
+/// # Panics
+/// With `XVR_TEST_ROOT=1`, instead of returning false.
+pub fn are_met(programs: &[&str]) -> bool {
+    // SAFETY: cannot fail and touches nothing.
+    let root = unsafe { libc::geteuid() } == 0;
+    let missing = clients::missing(programs);
+    if root && missing.is_empty() {
+        return true;
+    }
+    let reason =
+        if root { format!("there is no {}", missing.join(", no ")) } else { "it needs root".to_owned() };
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
+    let excused = root && is_set("XVR_TEST_VM");
+    assert!(excused || !is_set("XVR_TEST_ROOT"), "cannot run this test: {reason}");
+    eprintln!("SKIPPED: {reason}");
+    false
+}

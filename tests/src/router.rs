@@ -1,0 +1,304 @@
+//! A router in a lab: XVR, or plain Linux to prove the lab itself.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::netns::{Namespace, Output, Process, run_bounded};
+
+/// How long a command of the router may take before a test gives up.
+const COMMAND_TIME: Duration = Duration::from_secs(60);
+
+/// What CloudStack sends to a VPC's router, in the order in which it does: two tiers of both
+/// address families.
+pub const VPC_COMMANDS: [&str; 4] = [
+    "cloudstack/cmd_line/vpcrouter.json",
+    "cloudstack/ip_associations/vpc_add_source_nat.json",
+    "cloudstack/guest_network/vpc_tier_add_dualstack.json",
+    "own/guest_network/vpc_second_tier_add_dualstack.json",
+];
+
+/// What CloudStack sends to the router of an isolated network of both address families.
+pub const ISOLATED_COMMANDS: [&str; 1] = ["cloudstack/cmd_line/router_isolated_dualstack.json"];
+
+/// The path of a file below `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    let root = std::env::var_os("XVR_FIXTURES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"), PathBuf::from);
+    root.join(name)
+}
+
+/// The `xvr` binary: `XVR_BIN`, or what cargo built beside this program.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("XVR_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("xvr")).find(|path| path.is_file());
+    beside.context("no xvr beside this program: run `cargo build -p router-userspace`, or set XVR_BIN")
+}
+
+/// XVR in a lab's router namespace, with a root of its own.
+#[derive(Debug)]
+pub struct Router<'lab> {
+    namespace: &'lab Namespace,
+    root: PathBuf,
+    attach: String,
+    daemon: Option<Process>,
+    kept: bool,
+}
+
+impl<'lab> Router<'lab> {
+    /// Installs it under a new root; the daemon does not run yet. `attach` as `--attach` has it.
+    pub fn install(lab: &'lab Lab, attach: &str) -> Result<Self> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("{}-root-{serial}", lab.prefix()));
+        Self::install_at(lab, root, attach)
+    }
+
+    /// Installs it under `root`, which is removed in the end.
+    pub fn install_at(lab: &'lab Lab, root: PathBuf, attach: &str) -> Result<Self> {
+        fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+        let router =
+            Self { namespace: &lab.router, root, attach: attach.to_owned(), daemon: None, kept: false };
+        let mut install = router.namespace.command(binary()?);
+        run_bounded(install.arg("install").arg("--root").arg(&router.root), COMMAND_TIME)?.ok()?;
+        Ok(router)
+    }
+
+    /// Installs it, starts the daemon and waits until it takes commands.
+    pub fn start(lab: &'lab Lab, attach: &str) -> Result<Self> {
+        let mut router = Self::install(lab, attach)?;
+        router.start_daemon()?;
+        Ok(router)
+    }
+
+    /// Starts the daemon and waits until it takes commands.
+    pub fn start_daemon(&mut self) -> Result<()> {
+        self.spawn_daemon()?;
+        let ready = run_bounded(&mut self.command(["status", "--wait", "30"]), COMMAND_TIME)?.ok();
+        ready.with_context(|| format!("the daemon is not ready; its log:\n{}", self.log()))?;
+        Ok(())
+    }
+
+    /// Starts the daemon and does not wait. Returns when that was.
+    pub fn spawn_daemon(&mut self) -> Result<Instant> {
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let mut command = self.command(["daemon", "--attach", &self.attach]);
+        command.stdout(log.try_clone()?).stderr(log);
+        let begin = Instant::now();
+        self.daemon = Some(Process::spawn(&mut command)?);
+        Ok(begin)
+    }
+
+    /// Kill -9 of the daemon.
+    pub fn kill_daemon(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Its process id while it runs.
+    pub fn daemon_pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Process::pid)
+    }
+
+    /// Is the daemon alive?
+    pub fn daemon_runs(&mut self) -> bool {
+        self.daemon.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// What the daemon has written so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.root.join("daemon.log")
+    }
+
+    /// Where it is installed.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The namespace it runs in.
+    pub fn namespace(&self) -> &'lab Namespace {
+        self.namespace
+    }
+
+    /// `xvr ARGUMENTS --root ROOT` in the router's namespace.
+    pub fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let mut command = self.namespace.command(self.root.join("usr/sbin/xvr"));
+        command.args(arguments).arg("--root").arg(&self.root);
+        command
+    }
+
+    /// Runs `xvr ARGUMENTS --root ROOT`.
+    pub fn xvr(&self, arguments: &[&str]) -> Result<Output> {
+        run_bounded(&mut self.command(arguments), COMMAND_TIME)
+    }
+
+    /// Sends a file the way CloudStack does: into `var/cache/cloud` under a unique name, then
+    /// `update_config.py NAME`. Its exit status is in the output.
+    pub fn update_config(&self, file: &Path) -> Result<Output> {
+        let content = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+        // CloudStack names a file for its kind, and our fixtures' folders are named so.
+        let kind = file.parent().and_then(Path::file_name).context("a fixture has a folder")?;
+        self.update_config_with(&kind.to_string_lossy(), &content)
+    }
+
+    /// The same with content that is in no file; `kind` is the file's name before `.json`.
+    pub fn update_config_with(&self, kind: &str, content: &[u8]) -> Result<Output> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{kind}.json.{serial:08x}-6ad9-4d9b-8d24-fe1496b59146");
+        fs::write(self.root.join("var/cache/cloud").join(&name), content).context("hand over a command")?;
+        let script = self.root.join("opt/cloud/bin/update_config.py");
+        run_bounded(self.namespace.command(script).arg(&name), COMMAND_TIME)
+    }
+
+    /// Sends fixtures one after the other; each must succeed.
+    pub fn apply(&self, fixtures: &[&str]) -> Result<()> {
+        for name in fixtures {
+            let output = self.update_config(&fixture(name))?.ok();
+            output.with_context(|| format!("apply {name}; the daemon's log:\n{}", self.log()))?;
+        }
+        Ok(())
+    }
+
+    /// `xvr show WHAT --json`.
+    pub fn show(&self, what: &str) -> Result<Value> {
+        let output = self.xvr(&["show", what, "--json"])?.ok()?;
+        serde_json::from_str(&output.stdout).with_context(|| format!("xvr show {what}: {}", output.stdout))
+    }
+
+    /// How many packets were not forwarded for a reason of `xvr show drops`, over all ports and
+    /// hooks.
+    pub fn outcome(&self, label: &str) -> Result<u64> {
+        let shown = self.show("drops")?;
+        let rows = shown.as_array().context("xvr show drops is no list")?;
+        Ok(rows.iter().filter(|row| row["reason"] == label).filter_map(packets).sum())
+    }
+
+    /// `xvr plan --json`: a sentence for every change it would make.
+    pub fn plan(&self) -> Result<Vec<String>> {
+        let output = self.xvr(&["plan", "--json"])?.ok()?;
+        serde_json::from_str(&output.stdout).with_context(|| format!("xvr plan: {}", output.stdout))
+    }
+
+    /// Takes every program off every interface by main force, as an operator's mistake would.
+    /// The daemon is not told.
+    pub fn tear_off_programs(&self) -> Result<()> {
+        for pin in files_below(&self.namespace.pin_dir()?) {
+            // Most pins are tables, which cannot be detached: what counts is looked at below.
+            let mut detach = self.namespace.command("bpftool");
+            run_bounded(detach.args(["link", "detach", "pinned"]).arg(&pin), COMMAND_TIME)?;
+        }
+        for device in self.devices()? {
+            for kind in ["xdpdrv", "xdpgeneric"] {
+                let mut off = self.namespace.command("ip");
+                run_bounded(off.args(["link", "set", "dev", &device, kind, "off"]), COMMAND_TIME)?;
+            }
+            let mut qdisc = self.namespace.command("tc");
+            run_bounded(qdisc.args(["qdisc", "del", "dev", &device, "clsact"]), COMMAND_TIME)?;
+        }
+        let left = self.attached_programs()?;
+        ensure!(left.is_empty(), "programs are still attached: {left:?}");
+        Ok(())
+    }
+
+    /// What `bpftool net` sees in the namespace, one line a program.
+    pub fn attached_programs(&self) -> Result<Vec<String>> {
+        let text = self.namespace.run("bpftool", &["net", "show"])?;
+        Ok(text.lines().filter(|line| line.starts_with("eth")).map(str::to_owned).collect())
+    }
+
+    /// Stops the daemon and removes every pin, so that the next start is a cold one. Databags,
+    /// addresses and routes stay.
+    pub fn make_cold(&mut self) -> Result<()> {
+        self.kill_daemon();
+        let pins = self.namespace.pin_dir()?;
+        if pins.exists() {
+            self.tear_off_programs()?;
+            fs::remove_dir_all(&pins).with_context(|| format!("remove {}", pins.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Leaves daemon, root and programs when the value is dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    fn devices(&self) -> Result<Vec<String>> {
+        let text = self.namespace.run("ip", &["-br", "link"])?;
+        let names = text.lines().filter_map(|line| line.split(['@', ' ']).next());
+        Ok(names.filter(|name| *name != "lo").map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Router<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            self.daemon.take().into_iter().for_each(Process::leave);
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log ---\n{}", self.log());
+        }
+        // `xvr remove` where somebody does it; the pins by hand where nobody can.
+        if self.daemon_runs() {
+            self.xvr(&["remove"]).ok();
+        }
+        self.daemon = None;
+        if let Ok(pins) = self.namespace.pin_dir() {
+            fs::remove_dir_all(pins).ok();
+        }
+        fs::remove_dir_all(&self.root).ok();
+    }
+}
+
+fn packets(row: &Value) -> Option<u64> {
+    row["count"]["packets"].as_u64()
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+/// Linux itself as the router of [`Lab::vpc`]: forwarding, and masquerading by nftables. It
+/// proves that lab and clients work; what fails with it is not the router's fault.
+pub fn start_linux_router(lab: &Lab) -> Result<()> {
+    lab.router.sysctl("net/ipv4/ip_forward", "1")?;
+    lab.router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    lab.router.ip("link set eth0 up\n\
+         link set eth1 up\n\
+         link set eth2 up\n\
+         link set eth3 up\n\
+         address add 169.254.1.177/16 dev eth0\n\
+         address add 203.0.113.30/24 dev eth1\n\
+         address add 2001:db8:100::1e00:a8ff:fe00:31/64 dev eth1 nodad\n\
+         address add 10.10.1.1/24 dev eth2\n\
+         address add fd17:ac56:1234:10::1/64 dev eth2 nodad\n\
+         address add 10.10.2.1/24 dev eth3\n\
+         address add fd17:ac56:1234:20::1/64 dev eth3 nodad\n\
+         route add default via 203.0.113.1\n\
+         route add default via 2001:db8:100::1\n")?;
+    let rules = "table ip lab { chain nat { type nat hook postrouting priority srcnat;\n\
+                 oifname \"eth1\" ip saddr 10.10.0.0/16 masquerade\n}\n}\n";
+    let mut nft = lab.router.command("nft");
+    nft.arg(rules).stdout(Stdio::piped());
+    run_bounded(&mut nft, COMMAND_TIME)?.ok().map(drop)
+}

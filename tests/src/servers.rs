@@ -1,0 +1,327 @@
+//! Small servers and clients of our own, in threads of this process that live in a host's
+//! namespace.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::clients::fresh_port;
+use crate::lab::Host;
+
+/// How often a server looks whether it should stop.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A server of both address families in a host's namespace. Stops when dropped.
+#[derive(Debug)]
+struct Server {
+    port: u16,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start<S: Send + 'static>(
+        host: &Host,
+        open: impl FnOnce(SocketAddr) -> io::Result<S> + Send + 'static,
+        serve: impl FnOnce(S, &AtomicBool) + Send + 'static,
+    ) -> Result<Self> {
+        // A socket of IPv6 takes IPv4 too.
+        let port = fresh_port();
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (opened, is_open) = std::sync::mpsc::channel();
+        let stopped = Arc::clone(&stop);
+        let thread = host.namespace.spawn(move || {
+            let socket = open(address);
+            match socket {
+                Ok(socket) => {
+                    opened.send(Ok(())).ok();
+                    serve(socket, &stopped);
+                }
+                Err(error) => drop(opened.send(Err(error))),
+            }
+        })?;
+        is_open.recv()?.with_context(|| format!("listen on port {port} of {}", host.name))?;
+        Ok(Self { port, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// Serves `GET /N`: N bytes that look random and are the same every time.
+#[derive(Debug)]
+pub struct HttpServer(Server);
+
+impl HttpServer {
+    /// Starts it.
+    pub fn start(host: &Host) -> Result<Self> {
+        let open = |address| {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        Server::start(host, open, serve_http).map(Self)
+    }
+
+    /// Where it listens, seen from a client that reaches the host by `address`.
+    pub fn at(&self, address: impl Into<IpAddr>) -> SocketAddr {
+        SocketAddr::new(address.into(), self.0.port)
+    }
+}
+
+fn serve_http(listener: TcpListener, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        match listener.accept() {
+            // A client that hangs up ends its own thread and nothing else.
+            Ok((stream, _)) => drop(thread::spawn(move || answer_http(stream))),
+            Err(_) => thread::sleep(TICK),
+        }
+    }
+}
+
+fn answer_http(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    let length = request.split(['/', ' ']).nth(2).and_then(|length| length.parse().ok());
+    let Some(length) = length else {
+        return write!(stream, "HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    };
+    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n")?;
+    io::copy(&mut Body::new(length), &mut stream)?;
+    Ok(())
+}
+
+/// SHA-256 of what [`HttpServer`] sends for a length, in hexadecimal digits.
+pub fn sha256_of_body(length: u64) -> Result<String> {
+    let mut digest = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("sha256sum")?;
+    let mut input = digest.stdin.take().context("sha256sum has no input")?;
+    io::copy(&mut Body::new(length), &mut input)?;
+    drop(input);
+    let output = String::from_utf8(digest.wait_with_output()?.stdout)?;
+    Ok(output.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// A stream of numbers that no compression, alignment or repetition can hide an error in.
+struct Body {
+    left: u64,
+    state: u64,
+}
+
+impl Body {
+    fn new(length: u64) -> Self {
+        Self { left: length, state: 0x9e37_79b9_7f4a_7c15 }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let whole = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        // Eight bytes a step, unless fewer are left.
+        let length = if whole > 8 { whole & !7 } else { whole };
+        for chunk in buffer[..length].chunks_mut(8) {
+            self.state ^= self.state << 13;
+            self.state ^= self.state >> 7;
+            self.state ^= self.state << 17;
+            chunk.copy_from_slice(&self.state.to_le_bytes()[..chunk.len()]);
+        }
+        self.left -= length as u64;
+        Ok(length)
+    }
+}
+
+/// Sends every datagram back to where it came from.
+#[derive(Debug)]
+pub struct UdpEcho(Server);
+
+impl UdpEcho {
+    /// Starts it.
+    pub fn start(host: &Host) -> Result<Self> {
+        let open = |address| {
+            let socket = UdpSocket::bind(address)?;
+            socket.set_read_timeout(Some(TICK))?;
+            Ok(socket)
+        };
+        let serve = |socket: UdpSocket, stop: &AtomicBool| {
+            let mut buffer = vec![0; 65_536];
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok((length, sender)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(&buffer[..length], sender).ok();
+                }
+            }
+        };
+        Server::start(host, open, serve).map(Self)
+    }
+
+    /// Where it listens, seen from a client that reaches the host by `address`.
+    pub fn at(&self, address: impl Into<IpAddr>) -> SocketAddr {
+        SocketAddr::new(address.into(), self.0.port)
+    }
+}
+
+/// Sends one datagram; how many bytes of it came back within a second.
+pub fn udp_round_trip(from: &Host, server: SocketAddr, payload: &[u8]) -> Result<usize> {
+    let payload = payload.to_vec();
+    from.namespace.inside(move || {
+        let socket = UdpSocket::bind(wildcard(server))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.send_to(&payload, server)?;
+        let mut buffer = vec![0; 65_536];
+        let length = socket.recv(&mut buffer)?;
+        ensure!(buffer[..length] == payload[..length], "the datagram came back changed");
+        Ok(length)
+    })?
+}
+
+/// Sends a datagram every millisecond until the first one comes back, and returns when that was.
+/// The thread starts to send at once; join it for the answer.
+pub fn first_answer(from: &Host, server: SocketAddr, limit: Duration) -> Result<JoinHandle<Result<Instant>>> {
+    from.namespace.spawn(move || {
+        let socket = UdpSocket::bind(wildcard(server))?;
+        socket.set_read_timeout(Some(Duration::from_millis(1)))?;
+        let deadline = Instant::now() + limit;
+        let mut buffer = [0; 16];
+        while Instant::now() < deadline {
+            // No route, no neighbour and refused are all the same here: not yet.
+            socket.send_to(b"first", server).ok();
+            if socket.recv(&mut buffer).is_ok() {
+                return Ok(Instant::now());
+            }
+        }
+        anyhow::bail!("no answer from {server} within {limit:?}")
+    })
+}
+
+fn wildcard(server: SocketAddr) -> SocketAddr {
+    let any = if server.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    SocketAddr::new(any, 0)
+}
+
+/// Opens `count` TCP connections, all of which are open at the same time; over each a question is
+/// answered when it opens and another one when all are open. Returns how long it took.
+pub fn many_connections(
+    client: &Host,
+    server: &Host,
+    address: IpAddr,
+    count: usize,
+    limit: Duration,
+) -> Result<Duration> {
+    allow_open_files(2 * count as u64 + 1024)?;
+    let serving = Server::start(server, TcpListener::bind, echo_tcp)?;
+    let target = SocketAddr::new(address, serving.port);
+    let begin = Instant::now();
+    client.namespace.inside(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let all = async { tokio::time::timeout(limit, connect_all(target, count)).await };
+        runtime.block_on(all).with_context(|| format!("{count} connections within {limit:?}"))?
+    })??;
+    Ok(begin.elapsed())
+}
+
+async fn connect_all(target: SocketAddr, count: usize) -> Result<()> {
+    // Fewer than the 128 that std's listeners queue.
+    let handshakes = Arc::new(Semaphore::new(100));
+    let everyone = Arc::new(tokio::sync::Barrier::new(count));
+    let mut tasks = JoinSet::new();
+    for number in 0..count as u64 {
+        let (handshakes, everyone) = (Arc::clone(&handshakes), Arc::clone(&everyone));
+        tasks.spawn(async move {
+            let permit = handshakes.acquire().await?;
+            let connected = tokio::net::TcpStream::connect(target).await;
+            let mut stream = connected.with_context(|| format!("connection {number}"))?;
+            ask(&mut stream, number).await.with_context(|| format!("connection {number}, new"))?;
+            drop(permit);
+            everyone.wait().await;
+            ask(&mut stream, !number).await.with_context(|| format!("connection {number}, among all"))
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task??;
+    }
+    Ok(())
+}
+
+async fn ask(stream: &mut tokio::net::TcpStream, question: u64) -> Result<()> {
+    stream.write_all(&question.to_be_bytes()).await?;
+    let answer = stream.read_u64().await?;
+    ensure!(answer == question, "asked {question:#x}, answered {answer:#x}");
+    Ok(())
+}
+
+fn echo_tcp(listener: TcpListener, stop: &AtomicBool) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    runtime.block_on(async {
+        listener.set_nonblocking(true).ok();
+        let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+        let mut clients = JoinSet::new();
+        while !stop.load(Ordering::Relaxed) {
+            // The timeout is for `stop`; a client's end needs nobody's attention.
+            if let Ok(Ok((mut stream, _))) = tokio::time::timeout(TICK, listener.accept()).await {
+                clients.spawn(async move {
+                    let (mut reader, mut writer) = stream.split();
+                    tokio::io::copy(&mut reader, &mut writer).await.ok();
+                });
+            }
+            while clients.try_join_next().is_some() {}
+        }
+    });
+}
+
+/// Raises the limit of open files of this process.
+fn allow_open_files(wanted: u64) -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is ours, for the length of the calls.
+    unsafe {
+        ensure!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0, "{}", io::Error::last_os_error());
+        if limit.rlim_cur < wanted {
+            let raised = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
+            let result = libc::setrlimit(libc::RLIMIT_NOFILE, &raised);
+            ensure!(result == 0, "{wanted} open files: {}", io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_its_length_and_is_the_same_however_it_is_read() {
+        let mut whole = Vec::new();
+        Body::new(1_003).read_to_end(&mut whole).unwrap();
+        assert_eq!(whole.len(), 1_003);
+        let mut body = Body::new(1_003);
+        let mut pieces = Vec::new();
+        let mut buffer = [0; 24];
+        loop {
+            match body.read(&mut buffer).unwrap() {
+                0 => break,
+                length => pieces.extend_from_slice(&buffer[..length]),
+            }
+        }
+        assert_eq!(pieces, whole);
+    }
+}
