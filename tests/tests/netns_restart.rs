@@ -62,9 +62,9 @@ fn the_next_daemon_adopts_flows_and_does_what_it_is_told() -> Result<()> {
     servers::udp_round_trip(lab.host("web1"), echo.at(far.v4), b"hello")?;
     let sources = |router: &Router<'_>| -> Result<Vec<String>> {
         let shown = router.show("flows")?;
-        let to_echo = format!("\"{}\"", echo.at(far.v4));
+        let destination = echo.at(far.v4).to_string();
         let flows = shown.as_array().into_iter().flatten();
-        let to_echo = flows.filter(|flow| flow["destination"].to_string() == to_echo);
+        let to_echo = flows.filter(|flow| flow["destination"] == destination.as_str());
         Ok(to_echo.map(|flow| format!("{} as {}", flow["source"], flow["translated"])).collect())
     };
     let before = sources(&router)?;
