@@ -115,6 +115,17 @@ abi! {
     }
 }
 
+abi! {
+    /// A flow being written down: room of the programs' own, one per CPU, since it does not fit
+    /// on their stack.
+    pub struct Draft<A>[Ipv4: 104, Ipv6: 152] {
+        /// The entry.
+        pub entry: FlowEntry<A>,
+        /// The reply's key.
+        pub reply_key: FlowKey<A>,
+    }
+}
+
 impl<A> FlowEntry<A> {
     /// The rewrite changes the source.
     pub const SOURCE: u8 = 1;

@@ -27,6 +27,12 @@ macro_rules! reasons {
             pub const fn outcome(self) -> u32 {
                 self as u32
             }
+
+            /// The reason whose place in a counter row this is.
+            #[inline(always)]
+            pub const fn from_outcome(outcome: u32) -> Option<Self> {
+                match outcome { $($number => Some(Self::$variant),)* _ => None }
+            }
         }
         $(const _: () = assert!($number >= $base && $number < OUTCOMES);)*
     };

@@ -9,32 +9,39 @@
 //! is what claims its tuple, so a lost race leaves an unused reply, never half a flow and never
 //! two guests behind one tuple.
 
-use router_common::flow::{Direction, FlowEntry, FlowKey, NextHop};
+use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
 use router_common::port::{LocalKey, Role};
 use router_common::verdict::{DropReason, PuntReason};
 
 use crate::family::{Family, Scope};
 use crate::forward;
 use crate::nat;
-use crate::parse::{Parsed, Transport, tcp_flags};
+use crate::parse::{Transport, tcp_flags};
 use crate::tables::{Flows, InsertError, Route, RouteQuery};
-use crate::walk::Ingress;
 
 /// How long a way out is believed without asking the kernel again, in nanoseconds. Covers what
 /// nobody tells the control side about.
 pub const BELIEVED: u64 = 1_000_000_000;
 
-/// A packet at the door of the flow table.
+/// A packet at the door of the flow table: all that the slow path needs of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival<'a, A> {
-    /// Where it came in.
-    pub ingress: &'a Ingress,
-    /// What it is.
-    pub parsed: &'a Parsed<A>,
+pub struct Arrival<A> {
+    /// The flow it belongs to.
+    pub key: FlowKey<A>,
     /// Now, nanoseconds.
     pub now: u64,
+    /// Interface it came in by.
+    pub ifindex: u32,
     /// The settings' generation.
     pub generation: u32,
+    /// [`Role`] of the port it came in by, as a number.
+    pub role: u8,
+    /// What carries its ports.
+    pub transport: Transport,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// TCP flags, 0 for other protocols.
+    pub tcp_flags: u8,
 }
 
 /// What the slow path came to.
@@ -47,25 +54,25 @@ pub enum Decision {
     Punt(PuntReason),
 }
 
-/// Whether a known flow needs no decision for this packet.
+/// Whether a known flow needs no decision for a packet that comes in by an interface.
 #[inline(always)]
-pub fn is_fresh<A>(flow: &FlowEntry<A>, arrival: &Arrival<A>) -> bool {
-    flow.generation == arrival.generation
+pub fn is_fresh<A>(flow: &FlowEntry<A>, ifindex: u32, now: u64, generation: u32) -> bool {
+    flow.generation == generation
         && flow.next_hop.flags & NextHop::RESOLVED != 0
-        && arrival.now.wrapping_sub(flow.resolved) < BELIEVED
-        && flow.ingress == arrival.ingress.ifindex
+        && now.wrapping_sub(flow.resolved) < BELIEVED
+        && flow.ingress == ifindex
 }
 
 /// The slow path.
-#[inline(never)]
+#[inline(always)]
 pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
-    let key = &arrival.parsed.key;
+    let key = &arrival.key;
     let Some(flow) = tables.flow(key) else { return open(tables, arrival) };
-    if !comes_as_expected(&*flow, arrival.ingress) {
+    if !comes_as_expected(&*flow, arrival) {
         return Err(DropReason::WrongPort);
     }
     let route = tables.route(&RouteQuery {
-        ingress: arrival.ingress.ifindex,
+        ingress: arrival.ifindex,
         src: key.src,
         dst: flow.rewrite.dst,
         protocol: key.protocol,
@@ -108,18 +115,21 @@ fn reply_key<A: Copy>(key: &FlowKey<A>, flow: &FlowEntry<A>) -> FlowKey<A> {
 /// do not take part in each other's flows; by any port of the same kind elsewhere, since the
 /// Internet's ways back are its own.
 #[inline(always)]
-pub fn comes_as_expected<A>(flow: &FlowEntry<A>, ingress: &Ingress) -> bool {
-    flow.ingress == ingress.ifindex
-        || (ingress.port.role == Role::Public as u8 && flow.ingress_role == Role::Public as u8)
+fn comes_as_expected<A>(flow: &FlowEntry<A>, arrival: &Arrival<A>) -> bool {
+    flow.ingress == arrival.ifindex
+        || (arrival.role == Role::Public as u8 && flow.ingress_role == Role::Public as u8)
 }
 
 /// The first packet of a flow.
 #[inline(always)]
 fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
-    let Arrival { ingress, parsed, .. } = *arrival;
-    let key = &parsed.key;
+    let key = &arrival.key;
     if tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] }).is_some() {
         return Ok(Decision::Punt(PuntReason::ToRouter));
+    }
+    // Errors open nothing.
+    if arrival.transport == Transport::IcmpError {
+        return Err(DropReason::UnrelatedIcmpError);
     }
     match (key.src.source_scope(), key.dst.destination_scope()) {
         (Scope::Martian, _) | (_, Scope::Martian) => return Err(DropReason::Martian),
@@ -127,14 +137,14 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
         (Scope::Link, Scope::Unicast) => return Err(DropReason::Martian),
         (Scope::Unicast, Scope::Unicast) => {}
     }
-    if ingress.port.role != Role::Guest as u8 {
+    if arrival.role != Role::Guest as u8 {
         return Err(DropReason::NotPermitted);
     }
-    if parsed.hop_limit <= 1 {
+    if arrival.hop_limit <= 1 {
         return Ok(Decision::Punt(PuntReason::TtlExceeded));
     }
-    may_begin(parsed)?;
-    let query = RouteQuery { ingress: ingress.ifindex, src: key.src, dst: key.dst, protocol: key.protocol };
+    may_begin(arrival)?;
+    let query = RouteQuery { ingress: arrival.ifindex, src: key.src, dst: key.dst, protocol: key.protocol };
     let next_hop = match tables.route(&query) {
         Route::Via(next_hop) => next_hop,
         Route::Nowhere => return Ok(Decision::Punt(PuntReason::NoRoute)),
@@ -142,7 +152,7 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     };
     let egress = forward::egress(tables, &next_hop)?;
     let next_hop = forward::for_port(next_hop, &egress);
-    let source = nat::source(tables, parsed, &egress)?;
+    let source = nat::source(tables, arrival.transport, &egress)?;
     record(tables, &Opening { arrival, next_hop, source, egress_role: egress.role })?;
     Ok(Decision::Flow)
 }
@@ -150,17 +160,15 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
 /// Whether a packet can be the first of a flow (SEMANTICS T17: what cannot be must not leave).
 /// A bare acknowledgment can: after a restart that is how a long connection comes back.
 #[inline(always)]
-fn may_begin<A>(parsed: &Parsed<A>) -> Result<(), DropReason> {
+fn may_begin<A: Family>(arrival: &Arrival<A>) -> Result<(), DropReason> {
     use tcp_flags::{ACK, FIN, RST, SYN};
-    match parsed.transport {
-        Transport::Tcp => match parsed.tcp_flags & (SYN | ACK | FIN | RST) {
+    match arrival.transport {
+        Transport::Tcp => match arrival.tcp_flags & (SYN | ACK | FIN | RST) {
             SYN | ACK => Ok(()),
             _ => Err(DropReason::InvalidState),
         },
         Transport::IcmpReply => Err(DropReason::InvalidState),
-        Transport::Other if parsed.key.protocol == 1 || parsed.key.protocol == 58 => {
-            Err(DropReason::IcmpUnsupported)
-        }
+        Transport::Other if arrival.key.protocol == A::ICMP => Err(DropReason::IcmpUnsupported),
         _ => Ok(()),
     }
 }
@@ -168,7 +176,7 @@ fn may_begin<A>(parsed: &Parsed<A>) -> Result<(), DropReason> {
 /// What is decided about a new flow.
 #[derive(Clone, Copy)]
 struct Opening<'a, A> {
-    arrival: &'a Arrival<'a, A>,
+    arrival: &'a Arrival<A>,
     next_hop: NextHop,
     source: nat::Source<A>,
     egress_role: u8,
@@ -176,11 +184,12 @@ struct Opening<'a, A> {
 
 /// Writes both directions down. With a source NAT, tries one port after the other until one is
 /// free.
-#[inline(never)]
+#[inline(always)]
 fn record<A: Family, T: Flows<A>>(tables: &T, opening: &Opening<A>) -> Result<(), DropReason> {
     let Opening { arrival, next_hop, source, egress_role } = *opening;
-    let key = &arrival.parsed.key;
-    let mut entry = tables.draft().ok_or(DropReason::FlowTableFull)?;
+    let key = &arrival.key;
+    let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;
+    let Draft { entry, reply_key } = &mut *draft;
     entry.last_seen = arrival.now;
     entry.opened = arrival.now;
     entry.packets = 0;
@@ -188,14 +197,14 @@ fn record<A: Family, T: Flows<A>>(tables: &T, opening: &Opening<A>) -> Result<()
     entry.tcp_flags = 0;
     for attempt in 0..nat::ATTEMPTS {
         let ends = source.ends(key, source.candidate(tables, key, attempt));
-        let reply_key = FlowKey {
+        *reply_key = FlowKey {
             src: ends.dst,
             dst: ends.src,
             src_port: ends.dst_port,
             dst_port: ends.src_port,
             ..*key
         };
-        entry.rewrite = nat::compile(&reply_key, source.reply_ends(key));
+        entry.rewrite = nat::compile(reply_key, source.reply_ends(key));
         // Looked up when the first reply comes.
         entry.next_hop = NextHop::UNKNOWN;
         entry.resolved = 0;
@@ -204,14 +213,14 @@ fn record<A: Family, T: Flows<A>>(tables: &T, opening: &Opening<A>) -> Result<()
         entry.ingress_role = egress_role;
         entry.direction = Direction::Reply as u8;
         entry.translation = source.reply_translation();
-        match tables.insert(&reply_key, &entry) {
+        match tables.insert(reply_key, entry) {
             Ok(()) => {}
             Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
             Err(InsertError::Exists) => {
                 // Translated: the tuple is taken, try the next. Untranslated: the tuple is the
                 // flow's own, so what is there is left over from it, and makes room.
                 if !source.is_translated() {
-                    tables.remove(&reply_key);
+                    tables.remove(reply_key);
                 }
                 continue;
             }
@@ -219,21 +228,21 @@ fn record<A: Family, T: Flows<A>>(tables: &T, opening: &Opening<A>) -> Result<()
         entry.rewrite = nat::compile(key, ends);
         entry.next_hop = next_hop;
         entry.resolved = arrival.now;
-        entry.ingress = arrival.ingress.ifindex;
-        entry.ingress_role = arrival.ingress.port.role;
+        entry.ingress = arrival.ifindex;
+        entry.ingress_role = arrival.role;
         entry.direction = Direction::Original as u8;
         entry.translation = source.translation();
-        return match tables.insert(key, &entry) {
+        return match tables.insert(key, entry) {
             Ok(()) => Ok(()),
             Err(InsertError::Exists) => {
                 // Another CPU opened the same flow meanwhile: its entries stand, our claim goes.
                 if source.is_translated() {
-                    tables.remove(&reply_key);
+                    tables.remove(reply_key);
                 }
                 Ok(())
             }
             Err(InsertError::Full) => {
-                tables.remove(&reply_key);
+                tables.remove(reply_key);
                 Err(DropReason::FlowTableFull)
             }
         };

@@ -12,7 +12,7 @@ use crate::walk::{Neighbour, Verdict};
 /// The port that a route leads out of. Nothing leaves by an interface that is no port, nor into
 /// the control network.
 #[inline(always)]
-pub fn egress<T: Tables>(tables: &T, next_hop: &NextHop) -> Result<Port, DropReason> {
+pub fn egress<T: Tables>(tables: &T, next_hop: &NextHop) -> Result<T::Port, DropReason> {
     match tables.port(&PortKey::untagged(next_hop.ifindex)) {
         Some(port) if port.role != Role::Control as u8 => Ok(port),
         _ => Err(DropReason::NoEgressPort),

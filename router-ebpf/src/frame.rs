@@ -54,13 +54,14 @@ impl Raw {
             return None;
         }
         let address = self.start + offset;
-        // Kernel 6.1 and 6.18 prove the access from this very comparison of packet pointers.
-        if address + size_of::<T>() > self.end { None } else { Some(address) }
+        // The kernel proves the access from this very comparison of packet pointers. LLVM must
+        // not turn it into one with `end - size`: arithmetic on the end is refused.
+        if opaque(address + size_of::<T>()) > self.end { None } else { Some(address) }
     }
 }
 
-/// Keeps LLVM from folding an offset's computation into the address: the verifier must see the
-/// bound on the very register that is added. Constants stay constants.
+/// Keeps LLVM from computing with a value at compile time: the verifier must see a bound on the
+/// very register that is added, and a comparison of the very pointer that is used.
 #[inline(always)]
 fn opaque(offset: usize) -> usize {
     let mut offset = offset;

@@ -5,6 +5,7 @@
 
 mod frame;
 mod maps;
+mod slow;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -14,14 +15,14 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use router_ebpf::walk::{Neighbour, Verdict, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
-use crate::maps::Maps;
+use crate::maps::{Context, Maps};
 
 /// In the driver or in the stack, in front of [`xvr_tc`]. What it cannot finish it passes on.
 #[xdp]
 pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the program's own context.
     let (mut frame, maps, ifindex) =
-        unsafe { (XdpFrame::new(ctx.ctx), Maps::new(ctx.ctx.cast()), (*ctx.ctx).ingress_ifindex) };
+        unsafe { (XdpFrame::new(ctx.ctx), Maps::new(Context::Xdp(ctx.ctx)), (*ctx.ctx).ingress_ifindex) };
     match walk(&mut frame, &maps, ifindex) {
         // SAFETY: no pointers.
         Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },
@@ -35,7 +36,8 @@ pub fn xvr_xdp(ctx: XdpContext) -> u32 {
 pub fn xvr_tc(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
-    let (mut frame, maps, ifindex) = unsafe { (TcFrame::new(skb), Maps::new(skb.cast()), (*skb).ifindex) };
+    let (mut frame, maps, ifindex) =
+        unsafe { (TcFrame::new(skb), Maps::new(Context::Tc(skb)), (*skb).ifindex) };
     match walk(&mut frame, &maps, ifindex) {
         Verdict::Forward { ifindex, neighbour: Neighbour::Resolved } => {
             // SAFETY: no pointers.

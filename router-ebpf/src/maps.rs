@@ -8,19 +8,24 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{
-    BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
-    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
+    __sk_buff, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST,
+    bpf_fib_lookup as FibLookup, xdp_md,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use router_common::account::{COUNTERS as COUNTERS_LENGTH, Hook, Traffic, counter_index};
 use router_common::config::RouterConfig;
-use router_common::flow::{FlowEntry, FlowKey, NextHop};
+use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::net::{Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::verdict::DropReason;
+use router_ebpf::conntrack::{Arrival, Decision};
 use router_ebpf::family::Family;
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables};
+
+use crate::slow;
 
 // Sizes are upper bounds; userspace sets the flow tables' at load.
 
@@ -40,26 +45,54 @@ static FLOWS6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>> =
     HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(COUNTERS_LENGTH, 0);
+/// What the slow path is called with, see [`slow`].
 #[map]
-static DRAFT4: PerCpuArray<FlowEntry<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
+static ARRIVAL4: PerCpuArray<Arrival<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static DRAFT6: PerCpuArray<FlowEntry<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
+static ARRIVAL6: PerCpuArray<Arrival<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static FIB: PerCpuArray<FibLookup> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static DRAFT4: PerCpuArray<Draft<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static DRAFT6: PerCpuArray<Draft<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
 
 /// The maps, for one run of a program.
 pub struct Maps {
-    ctx: *mut c_void,
+    ctx: Context,
+}
+
+/// A program's own context.
+#[derive(Clone, Copy)]
+pub enum Context {
+    /// Of the XDP program.
+    Xdp(*mut xdp_md),
+    /// Of the TC program.
+    Tc(*mut __sk_buff),
+}
+
+impl Context {
+    #[inline(always)]
+    const fn pointer(self) -> *mut c_void {
+        match self {
+            Self::Xdp(ctx) => ctx.cast(),
+            Self::Tc(skb) => skb.cast(),
+        }
+    }
 }
 
 impl Maps {
     /// # Safety
     /// `ctx` is the program's own context.
     #[inline(always)]
-    pub const unsafe fn new(ctx: *mut c_void) -> Self {
+    pub const unsafe fn new(ctx: Context) -> Self {
         Self { ctx }
     }
 }
 
 impl Tables for Maps {
+    type Port = &'static Port;
+
     #[inline(always)]
     fn now(&self) -> u64 {
         // SAFETY: no arguments.
@@ -80,9 +113,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn port(&self, key: &PortKey) -> Option<Port> {
+    fn port(&self, key: &PortKey) -> Option<&'static Port> {
         // SAFETY: userspace replaces entries whole; a torn read of one is of two valid ports.
-        unsafe { PORTS.get(key) }.copied()
+        unsafe { PORTS.get(key) }
     }
 
     #[inline(always)]
@@ -111,26 +144,38 @@ impl<A> Deref for InPlace<A> {
     }
 }
 
-/// This CPU's entry to be.
-pub struct Draft<A>(NonNull<FlowEntry<A>>);
+/// Something of this CPU's own.
+pub struct Own<T>(NonNull<T>);
 
-impl<A> Deref for Draft<A> {
-    type Target = FlowEntry<A>;
+impl<T> Deref for Own<T> {
+    type Target = T;
 
     #[inline(always)]
-    fn deref(&self) -> &FlowEntry<A> {
+    fn deref(&self) -> &T {
         // SAFETY: this CPU's own, programs on it do not interrupt each other, and one run has
-        // one draft at a time.
+        // one of a kind at a time.
         unsafe { self.0.as_ref() }
     }
 }
 
-impl<A> DerefMut for Draft<A> {
+impl<T> DerefMut for Own<T> {
     #[inline(always)]
-    fn deref_mut(&mut self) -> &mut FlowEntry<A> {
+    fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`.
         unsafe { self.0.as_mut() }
     }
+}
+
+/// The one entry of a per-CPU array.
+#[inline(always)]
+fn own<T>(array: &PerCpuArray<T>) -> Option<Own<T>> {
+    array.get_ptr_mut(0).and_then(NonNull::new).map(Own)
+}
+
+/// What the slow path has been called with.
+#[inline(always)]
+pub fn arrival<A: FamilyMaps>() -> Option<Own<Arrival<A>>> {
+    own(A::arrivals())
 }
 
 /// Where a family's tables are.
@@ -139,8 +184,12 @@ pub trait FamilyMaps: Family {
     const ADDRESS_FAMILY: u8;
     /// Its flows.
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>>;
+    /// What the slow path is called with.
+    fn arrivals() -> &'static PerCpuArray<Arrival<Self>>;
+    /// Calls the slow path.
+    fn decide_apart(maps: &Maps) -> u32;
     /// Room for an entry to be.
-    fn drafts() -> &'static PerCpuArray<FlowEntry<Self>>;
+    fn drafts() -> &'static PerCpuArray<Draft<Self>>;
     /// The router's addresses.
     fn locals() -> &'static HashMap<LocalKey<Self>, Local>;
     /// Writes a lookup's ends.
@@ -156,8 +205,21 @@ impl FamilyMaps for Ipv4 {
     }
 
     #[inline(always)]
-    fn drafts() -> &'static PerCpuArray<FlowEntry<Self>> {
+    fn drafts() -> &'static PerCpuArray<Draft<Self>> {
         &DRAFT4
+    }
+
+    #[inline(always)]
+    fn arrivals() -> &'static PerCpuArray<Arrival<Self>> {
+        &ARRIVAL4
+    }
+
+    #[inline(always)]
+    fn decide_apart(maps: &Maps) -> u32 {
+        match maps.ctx {
+            Context::Xdp(ctx) => slow::xvr_xdp_decide4(ctx),
+            Context::Tc(skb) => slow::xvr_tc_decide4(skb),
+        }
     }
 
     #[inline(always)]
@@ -182,8 +244,21 @@ impl FamilyMaps for Ipv6 {
     }
 
     #[inline(always)]
-    fn drafts() -> &'static PerCpuArray<FlowEntry<Self>> {
+    fn drafts() -> &'static PerCpuArray<Draft<Self>> {
         &DRAFT6
+    }
+
+    #[inline(always)]
+    fn arrivals() -> &'static PerCpuArray<Arrival<Self>> {
+        &ARRIVAL6
+    }
+
+    #[inline(always)]
+    fn decide_apart(maps: &Maps) -> u32 {
+        match maps.ctx {
+            Context::Xdp(ctx) => slow::xvr_xdp_decide6(ctx),
+            Context::Tc(skb) => slow::xvr_tc_decide6(skb),
+        }
     }
 
     #[inline(always)]
@@ -202,11 +277,23 @@ const EEXIST: i32 = -17;
 
 impl<A: FamilyMaps> Flows<A> for Maps {
     type Flow = InPlace<A>;
-    type Draft = Draft<A>;
+    type Draft = Own<Draft<A>>;
 
     #[inline(always)]
-    fn draft(&self) -> Option<Draft<A>> {
-        A::drafts().get_ptr_mut(0).and_then(NonNull::new).map(Draft)
+    fn draft(&self) -> Option<Own<Draft<A>>> {
+        own(A::drafts())
+    }
+
+    #[inline(always)]
+    fn decide(&self, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
+        let mut room = own(A::arrivals()).ok_or(DropReason::FlowTableFull)?;
+        // Field by field: the whole would be built on the stack first.
+        let Arrival { key, now, ifindex, generation, role, transport, hop_limit, tcp_flags } = *arrival;
+        room.key = key;
+        (room.now, room.ifindex, room.generation) = (now, ifindex, generation);
+        (room.role, room.transport) = (role, transport);
+        (room.hop_limit, room.tcp_flags) = (hop_limit, tcp_flags);
+        slow::decoded(A::decide_apart(self))
     }
 
     #[inline(always)]
@@ -265,8 +352,9 @@ impl<A: FamilyMaps> Flows<A> for Maps {
 
     #[inline(always)]
     fn route(&self, query: &RouteQuery<A>) -> Route {
+        let Some(mut lookup) = own(&FIB) else { return Route::Nowhere };
         // SAFETY: all zeroes is a valid lookup.
-        let mut lookup: FibLookup = unsafe { zeroed() };
+        *lookup = unsafe { zeroed() };
         lookup.family = A::ADDRESS_FAMILY;
         lookup.l4_protocol = query.protocol;
         lookup.ifindex = query.ingress;
@@ -276,7 +364,7 @@ impl<A: FamilyMaps> Flows<A> for Maps {
         A::set_ends(&mut lookup, query);
         let size = size_of::<FibLookup>() as i32;
         // SAFETY: the program's own context and a whole lookup.
-        let result = unsafe { bpf_fib_lookup(self.ctx, &raw mut lookup, size, 0) } as u32;
+        let result = unsafe { bpf_fib_lookup(self.ctx.pointer(), &raw mut *lookup, size, 0) } as u32;
         let resolved = match result {
             BPF_FIB_LKUP_RET_SUCCESS => NextHop::RESOLVED,
             BPF_FIB_LKUP_RET_NO_NEIGH => 0,

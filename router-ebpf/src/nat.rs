@@ -10,8 +10,9 @@ use router_common::verdict::DropReason;
 
 use crate::checksum;
 use crate::family::Family;
+use crate::icmp;
 use crate::packet::{ChecksumPatch, Packet};
-use crate::parse::{Parsed, Transport};
+use crate::parse::{Header, Parsed, Transport};
 use crate::tables::Tables;
 
 /// How many ports are tried before a flow is refused.
@@ -43,7 +44,7 @@ pub struct Source<A> {
 #[inline(always)]
 pub fn source<A: Family, T: Tables>(
     tables: &T,
-    parsed: &Parsed<A>,
+    transport: Transport,
     egress: &Port,
 ) -> Result<Source<A>, DropReason> {
     let config = tables.config();
@@ -51,7 +52,7 @@ pub fn source<A: Family, T: Tables>(
     if A::VERSION != 4 || egress.source_nat == Ipv4::UNSPECIFIED || egress.role == Role::Guest as u8 {
         return Ok(Source { address: None, own_ports });
     }
-    if parsed.transport == Transport::Other {
+    if transport == Transport::Other {
         return Err(DropReason::Untranslatable);
     }
     Ok(Source { address: A::from_ipv4(egress.source_nat), own_ports })
@@ -135,9 +136,12 @@ pub fn compile<A: Address>(key: &FlowKey<A>, ends: Ends<A>) -> Rewrite<A> {
 
 /// Makes a packet what its flow says it becomes.
 #[inline(always)]
-pub fn rewrite<A: Family, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &FlowEntry<A>) -> Option<()> {
+pub fn rewrite<A: Header, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &FlowEntry<A>) -> Option<()> {
     if flow.translation == 0 {
         return Some(());
+    }
+    if parsed.transport == Transport::IcmpError {
+        return icmp::translate(packet, parsed.l3, parsed.l4, flow);
     }
     let Rewrite { src, dst, src_port, dst_port, address_delta, port_delta } = flow.rewrite;
     A::store_addresses(packet, parsed.l3, (src, dst), address_delta)?;

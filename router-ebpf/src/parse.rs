@@ -9,6 +9,7 @@ use router_common::verdict::{DropReason, PuntReason};
 
 use crate::checksum;
 use crate::family::{Family, IcmpKind, protocol};
+use crate::icmp;
 use crate::packet::Packet;
 
 /// The Ethernet header, tags included.
@@ -44,7 +45,7 @@ pub enum Transport {
 /// An IP packet that can belong to a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed<A> {
-    /// The flow it belongs to.
+    /// The flow it belongs to; for an ICMP error that of the replies to the packet it is about.
     pub key: FlowKey<A>,
     /// Where the IP header begins.
     pub l3: usize,
@@ -158,6 +159,14 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
             IcmpKind::Error => Transport::IcmpError,
             IcmpKind::Other => Transport::Other,
         };
+        // An error belongs to the flow of the packet it is about. Where that cannot be told, or
+        // the error is addressed to somebody else, its own key is left, which no flow has.
+        if parsed.transport == Transport::IcmpError
+            && let Some(about) = icmp::about::<A, P>(packet, l4, router)
+            && about.src == dst
+        {
+            parsed.key = about.reverse();
+        }
     }
     Ok(Parse::Packet(parsed))
 }
@@ -245,15 +254,14 @@ impl Header for Ipv4 {
         let [first, second, third, _, _] = words;
         let [version_length, ..] = first.to_ne_bytes();
         let header_length = usize::from(version_length & 0xf) * 4;
-        let mut sum = u32::from(checksum::sum_words(&words));
-        if header_length > Self::HEADER {
-            sum += u32::from(options_sum(packet, l3 + Self::HEADER, header_length - Self::HEADER).ok()?);
-        }
+        // With options the checksum is not looked at: a second loop inside the first would cost
+        // the verifier more than the check is worth.
+        let sum_holds = header_length > Self::HEADER || checksum::sum_words(&words) == 0xffff;
         let [_, _, fragment_high, fragment_low] = second.to_ne_bytes();
         let later = u16::from_be_bytes([fragment_high, fragment_low]) & FRAGMENT_OFFSET != 0;
         let sane = version_length >> 4 == Self::VERSION && header_length >= Self::HEADER;
         let [_, protocol, _, _] = third.to_ne_bytes();
-        (sane && !later && checksum::fold(sum) == 0xffff).then_some((l3 + header_length, protocol))
+        (sane && !later && sum_holds).then_some((l3 + header_length, protocol))
     }
 }
 

@@ -6,13 +6,18 @@ use core::ops::{Deref, DerefMut};
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
-use router_common::flow::{FlowEntry, FlowKey, NextHop};
+use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::verdict::DropReason;
 
+use crate::conntrack::{self, Arrival, Decision};
 use crate::family::Family;
 
 /// What does not depend on the address family.
 pub trait Tables {
+    /// A port in place.
+    type Port: Deref<Target = Port> + Copy;
+
     /// The monotonic clock in nanoseconds.
     fn now(&self) -> u64;
     /// 32 unpredictable bits.
@@ -20,7 +25,7 @@ pub trait Tables {
     /// The settings.
     fn config(&self) -> RouterConfig;
     /// The port that a frame belongs to.
-    fn port(&self, key: &PortKey) -> Option<Port>;
+    fn port(&self, key: &PortKey) -> Option<Self::Port>;
     /// Counts a frame: `outcome` as in [`router_common::verdict`].
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize);
 }
@@ -70,15 +75,15 @@ pub struct Activity {
 }
 
 /// What depends on the address family.
-pub trait Flows<A: Family>: Tables {
+pub trait Flows<A: Family>: Tables + Sized {
     /// A flow entry in place.
     type Flow: Deref<Target = FlowEntry<A>>;
 
     /// Room to write an entry down in before it goes into the table: two do not fit on a BPF
     /// program's stack.
-    type Draft: DerefMut<Target = FlowEntry<A>>;
+    type Draft: DerefMut<Target = Draft<A>>;
 
-    /// An entry of zeroes or of something earlier; one at a time.
+    /// Room with zeroes or something earlier in it; one at a time.
     fn draft(&self) -> Option<Self::Draft>;
     /// The flow that a packet belongs to.
     fn flow(&self, key: &FlowKey<A>) -> Option<Self::Flow>;
@@ -92,6 +97,14 @@ pub trait Flows<A: Family>: Tables {
     fn set_next_hop(&self, flow: &Self::Flow, next_hop: NextHop, now: u64, generation: u32);
     /// The router's own address.
     fn local(&self, key: &LocalKey<A>) -> Option<Local>;
+    /// The slow path, [`conntrack::decide`]. The kernel's implementation calls it as a function
+    /// that the verifier looks at once, and not for every way that leads to it.
+    ///
+    /// # Errors
+    /// Why the packet is refused.
+    fn decide(&self, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
+        conntrack::decide(self, arrival)
+    }
     /// The kernel's route.
     fn route(&self, query: &RouteQuery<A>) -> Route;
 }

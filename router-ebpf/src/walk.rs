@@ -11,6 +11,8 @@
 //! The same walk is in the XDP and in the TC program. XDP is in front; what it cannot finish it
 //! leaves, unchanged, to the TC walk behind it ([`DeferReason`]).
 
+use core::ops::Deref;
+
 use router_common::account::Hook;
 use router_common::flow::{FlowEntry, NextHop};
 use router_common::net::{Ipv4, Ipv6};
@@ -22,7 +24,7 @@ use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family};
 use crate::packet::Packet;
 use crate::parse::{self, Header, Link, Parse, Parsed, Transport};
 use crate::tables::{Activity, Flows, Tables, World};
-use crate::{checksum, forward, icmp, nat};
+use crate::{checksum, forward, nat};
 
 /// What becomes of a frame.
 #[must_use]
@@ -112,9 +114,9 @@ fn steps<P: Packet, T: World>(
 
 /// Where the frame came in.
 #[derive(Clone, Copy, Debug)]
-pub struct Ingress {
+pub struct Ingress<B> {
     /// The port.
-    pub port: Port,
+    pub port: B,
     /// Its interface.
     pub ifindex: u32,
 }
@@ -123,7 +125,7 @@ pub struct Ingress {
 fn family_steps<A, P, T>(
     packet: &mut P,
     tables: &T,
-    ingress: &Ingress,
+    ingress: &Ingress<T::Port>,
     l3: usize,
 ) -> Result<Verdict, DropReason>
 where
@@ -135,17 +137,13 @@ where
         Parse::Packet(parsed) => parsed,
         Parse::Punt(reason) => return Ok(Verdict::punt(packet, reason)),
     };
-    if packet.hook() == Hook::Xdp && may_be_partial(packet, ingress, &parsed) {
+    if packet.hook() == Hook::Xdp && may_be_partial(packet, &ingress.port, &parsed) {
         return Ok(Verdict::Defer(DeferReason::PartialChecksum));
     }
-    if parsed.transport == Transport::IcmpError {
-        return icmp::error(packet, tables, ingress, &parsed);
-    }
-    let now = tables.now();
-    let arrival = Arrival { ingress, parsed: &parsed, now, generation: tables.config().generation };
+    let (now, generation) = (tables.now(), tables.config().generation);
     let flow = match tables.flow(&parsed.key) {
-        Some(flow) if conntrack::is_fresh(&*flow, &arrival) => flow,
-        _ => match conntrack::decide(tables, &arrival)? {
+        Some(flow) if conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) => flow,
+        _ => match tables.decide(&arrival(ingress, &parsed, now, generation))? {
             // Whoever expires flows may have been faster: then the flow's next packet opens it.
             Decision::Flow => tables.flow(&parsed.key).ok_or(DropReason::FlowTableFull)?,
             Decision::Punt(reason) => return Ok(Verdict::punt(packet, reason)),
@@ -156,14 +154,35 @@ where
     }
     nat::rewrite(packet, &parsed, &*flow).ok_or(DropReason::RewriteFailed)?;
     let verdict = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
-    let activity = Activity { now, bytes: parsed.length, tcp_flags: parsed.tcp_flags };
-    tables.account(&flow, activity);
+    // An error neither refreshes nor ends a flow (RFC 5508 REQ-6).
+    if parsed.transport != Transport::IcmpError {
+        tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags: parsed.tcp_flags });
+    }
     Ok(verdict)
+}
+
+#[inline(always)]
+fn arrival<A: Family, B: Deref<Target = Port>>(
+    ingress: &Ingress<B>,
+    parsed: &Parsed<A>,
+    now: u64,
+    generation: u32,
+) -> Arrival<A> {
+    Arrival {
+        key: parsed.key,
+        now,
+        ifindex: ingress.ifindex,
+        generation,
+        role: ingress.port.role,
+        transport: parsed.transport,
+        hop_limit: parsed.hop_limit,
+        tcp_flags: parsed.tcp_flags,
+    }
 }
 
 /// What keeps a packet from being sent by the way out of its flow, if anything does.
 #[inline(always)]
-pub(crate) fn obstacle<A: Family, P: Packet>(
+fn obstacle<A: Family, P: Packet>(
     packet: &P,
     parsed: &Parsed<A>,
     flow: &FlowEntry<A>,
@@ -219,7 +238,7 @@ fn segment_size<A: Family, P: Packet>(
 
 /// Step 2: which port a frame belongs to.
 #[inline(always)]
-fn classify<T: Tables>(tables: &T, ifindex: u32, link: &Link) -> Result<Option<Port>, DropReason> {
+fn classify<T: Tables>(tables: &T, ifindex: u32, link: &Link) -> Result<Option<T::Port>, DropReason> {
     let key = PortKey { ifindex, outer_vlan: link.outer_vlan, inner_vlan: link.inner_vlan };
     match tables.port(&key) {
         None if link.outer_vlan != 0 => Err(DropReason::UnknownVlan),
@@ -247,8 +266,8 @@ fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntRea
 /// by TC like the unfinished ones. So do the protocols whose unfinished sums look like nothing:
 /// tunnels in UDP without checksum, SCTP, GRE.
 #[inline(always)]
-fn may_be_partial<A: Family, P: Packet>(packet: &P, ingress: &Ingress, parsed: &Parsed<A>) -> bool {
-    if ingress.port.flags & Port::PARTIAL_CHECKSUMS == 0 {
+fn may_be_partial<A: Family, P: Packet>(packet: &P, port: &Port, parsed: &Parsed<A>) -> bool {
+    if port.flags & Port::PARTIAL_CHECKSUMS == 0 {
         return false;
     }
     let offset = match parsed.transport {

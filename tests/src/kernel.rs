@@ -15,7 +15,6 @@ use crate::host;
 use crate::scenario::{Nic, Router, Sent, host_mac};
 
 /// The programs over a network namespace of their own.
-#[derive(Debug)]
 pub struct KernelRouter {
     dataplane: Dataplane,
     hook: Hook,

@@ -7,7 +7,7 @@ use std::ops::Deref;
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
-use router_common::flow::{FlowEntry, FlowKey, NextHop, Rewrite};
+use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_ebpf::family::Family;
@@ -73,7 +73,21 @@ impl Default for World {
     }
 }
 
+/// A port as it was when it was looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundPort(Port);
+
+impl Deref for FoundPort {
+    type Target = Port;
+
+    fn deref(&self) -> &Port {
+        &self.0
+    }
+}
+
 impl Tables for World {
+    type Port = FoundPort;
+
     fn now(&self) -> u64 {
         self.now.get()
     }
@@ -91,8 +105,8 @@ impl Tables for World {
         self.config.get()
     }
 
-    fn port(&self, key: &PortKey) -> Option<Port> {
-        self.ports.borrow().get(key).copied()
+    fn port(&self, key: &PortKey) -> Option<FoundPort> {
+        self.ports.borrow().get(key).copied().map(FoundPort)
     }
 
     fn count(&self, slot: u32, hook: Hook, outcome: u32, _bytes: usize) {
@@ -135,11 +149,11 @@ impl<A> Deref for Found<A> {
 
 impl<A: WorldFamily> Flows<A> for World {
     type Flow = Found<A>;
-    type Draft = Box<FlowEntry<A>>;
+    type Draft = Box<Draft<A>>;
 
-    fn draft(&self) -> Option<Box<FlowEntry<A>>> {
+    fn draft(&self) -> Option<Box<Draft<A>>> {
         let address = A::default();
-        Some(Box::new(FlowEntry {
+        let entry = FlowEntry {
             last_seen: 0,
             resolved: 0,
             opened: 0,
@@ -160,7 +174,18 @@ impl<A: WorldFamily> Flows<A> for World {
             direction: 0,
             ingress_role: 0,
             translation: 0,
-        }))
+        };
+        let zero = Be16::default();
+        let reply_key = FlowKey {
+            src: address,
+            dst: address,
+            src_port: zero,
+            dst_port: zero,
+            router: 0,
+            protocol: 0,
+            pad: 0,
+        };
+        Some(Box::new(Draft { entry, reply_key }))
     }
 
     fn flow(&self, key: &FlowKey<A>) -> Option<Found<A>> {

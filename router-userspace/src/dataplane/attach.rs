@@ -198,7 +198,9 @@ impl Dataplane {
     }
 
     fn attach_tc(&mut self, ifindex: u32) -> Result<()> {
-        if !KernelVersion::at_least(6, 6, 0) {
+        if KernelVersion::current().map_err(|error| anyhow!("ask for the kernel's version: {error}"))?
+            < KernelVersion::new(6, 6, 0)
+        {
             return self.attach_clsact(ifindex);
         }
         let pin = format!("tc-{ifindex}");

@@ -45,7 +45,6 @@ pub(super) const SHAPES: &[Shape] = &[
 pub const ROUTER: u16 = 0;
 
 /// The maps.
-#[derive(Debug)]
 pub struct Tables {
     config: Array<MapData, RouterConfig>,
     ports: HashMap<MapData, PortKey, Port>,

@@ -42,7 +42,6 @@ pub struct Options {
 }
 
 /// The loaded programs and their tables.
-#[derive(Debug)]
 pub struct Dataplane {
     ebpf: Ebpf,
     tables: Tables,

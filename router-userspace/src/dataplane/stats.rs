@@ -32,12 +32,10 @@ impl Outcome {
         if number == FORWARDED {
             return Some(Self::Forwarded);
         }
-        let drop = DropReason::ALL.iter().find(|reason| reason.outcome() == number);
-        let punt = PuntReason::ALL.iter().find(|reason| reason.outcome() == number);
-        let defer = DeferReason::ALL.iter().find(|reason| reason.outcome() == number);
-        drop.map(|&reason| Self::Dropped(reason))
-            .or(punt.map(|&reason| Self::Punted(reason)))
-            .or(defer.map(|&reason| Self::Deferred(reason)))
+        DropReason::from_outcome(number)
+            .map(Self::Dropped)
+            .or_else(|| PuntReason::from_outcome(number).map(Self::Punted))
+            .or_else(|| DeferReason::from_outcome(number).map(Self::Deferred))
     }
 }
 

@@ -1,0 +1,72 @@
+//! The slow path as functions of their own.
+//!
+//! A global function is verified once, by its arguments' types alone. Inlined or static, the slow
+//! path would be verified anew for every way through the parser that leads to it, which is more
+//! than the verifier's million instructions. What it needs of the packet lies in a per-CPU map.
+
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use router_common::net::{Ipv4, Ipv6};
+use router_common::verdict::{DropReason, PuntReason};
+use router_ebpf::conntrack::{self, Decision};
+
+use crate::maps::{Context, FamilyMaps, Maps, arrival};
+
+const FLOW: u32 = 0;
+
+/// Drop and punt reasons have numbers of their own; 0 is neither.
+#[inline(always)]
+fn encoded(result: Result<Decision, DropReason>) -> u32 {
+    match result {
+        Ok(Decision::Flow) => FLOW,
+        Ok(Decision::Punt(reason)) => reason.outcome(),
+        Err(reason) => reason.outcome(),
+    }
+}
+
+/// The reverse of [`encoded`].
+#[inline(always)]
+pub fn decoded(number: u32) -> Result<Decision, DropReason> {
+    if number == FLOW {
+        return Ok(Decision::Flow);
+    }
+    match PuntReason::from_outcome(number) {
+        Some(reason) => Ok(Decision::Punt(reason)),
+        None => Err(DropReason::from_outcome(number).unwrap_or(DropReason::FlowTableFull)),
+    }
+}
+
+#[inline(always)]
+fn decide<A: FamilyMaps>(ctx: Context) -> u32 {
+    let Some(arrival) = arrival::<A>() else { return DropReason::FlowTableFull.outcome() };
+    // SAFETY: the program's own context, handed on by it.
+    let maps = unsafe { Maps::new(ctx) };
+    encoded(conntrack::decide(&maps, &*arrival))
+}
+
+/// For the XDP program, IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_xdp_decide4(ctx: *mut xdp_md) -> u32 {
+    decide::<Ipv4>(Context::Xdp(ctx))
+}
+
+/// For the XDP program, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_xdp_decide6(ctx: *mut xdp_md) -> u32 {
+    decide::<Ipv6>(Context::Xdp(ctx))
+}
+
+/// For the TC program, IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_decide4(skb: *mut __sk_buff) -> u32 {
+    decide::<Ipv4>(Context::Tc(skb))
+}
+
+/// For the TC program, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_decide6(skb: *mut __sk_buff) -> u32 {
+    decide::<Ipv6>(Context::Tc(skb))
+}
