@@ -7,9 +7,16 @@
 //!
 //! [`daemon`] walks it from top to bottom for every command, kernel event and timer.
 
+pub mod cli;
 pub mod cloudstack;
 pub mod compile;
+pub mod daemon;
 pub mod dataplane;
 pub mod error;
+pub mod install;
 pub mod model;
 pub mod reconcile;
+pub mod root;
+pub mod rpc;
+pub mod scripts;
+pub mod show;

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use router_common::port::{Port, Role};
+
 /// What drives a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Driver {
@@ -100,4 +102,157 @@ pub struct Attachment {
     pub may_fall_back: bool,
     /// A sentence for `xvr show ports`.
     pub reason: String,
+}
+
+impl Attachment {
+    /// The choice for a port.
+    ///
+    /// The control port gets TC whatever the operator asks for: the way in must not depend on a
+    /// driver. Every other port gets what was asked for, or an error when it is attached; only
+    /// `auto` may settle for less, and never for generic XDP.
+    pub fn choose(mode: AttachMode, role: Role, driver: &Driver) -> Self {
+        let (front, may_fall_back, reason) = match (mode, role) {
+            (_, Role::Control) => {
+                (Front::Nothing, false, "the control network never depends on a driver's XDP".to_owned())
+            }
+            (AttachMode::Auto, _) => by_driver(driver),
+            (AttachMode::Xdp, _) => (Front::NativeXdp, false, "--attach xdp".to_owned()),
+            (AttachMode::XdpGeneric, _) => (Front::GenericXdp, false, "--attach xdp-generic".to_owned()),
+            (AttachMode::Tc, _) => (Front::Nothing, false, "--attach tc".to_owned()),
+        };
+        Self { front, may_fall_back, reason }
+    }
+
+    /// What the programs have to know of a port that is attached like this to such a driver: a
+    /// combination of [`Port::PARTIAL_CHECKSUMS`] and [`Port::XDP_TARGET`].
+    ///
+    /// `takes_xdp_frames` is [`Nic::takes_xdp_frames`](super::Nic::takes_xdp_frames). Where the
+    /// kernel cannot say, a driver takes redirected frames once it runs a program of its own;
+    /// veth and tun also need a receiver at the far end, which cannot be seen from here.
+    pub fn port_flags(&self, driver: &Driver, takes_xdp_frames: Option<bool>) -> u8 {
+        let same_host = matches!(driver, Driver::Veth | Driver::Tun);
+        let partial = same_host || self.front == Front::GenericXdp;
+        let target = takes_xdp_frames.unwrap_or(!same_host && self.front == Front::NativeXdp);
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        flag(partial, Port::PARTIAL_CHECKSUMS) | flag(target, Port::XDP_TARGET)
+    }
+}
+
+fn by_driver(driver: &Driver) -> (Front, bool, String) {
+    match driver {
+        Driver::Veth => (Front::Nothing, false, format!("veth: {SAME_HOST}")),
+        Driver::Tun => (Front::Nothing, false, format!("tap: {SAME_HOST}")),
+        Driver::VirtioNet => {
+            let reason = "virtio_net: frames come from the wire, finished and one by one";
+            (Front::NativeXdp, true, reason.to_owned())
+        }
+        Driver::Other(name) if NATIVE_XDP.contains(&name.as_str()) => {
+            (Front::NativeXdp, true, format!("{name}: a NIC that runs XDP in its driver"))
+        }
+        Driver::Other(name) if name.is_empty() => {
+            (Front::Nothing, false, "the device does not name its driver".to_owned())
+        }
+        Driver::Other(name) => {
+            (Front::Nothing, false, format!("{name} is not known to run XDP in its driver"))
+        }
+    }
+}
+
+/// Measured: TCP between kernels on one host loses three quarters of its throughput behind
+/// native XDP, and all of it where checksums are left to the device.
+const SAME_HOST: &str =
+    "peers on this host hand over GSO packets and unfinished checksums, which XDP would lose";
+
+/// Drivers that run XDP themselves, by the name that `ETHTOOL_GDRVINFO` gives.
+const NATIVE_XDP: &[&str] = &[
+    "atlantic",
+    "bnxt_en",
+    "ena",
+    "fsl_dpaa2_eth",
+    "fsl_enetc",
+    "gve",
+    "hv_netvsc",
+    "i40e",
+    "iavf",
+    "ice",
+    "igb",
+    "igc",
+    "ixgbe",
+    "ixgbevf",
+    "mana",
+    "mlx4_en",
+    "mlx5_core",
+    "mvneta",
+    "mvpp2",
+    "netsec",
+    "nfp",
+    "nicvf",
+    "qede",
+    "rvu_nicpf",
+    "sfc",
+    "stmmac",
+    "tsnep",
+    "vmxnet3",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(mode: AttachMode, role: Role, driver: &str) -> (Front, bool) {
+        let chosen = Attachment::choose(mode, role, &Driver::from_name(driver));
+        assert!(!chosen.reason.is_empty());
+        (chosen.front, chosen.may_fall_back)
+    }
+
+    #[test]
+    fn auto_takes_native_xdp_on_wires_and_tc_towards_this_host() {
+        for (driver, expected) in [
+            ("veth", (Front::Nothing, false)),
+            ("tun", (Front::Nothing, false)),
+            ("bridge", (Front::Nothing, false)),
+            ("", (Front::Nothing, false)),
+            ("virtio_net", (Front::NativeXdp, true)),
+            ("mlx5_core", (Front::NativeXdp, true)),
+        ] {
+            assert_eq!(choose(AttachMode::Auto, Role::Guest, driver), expected, "{driver}");
+        }
+    }
+
+    #[test]
+    fn explicit_modes_are_obeyed_and_never_fall_back() {
+        for (mode, front) in [
+            (AttachMode::Xdp, Front::NativeXdp),
+            (AttachMode::XdpGeneric, Front::GenericXdp),
+            (AttachMode::Tc, Front::Nothing),
+        ] {
+            for role in [Role::Public, Role::Guest, Role::PrivateGateway] {
+                assert_eq!(choose(mode, role, "veth"), (front, false));
+            }
+            assert_eq!(choose(mode, Role::Control, "virtio_net"), (Front::Nothing, false));
+        }
+    }
+
+    #[test]
+    fn partial_checksums_are_expected_where_no_hardware_finishes_them() {
+        let flags = |mode, driver: &str| {
+            let driver = Driver::from_name(driver);
+            Attachment::choose(mode, Role::Guest, &driver).port_flags(&driver, Some(false))
+        };
+        assert_eq!(flags(AttachMode::Xdp, "veth"), Port::PARTIAL_CHECKSUMS);
+        assert_eq!(flags(AttachMode::Xdp, "mlx5_core"), 0);
+        assert_eq!(flags(AttachMode::XdpGeneric, "mlx5_core"), Port::PARTIAL_CHECKSUMS);
+    }
+
+    #[test]
+    fn without_word_from_the_kernel_only_a_driver_with_a_program_takes_frames() {
+        let target = |mode, driver: &str, takes| {
+            let driver = Driver::from_name(driver);
+            Attachment::choose(mode, Role::Guest, &driver).port_flags(&driver, takes) & Port::XDP_TARGET != 0
+        };
+        assert!(target(AttachMode::Auto, "mlx5_core", None));
+        assert!(!target(AttachMode::Tc, "mlx5_core", None));
+        assert!(!target(AttachMode::Xdp, "veth", None));
+        assert!(target(AttachMode::Tc, "veth", Some(true)));
+    }
 }

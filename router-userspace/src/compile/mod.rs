@@ -1,17 +1,39 @@
 //! Desired state and what NICs there are → what the system should hold. Pure: same input, same
 //! output; no IO.
+//!
+//! Compiling never fails as a whole. What cannot be had on this machine (a port without a NIC, a
+//! route whose gateway no port reaches) is left out and named in [`Compiled::problems`]; whether
+//! that is a reason to refuse a command is told by [`Compiled::refusals`].
 
 pub mod attach;
+mod port;
+mod route;
+mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use router_common::port::{Port, PortKey};
 
-use crate::model::Mac;
+use crate::model::{DesiredState, Mac};
 
-pub use attach::{AttachMode, Attachment, Driver};
+pub use attach::{AttachMode, Attachment, Driver, Front};
+
+/// What the system should hold for a desired state on a machine with these NICs.
+pub fn compile(desired: &DesiredState, inventory: &Inventory, mode: AttachMode) -> Compiled {
+    let mut compiled = Compiled::default();
+    let placed = port::place(&desired.ports, inventory, &mut compiled.problems);
+    for port in &placed {
+        compiled.names.insert(port.nic.ifindex, port.port.name.clone());
+        compiled.links.insert(port.nic.ifindex, port.link());
+    }
+    port::tables(&placed, mode, &mut compiled);
+    compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
+    compiled.sysctls = sysctl::compile(&placed);
+    compiled
+}
 
 /// A NIC as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +95,9 @@ pub struct KernelRoute {
     pub ifindex: u32,
 }
 
-/// Marks the routes that are XVR's (`rtm_protocol`): others are not touched.
-pub const ROUTE_PROTOCOL: u8 = 188;
+/// Marks the routes that are XVR's (`rtm_protocol`): others are not touched. A number that
+/// nobody has registered: routing daemons have 186 to 192.
+pub const ROUTE_PROTOCOL: u8 = 120;
 
 /// The packet programs' tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,4 +132,58 @@ pub struct Compiled {
     pub attachments: BTreeMap<u32, Attachment>,
     /// What the programs read.
     pub tables: TableSet,
+    /// What was left out, and why.
+    pub problems: Vec<Problem>,
 }
+
+impl Compiled {
+    /// The problems that a command has brought, by which it is refused: those of ports and routes
+    /// that it added or changed. What earlier commands asked for and has become impossible since
+    /// (a NIC was unplugged) does not stand in the way of others.
+    pub fn refusals(&self, before: &DesiredState, after: &DesiredState) -> Vec<&Problem> {
+        let is_new = |problem: &&Problem| match &problem.subject {
+            Subject::Port(name) => {
+                let port = |state: &DesiredState| state.ports.iter().find(|p| &p.name == name).cloned();
+                port(before) != port(after)
+            }
+            Subject::Route(destination) => {
+                let routes = |state: &DesiredState| {
+                    let to = state.routes.iter().filter(|route| &route.destination == destination);
+                    to.cloned().collect::<BTreeSet<_>>()
+                };
+                routes(before) != routes(after)
+            }
+        };
+        self.problems.iter().filter(is_new).collect()
+    }
+}
+
+/// Something of the desired state that this machine cannot hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What is left out.
+    pub subject: Subject,
+    /// A sentence that says why.
+    pub message: String,
+}
+
+/// What a [`Problem`] is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A port, by its name.
+    Port(String),
+    /// Routes to a destination.
+    Route(IpNet),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            Subject::Port(name) => write!(f, "port {name}: {}", self.message),
+            Subject::Route(destination) => write!(f, "route to {destination}: {}", self.message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

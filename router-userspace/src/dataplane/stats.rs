@@ -85,7 +85,7 @@ impl Dataplane {
     /// # Errors
     /// The map cannot be read.
     pub fn counters(&self) -> Result<Vec<CounterRow>> {
-        let cpus = aya::util::nr_cpus().map_err(|(what, error)| error).context("count CPUs")?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count CPUs")?;
         let (indices, values) = batch::read::<u32, Traffic>(&self.tables.counters, cpus)?;
         let mut rows = Vec::new();
         for (index, per_cpu) in indices.into_iter().zip(values.chunks_exact(cpus)) {

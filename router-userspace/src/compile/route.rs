@@ -1,0 +1,78 @@
+//! Routes → routes of the kernel: which port reaches the gateway.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::port::Placed;
+use super::{KernelRoute, Problem, Subject};
+use crate::model::{Route, RouteTarget};
+
+/// The kernel's routes, one per destination: the first that is possible.
+pub(super) fn compile(
+    routes: &[Route],
+    placed: &[Placed<'_>],
+    problems: &mut Vec<Problem>,
+) -> BTreeSet<KernelRoute> {
+    let mut chosen: BTreeMap<_, KernelRoute> = BTreeMap::new();
+    for route in routes {
+        let destination = route.destination.trunc();
+        match one(route, placed) {
+            Ok(kernel_route) => {
+                let first = *chosen.entry(destination).or_insert(kernel_route);
+                if first != kernel_route {
+                    let message = format!(
+                        "via {} is left out, there is another via {}",
+                        kernel_route.gateway, first.gateway
+                    );
+                    problems.push(Problem { subject: Subject::Route(destination), message });
+                }
+            }
+            Err(message) => problems.push(Problem { subject: Subject::Route(destination), message }),
+        }
+    }
+    chosen.into_values().collect()
+}
+
+fn one(route: &Route, placed: &[Placed<'_>]) -> Result<KernelRoute, String> {
+    let destination = route.destination.trunc();
+    let connected = |port: &&Placed<'_>| port.port.addresses.iter().any(|own| own.trunc() == destination);
+    if let Some(port) = placed.iter().find(connected) {
+        return Err(format!("it is the network of port {}", port.port.name));
+    }
+    let (gateway, port) = match &route.target {
+        RouteTarget::Gateway(gateway) => (*gateway, reaching(*gateway, placed)),
+        RouteTarget::GatewayOnPort(gateway, name) => {
+            (*gateway, placed.iter().find(|port| &port.port.name == name))
+        }
+    };
+    let port = port.ok_or_else(|| match &route.target {
+        RouteTarget::Gateway(gateway) => format!("no port reaches the gateway {gateway}"),
+        RouteTarget::GatewayOnPort(gateway, name) => {
+            format!("there is no port {name} to reach the gateway {gateway} by")
+        }
+    })?;
+    if let Some(own) = placed.iter().find(|p| p.port.addresses.iter().any(|own| own.addr() == gateway)) {
+        return Err(format!("the gateway {gateway} is the router's own address, on port {}", own.port.name));
+    }
+    if gateway.is_ipv4() != destination.addr().is_ipv4() {
+        return Err(format!("the gateway {gateway} is of another address family"));
+    }
+    Ok(KernelRoute { destination, gateway, ifindex: port.nic.ifindex })
+}
+
+/// The port with the narrowest connected network that holds an address.
+fn reaching<'a, 'b>(gateway: IpAddr, placed: &'a [Placed<'b>]) -> Option<&'a Placed<'b>> {
+    let width = |port: &Placed<'_>| {
+        let networks = port.port.addresses.iter().filter(|network| network.contains(&gateway));
+        networks.map(ipnet::IpNet::prefix_len).max()
+    };
+    let mut best: Option<(u8, &Placed<'_>)> = None;
+    for port in placed {
+        if let Some(len) = width(port)
+            && best.is_none_or(|(longest, _)| len > longest)
+        {
+            best = Some((len, port));
+        }
+    }
+    best.map(|(_, port)| port)
+}

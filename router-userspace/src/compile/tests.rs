@@ -1,0 +1,200 @@
+use std::net::IpAddr;
+
+use router_common::port::{Port as PortEntry, Role};
+
+use super::*;
+use crate::model::{Port, PortSelector, Route, RouteTarget, SourceNat};
+
+const PUBLIC: u32 = 4;
+const GUEST: u32 = 2;
+const CONTROL: u32 = 3;
+
+fn mac(last: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, last])
+}
+
+fn nic(ifindex: u32, name: &str, driver: &str) -> Nic {
+    Nic {
+        ifindex,
+        name: name.to_owned(),
+        mac: mac(u8::try_from(ifindex).unwrap()),
+        mtu: 1500,
+        up: false,
+        driver: Driver::from_name(driver),
+        takes_xdp_frames: Some(false),
+    }
+}
+
+fn inventory() -> Inventory {
+    Inventory {
+        nics: vec![nic(GUEST, "ens2", "veth"), nic(CONTROL, "eth1", "veth"), nic(PUBLIC, "ens4", "veth")],
+    }
+}
+
+fn port(name: &str, selector: PortSelector, role: Role, addresses: &[&str]) -> Port {
+    Port {
+        name: name.to_owned(),
+        selector,
+        role,
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        mtu: None,
+        source_nat: SourceNat::Off,
+    }
+}
+
+fn by_mac(ifindex: u32) -> PortSelector {
+    PortSelector::Mac(mac(u8::try_from(ifindex).unwrap()))
+}
+
+fn route(destination: &str, gateway: &str) -> Route {
+    Route {
+        destination: destination.parse().unwrap(),
+        target: RouteTarget::Gateway(gateway.parse().unwrap()),
+    }
+}
+
+/// An isolated network's router.
+fn router() -> DesiredState {
+    let mut public = port("eth2", by_mac(PUBLIC), Role::Public, &["203.0.113.10/24", "203.0.113.11/24"]);
+    public.source_nat = SourceNat::To("203.0.113.10".parse().unwrap());
+    DesiredState {
+        ports: vec![
+            port("eth0", by_mac(GUEST), Role::Guest, &["10.1.1.1/24", "2001:db8:1::1/64"]),
+            port("eth1", PortSelector::Name("eth1".to_owned()), Role::Control, &["169.254.100.12/16"]),
+            public,
+        ],
+        routes: vec![route("0.0.0.0/0", "203.0.113.1")],
+    }
+}
+
+fn compile_auto(desired: &DesiredState) -> Compiled {
+    compile(desired, &inventory(), AttachMode::Auto)
+}
+
+#[test]
+fn a_router_is_compiled_whole() {
+    let compiled = compile_auto(&router());
+    assert_eq!(compiled.problems, []);
+    assert_eq!(compiled.names[&PUBLIC], "eth2");
+    assert_eq!(compiled.links[&GUEST].addresses.len(), 2);
+    let entry: PortEntry = compiled.tables.ports[&(PUBLIC, 0, 0)];
+    assert_eq!((entry.slot, entry.mtu, entry.role), (3, 1500, Role::Public as u8));
+    assert_eq!(Ipv4Addr::from(entry.source_nat), Ipv4Addr::new(203, 0, 113, 10));
+    assert_eq!((entry.mac, entry.flags), (mac(4).0, PortEntry::PARTIAL_CHECKSUMS));
+    assert_eq!(compiled.tables.local4[&Ipv4Addr::new(203, 0, 113, 11)], PUBLIC);
+    assert_eq!(compiled.tables.local6.len(), 1);
+    let default = KernelRoute {
+        destination: "0.0.0.0/0".parse().unwrap(),
+        gateway: IpAddr::from([203, 0, 113, 1]),
+        ifindex: PUBLIC,
+    };
+    assert_eq!(compiled.routes, BTreeSet::from([default]));
+}
+
+#[test]
+fn kernel_settings_are_by_role_and_by_the_nics_name() {
+    let sysctls = compile_auto(&router()).sysctls;
+    for (path, value) in [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv4/ip_local_port_range", "64000 65023"),
+        ("net/ipv4/conf/ens4/rp_filter", "0"),
+        ("net/ipv4/conf/ens2/rp_filter", "1"),
+        ("net/ipv4/conf/eth1/forwarding", "0"),
+        ("net/ipv6/conf/ens2/disable_ipv6", "0"),
+        ("net/ipv6/conf/ens2/forwarding", "1"),
+        ("net/ipv6/conf/ens4/disable_ipv6", "1"),
+    ] {
+        assert_eq!(sysctls.get(path).map(String::as_str), Some(value), "{path}");
+    }
+}
+
+#[test]
+fn a_port_known_by_name_leaves_nics_to_ports_known_by_mac() {
+    let desired = DesiredState {
+        ports: vec![
+            port("eth0", PortSelector::Name("ens4".to_owned()), Role::Guest, &[]),
+            port("eth2", by_mac(PUBLIC), Role::Public, &[]),
+        ],
+        routes: vec![],
+    };
+    let compiled = compile_auto(&desired);
+    assert_eq!(compiled.names, BTreeMap::from([(PUBLIC, "eth2".to_owned())]));
+    assert_eq!(compiled.problems[0].to_string(), "port eth0: its NIC ens4 is already port eth2");
+}
+
+#[test]
+fn what_cannot_be_is_left_out_and_named() {
+    let mut desired = router();
+    desired.ports.push(port("eth3", by_mac(9), Role::Guest, &["10.1.3.1/24"]));
+    desired.routes.extend([
+        route("10.9.0.0/16", "10.1.3.7"),
+        route("10.8.0.0/16", "203.0.113.10"),
+        route("10.1.1.0/24", "203.0.113.1"),
+        route("0.0.0.0/0", "203.0.113.2"),
+    ]);
+    let compiled = compile_auto(&desired);
+    let problems: Vec<String> = compiled.problems.iter().map(Problem::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "port eth3: there is no NIC with the MAC address 02:00:00:00:00:09",
+            "route to 10.9.0.0/16: no port reaches the gateway 10.1.3.7",
+            "route to 10.8.0.0/16: the gateway 203.0.113.10 is the router's own address, on port eth2",
+            "route to 10.1.1.0/24: it is the network of port eth0",
+            "route to 0.0.0.0/0: via 203.0.113.2 is left out, there is another via 203.0.113.1",
+        ]
+    );
+    assert_eq!(compiled.routes.len(), 1);
+}
+
+#[test]
+fn a_command_is_refused_for_its_own_problems_only() {
+    let mut before = router();
+    before.ports.push(port("eth3", by_mac(9), Role::Guest, &["10.1.3.1/24"]));
+    let mut after = before.clone();
+    after.routes.push(route("10.9.0.0/16", "203.0.113.7"));
+    assert!(compile_auto(&after).refusals(&before, &after).is_empty());
+    after.routes.push(route("10.8.0.0/16", "192.0.2.1"));
+    let compiled = compile_auto(&after);
+    let refusals = compiled.refusals(&before, &after);
+    assert_eq!(refusals.len(), 1);
+    assert_eq!(refusals[0].to_string(), "route to 10.8.0.0/16: no port reaches the gateway 192.0.2.1");
+}
+
+#[test]
+fn the_narrowest_network_reaches_a_gateway_and_a_named_port_overrides_it() {
+    let desired = DesiredState {
+        ports: vec![
+            port("eth0", by_mac(GUEST), Role::Guest, &["10.0.0.1/8"]),
+            port("eth2", by_mac(PUBLIC), Role::Public, &["10.1.1.2/24"]),
+        ],
+        routes: vec![
+            route("192.0.2.0/24", "10.1.1.9"),
+            Route {
+                destination: "::/0".parse().unwrap(),
+                target: RouteTarget::GatewayOnPort("fe80::1".parse().unwrap(), "eth0".to_owned()),
+            },
+        ],
+    };
+    let compiled = compile_auto(&desired);
+    let ways: Vec<u32> = compiled.routes.iter().map(|route| route.ifindex).collect();
+    assert_eq!(ways, [PUBLIC, GUEST]);
+}
+
+#[test]
+fn counters_stay_with_their_port() {
+    let slot = |names: &[&str], wanted: &str| {
+        let ports: Vec<Port> = names
+            .iter()
+            .zip([GUEST, CONTROL, PUBLIC])
+            .map(|(name, ifindex)| port(name, by_mac(ifindex), Role::Guest, &[]))
+            .collect();
+        let compiled = compile_auto(&DesiredState { ports, routes: vec![] });
+        let ifindex = compiled.names.iter().find(|(_, name)| *name == wanted).unwrap().0;
+        compiled.tables.ports[&(*ifindex, 0, 0)].slot
+    };
+    assert_eq!(slot(&["eth0", "eth1", "eth7"], "eth7"), 8);
+    assert_eq!(slot(&["eth7"], "eth7"), 8);
+    assert_eq!(slot(&["eth0", "eth999", "wan"], "eth999"), 255);
+    assert_eq!(slot(&["eth0", "eth999", "wan"], "wan"), 254);
+}

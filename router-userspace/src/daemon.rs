@@ -1,0 +1,249 @@
+//! The daemon: starts, converges, and then walks the control walk for every command, kernel event
+//! and timer.
+//!
+//! ```text
+//! start: locks → databags → dataplane → NICs → converge → listen → READY
+//! loop:  request │ kernel event │ timer │ signal
+//! ```
+//!
+//! One task owns everything; connections only carry requests to it. What forwards is pinned in the
+//! kernel: the daemon may end at any point, however it ends, and the next one takes over.
+
+mod control;
+mod inbox;
+mod listen;
+mod notify;
+mod views;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures_util::FutureExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+use crate::compile::AttachMode;
+use crate::dataplane;
+use crate::reconcile::events::{Event, Events};
+use crate::reconcile::guard;
+use crate::root::Root;
+use crate::rpc::{Answer, Guard, Request};
+
+use control::Control;
+use listen::{Listener, Question, Reply};
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the router's files are.
+    pub root: Root,
+    /// How programs are attached.
+    pub attach: AttachMode,
+    /// Room for flow entries per address family.
+    pub max_flows: u32,
+}
+
+/// Flows are aged, and the system is compared with what it should hold, this often.
+const TICK: Duration = Duration::from_secs(5);
+
+/// News from the kernel come in bursts: how long to gather them before looking.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Runs until a signal or `xvr remove` ends it.
+///
+/// # Errors
+/// Another daemon has the root or the network namespace; the packet programs cannot be loaded; the
+/// socket cannot be opened. Whatever else goes wrong is reported and retried.
+pub fn run(options: Options) -> Result<()> {
+    let started = Instant::now();
+    start_logging();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let _locks = Locks::take(&options.root)?;
+        let mut daemon = Daemon::start(options, started).await?;
+        let end = daemon.serve().await;
+        daemon.end(end).await;
+        Ok(())
+    })
+}
+
+/// Takes the programs away where no daemon runs that would.
+///
+/// # Errors
+/// A daemon has the network namespace; or what could not be taken away.
+pub fn remove(root: &Root, guard: Guard) -> Result<()> {
+    let _locks = Locks::take(root)?;
+    dataplane::mount_bpffs()?;
+    let pin_dir = dataplane::default_pin_dir()?;
+    if pin_dir.exists() {
+        dataplane::Dataplane::open(&dataplane::Options { pin_dir, max_flows: 2 })?.remove()?;
+    }
+    remove_guard(guard)
+}
+
+fn remove_guard(guard: Guard) -> Result<()> {
+    if guard == Guard::Stays {
+        return Ok(());
+    }
+    for path in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
+        fs::write(path, "0").with_context(|| format!("write {path}"))?;
+    }
+    guard::remove()
+}
+
+fn start_logging() {
+    let filter = EnvFilter::try_from_env("XVR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = io::IsTerminal::is_terminal(&io::stderr());
+    // A second start in one process, as in tests, keeps the first one's.
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).try_init();
+}
+
+/// One daemon per root, and one per network namespace. The kernel lets go of both when we end.
+struct Locks {
+    _root: File,
+    _namespace: UnixListener,
+}
+
+impl Locks {
+    fn take(root: &Root) -> Result<Self> {
+        let run = root.run();
+        fs::create_dir_all(&run).with_context(|| format!("create {}", run.display()))?;
+        let path = run.join("xvr.lock");
+        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        if file.try_lock().is_err() {
+            bail!("another daemon has the root {}", root.path().display());
+        }
+        // Abstract socket names are the network namespace's own.
+        let address = SocketAddr::from_abstract_name("xvr-daemon").context("name the namespace's lock")?;
+        match UnixListener::bind_addr(&address) {
+            Ok(namespace) => Ok(Self { _root: file, _namespace: namespace }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                bail!("another daemon has this network namespace")
+            }
+            Err(error) => Err(error).context("lock the network namespace"),
+        }
+    }
+}
+
+struct Daemon {
+    control: Control,
+    listener: Listener,
+    events: Events,
+    terminate: Signal,
+    interrupt: Signal,
+    tick: Interval,
+    /// When to look what news from the kernel were about.
+    look_at: Option<Instant>,
+}
+
+/// Why a daemon ends.
+enum End {
+    Signal(&'static str),
+    /// `xvr remove`, which waits for its answer.
+    Remove(Guard, Reply),
+}
+
+impl Daemon {
+    async fn start(options: Options, started: Instant) -> Result<Self> {
+        let root = options.root.clone();
+        // Before looking: what changes meanwhile is heard of.
+        let events = Events::open()?;
+        let mut control = Control::open(options, started).await?;
+        control.start().await;
+        let listener = Listener::open(&root)?;
+        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        control.ready();
+        notify::ready();
+        info!("ready after {} ms", started.elapsed().as_millis());
+        let look_at = None;
+        Ok(Self { control, listener, events, terminate, interrupt, tick, look_at })
+    }
+
+    async fn serve(&mut self) -> End {
+        loop {
+            let look_at = self.look_at;
+            tokio::select! {
+                question = self.listener.next() => {
+                    let Question { request, reply } = question;
+                    if let Request::Remove { guard } = request {
+                        return End::Remove(guard, reply);
+                    }
+                    let answer = self.answer(request).await;
+                    reply.send(answer).await;
+                }
+                event = self.events.next() => self.hear(event).await,
+                () = until(look_at) => {
+                    self.look_at = None;
+                    self.control.forget_ways_out();
+                    self.control.look_again().await;
+                }
+                _ = self.tick.tick() => {
+                    self.control.age_flows();
+                    self.control.look_again().await;
+                }
+                _ = self.terminate.recv() => return End::Signal("SIGTERM"),
+                _ = self.interrupt.recv() => return End::Signal("SIGINT"),
+            }
+        }
+    }
+
+    /// A mistake of ours in handling a request is that request's failure, not the router's.
+    async fn answer(&mut self, request: Request) -> Answer {
+        let what = format!("{request:.200?}");
+        match AssertUnwindSafe(self.control.answer(request)).catch_unwind().await {
+            Ok(answer) => answer,
+            Err(_) => {
+                error!("handling {what} panicked");
+                self.control.look_again().await;
+                Answer::Refused("an internal error, the daemon's log has it; nothing was stored".to_owned())
+            }
+        }
+    }
+
+    async fn hear(&mut self, event: Event) {
+        match event {
+            Event::Changed => {
+                self.look_at.get_or_insert_with(|| Instant::now() + GATHER);
+            }
+            Event::Neighbour(neighbour) => self.control.hear_of(&neighbour),
+            Event::Lost => {
+                self.control.meet_neighbours().await;
+                self.look_at.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    async fn end(mut self, end: End) {
+        notify::stopping();
+        self.listener.close();
+        match end {
+            End::Signal(name) => info!("{name}: ending; what is in force stays in force"),
+            End::Remove(guard, reply) => {
+                info!("xvr remove: taking the programs away");
+                let removed = self.control.remove().and_then(|()| remove_guard(guard));
+                let refused = |error| Answer::Refused(format!("{error:#}"));
+                reply.send(removed.map_or_else(refused, |()| Answer::Removed)).await;
+            }
+        }
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}

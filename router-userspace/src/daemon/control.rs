@@ -1,0 +1,323 @@
+//! The control walk, and everything it remembers.
+//!
+//! ```text
+//! command → databags → desired state → compiled → plan → applied → observed again → saved
+//! └────────────── errors up to here change nothing ─┘   └─ errors here are undone ─┘
+//! ```
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use super::{Options, inbox, views};
+use crate::cloudstack::{Command, Databags, Parsed, desired};
+use crate::compile::{Compiled, Inventory, compile};
+use crate::dataplane::{self, Dataplane, Timeouts};
+use crate::error::ConfigError;
+use crate::model::DesiredState;
+use crate::reconcile::neighbours::{Keeper, Neighbour};
+use crate::reconcile::{Machine, Plan, Reconciler};
+use crate::root::Root;
+use crate::rpc::{Answer, Applied, Document, Request};
+
+/// How long a command may wait for a NIC that the hypervisor is just plugging.
+const HOT_PLUG: Duration = Duration::from_secs(3);
+
+/// The router, as far as the daemon is concerned.
+pub struct Control {
+    pub(super) options: Options,
+    pub(super) started: Instant,
+    pub(super) ready_after: Duration,
+    /// What CloudStack has said, or why nobody knows: then nothing is changed, neither here nor
+    /// in the system, until the file is repaired.
+    pub(super) memory: Result<Memory, ConfigError>,
+    pub(super) inventory: Inventory,
+    pub(super) compiled: Compiled,
+    pub(super) reconciler: Reconciler<Machine<Dataplane>>,
+    /// Why the system does not hold what it should, after the last look.
+    pub(super) trouble: Option<String>,
+    neighbours: Keeper,
+    /// Interfaces that are ports, an earlier daemon's included.
+    ports: BTreeSet<u32>,
+}
+
+/// What CloudStack has said, and what it means.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    pub bags: Databags,
+    pub desired: DesiredState,
+}
+
+impl Memory {
+    fn load(root: &Root) -> Result<Self, ConfigError> {
+        Self::of(Databags::load(&root.databags())?)
+    }
+
+    fn of(bags: Databags) -> Result<Self, ConfigError> {
+        let desired = desired(&bags)?;
+        Ok(Self { bags, desired })
+    }
+}
+
+impl Control {
+    /// Reads the databags and opens the dataplane, new or an earlier daemon's.
+    pub async fn open(options: Options, started: Instant) -> Result<Self> {
+        let memory = Memory::load(&options.root);
+        dataplane::mount_bpffs()?;
+        let pin_dir = dataplane::default_pin_dir()?;
+        let mut dataplane = Dataplane::open(&dataplane::Options { pin_dir, max_flows: options.max_flows })
+            .context("open the dataplane")?;
+        let ports = dataplane.tables().observe()?.ports.into_keys().map(|(ifindex, _, _)| ifindex).collect();
+        let reconciler = Reconciler::new(Machine::new(dataplane)?);
+        let inventory = reconciler.backend.inventory().await.context("look for NICs")?;
+        Ok(Self {
+            options,
+            started,
+            ready_after: Duration::ZERO,
+            memory,
+            inventory,
+            compiled: Compiled::default(),
+            reconciler,
+            trouble: None,
+            neighbours: Keeper::default(),
+            ports,
+        })
+    }
+
+    /// Makes the system hold what the databags say. Trouble is reported and retried.
+    pub async fn start(&mut self) {
+        if let Err(damage) = &self.memory {
+            error!("{damage}: nothing is changed until this is repaired; what was in force stays in force");
+        }
+        self.look_again().await;
+        for problem in &self.compiled.problems {
+            warn!("{problem}");
+        }
+        self.meet_neighbours().await;
+    }
+
+    /// Commands are taken from now on.
+    pub fn ready(&mut self) {
+        self.ready_after = self.started.elapsed();
+    }
+
+    /// Where the router's files are.
+    pub fn root(&self) -> &Root {
+        &self.options.root
+    }
+
+    /// Answers a request.
+    pub async fn answer(&mut self, request: Request) -> Answer {
+        let result = match request {
+            Request::Status => Ok(Answer::Status(views::status(self))),
+            Request::Ports => views::ports(self).map(Answer::Ports),
+            Request::Flows => views::flows(self).map(Answer::Flows),
+            Request::Drops => views::drops(self).map(Answer::Drops),
+            Request::Routes => views::routes(self).await.map(Answer::Routes),
+            Request::Apply { documents } => Ok(self.apply_all(&documents).await),
+            Request::Plan { documents } => self.plan(&documents).await.map(Answer::Plan),
+            Request::UpdateConfig { name, afterwards } => {
+                Ok(inbox::update_config(self, &name, afterwards).await)
+            }
+            // The loop's, since it ends the daemon.
+            Request::Remove { .. } => Err(anyhow!("removing is not answered here")),
+        };
+        result.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")))
+    }
+
+    async fn apply_all(&mut self, documents: &[Document]) -> Answer {
+        let mut applied = Vec::new();
+        for document in documents {
+            match self.apply(&document.name, document.text.as_bytes()).await {
+                Ok(done) => applied.push(done),
+                Err(error) => return Answer::Applied { applied, refused: Some(format!("{error:#}")) },
+            }
+        }
+        Answer::Applied { applied, refused: None }
+    }
+
+    /// Applies one command. When it returns without an error the change is in force and saved; with
+    /// one, the router is as it was, or the error says what differs.
+    pub async fn apply(&mut self, name: &str, bytes: &[u8]) -> Result<Applied> {
+        let begun = Instant::now();
+        let applied = self.walk(name, bytes).await.inspect_err(|error| warn!("refused: {error:#}"))?;
+        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for warning in &applied.warnings {
+            warn!("{warning}");
+        }
+        info!("{name}: in force with {} changes after {milliseconds} ms", applied.changes.len());
+        Ok(Applied { milliseconds, ..applied })
+    }
+
+    async fn walk(&mut self, name: &str, bytes: &[u8]) -> Result<Applied> {
+        let Parsed { command, warnings } = Command::parse(name, bytes)?;
+        self.recall()?;
+        self.wait_for_nics(&command).await?;
+        let before = self.memory.clone()?;
+        let after = Memory::of(before.bags.merge(&command, &self.inventory)?)?;
+        let compiled = compile(&after.desired, &self.inventory, self.options.attach);
+        refuse(name, &compiled, &before.desired, &after.desired)?;
+        let folder = self.options.root.databags();
+        let save = || {
+            let saved = after.bags.save(&folder).map(drop).context("save the databags");
+            // Several files, and the first may be the new one already.
+            saved.or_else(|error| match before.bags.save(&folder) {
+                Ok(_) => Err(error),
+                Err(_) => Err(error.context("the databags on disk are neither old nor new")),
+            })
+        };
+        let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, save).await?;
+        self.memory = Ok(after);
+        self.compiled = compiled;
+        self.trouble = None;
+        // Attaching programs may have changed what NICs can do.
+        self.look_again().await;
+        Ok(Applied {
+            name: name.to_owned(),
+            changes: converged.changes.iter().map(ToString::to_string).collect(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+            milliseconds: 0,
+        })
+    }
+
+    /// What applying documents would change, or what differs now. Changes nothing, and waits for
+    /// no NIC.
+    async fn plan(&mut self, documents: &[Document]) -> Result<Vec<String>> {
+        self.recall()?;
+        self.inventory = self.reconciler.backend.inventory().await?;
+        let mut memory = self.memory.clone()?;
+        for document in documents {
+            let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
+            let after = Memory::of(memory.bags.merge(&command, &self.inventory)?)?;
+            let compiled = compile(&after.desired, &self.inventory, self.options.attach);
+            refuse(&document.name, &compiled, &memory.desired, &after.desired)?;
+            memory = after;
+        }
+        let compiled = compile(&memory.desired, &self.inventory, self.options.attach);
+        let Plan { changes } = self.reconciler.plan(&compiled).await?;
+        Ok(changes.iter().map(ToString::to_string).collect())
+    }
+
+    /// A damaged databag may have been repaired meanwhile.
+    fn recall(&mut self) -> Result<()> {
+        if self.memory.is_err() {
+            self.memory = Memory::load(&self.options.root);
+            if self.memory.is_ok() {
+                info!("the databags are sound again");
+            }
+        }
+        match &self.memory {
+            Ok(_) => Ok(()),
+            Err(damage) => bail!("{damage}: a damaged databag is not written to"),
+        }
+    }
+
+    async fn wait_for_nics(&mut self, command: &Command) -> Result<()> {
+        const PAUSE: Duration = Duration::from_millis(20);
+        let deadline = Instant::now() + HOT_PLUG;
+        loop {
+            self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+            if command.absent_nics(&self.inventory).is_empty() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Compares the system with what it should hold, and makes it so: after news from the kernel,
+    /// by the timer, and after a command.
+    pub async fn look_again(&mut self) {
+        let result = self.converge().await;
+        let trouble = result.err().map(|error| format!("{error:#}"));
+        if trouble != self.trouble {
+            match &trouble {
+                Some(trouble) => error!("the router is not as it should be: {trouble}"),
+                None => info!("the router is as it should be again"),
+            }
+        }
+        self.trouble = trouble;
+    }
+
+    /// Attaching programs changes what NICs can do, and that what the tables say of them: two
+    /// rounds are the rule.
+    async fn converge(&mut self) -> Result<()> {
+        const ROUNDS: usize = 4;
+        if self.recall().is_err() {
+            // Status tells; nothing can be compared.
+            return Ok(());
+        }
+        for _ in 0..ROUNDS {
+            self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+            let desired = &self.memory.as_ref().map_err(Clone::clone)?.desired;
+            self.compiled = compile(desired, &self.inventory, self.options.attach);
+            self.ports = self.compiled.links.keys().copied().collect();
+            let converged = self.reconciler.converge(&self.compiled).await?;
+            for change in &converged.changes {
+                info!("{change}");
+            }
+            if converged.changes.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(anyhow!("NICs and tables keep changing each other"))
+    }
+
+    /// Flows look their way out up again: a link, an address or a route changed.
+    pub fn forget_ways_out(&mut self) {
+        if let Err(error) = self.reconciler.backend.programs.tables().bump_generation() {
+            error!("flows keep their way out: {error:#}");
+        }
+    }
+
+    /// Removes flows whose time is over.
+    pub fn age_flows(&mut self) {
+        if let Err(error) = self.reconciler.backend.programs.expire(&Timeouts::default()) {
+            error!("flows are not aged: {error:#}");
+        }
+    }
+
+    /// Takes in news of a neighbour.
+    pub fn hear_of(&mut self, neighbour: &Neighbour) {
+        let reaction = self.neighbours.note(neighbour, &self.ports);
+        if reaction.declare_in_use {
+            self.declare_in_use(&[(neighbour.ifindex, neighbour.address)]);
+        }
+        if reaction.forget {
+            self.forget_ways_out();
+        }
+    }
+
+    /// Takes in all neighbours there are, at the start and when news were lost.
+    pub async fn meet_neighbours(&mut self) {
+        match self.reconciler.backend.netlink().neighbours().await {
+            Ok(all) => {
+                let stale = self.neighbours.restart(&all, &self.ports);
+                self.declare_in_use(&stale);
+                self.forget_ways_out();
+            }
+            Err(error) => error!("neighbours cannot be listed: {error:#}"),
+        }
+    }
+
+    /// Takes the programs off all ports, and their tables away.
+    pub fn remove(self) -> Result<()> {
+        self.reconciler.backend.programs.remove()
+    }
+
+    fn declare_in_use(&self, neighbours: &[(u32, std::net::IpAddr)]) {
+        for (ifindex, address) in neighbours {
+            if let Err(error) = self.reconciler.backend.netlink().use_neighbour(*ifindex, *address) {
+                warn!("{address} is not asked whether it is still there: {error:#}");
+            }
+        }
+    }
+}
+
+/// What a command asks for must be possible.
+fn refuse(name: &str, compiled: &Compiled, before: &DesiredState, after: &DesiredState) -> Result<()> {
+    let refusals: Vec<String> = compiled.refusals(before, after).iter().map(ToString::to_string).collect();
+    if refusals.is_empty() { Ok(()) } else { bail!("{name}#: {}", refusals.join("; ")) }
+}

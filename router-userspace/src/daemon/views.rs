@@ -1,0 +1,222 @@
+//! What the daemon tells about itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use router_common::account::{Hook, Traffic};
+use router_common::net::Ipv4;
+use router_common::port::{Port, Role};
+
+use super::control::Control;
+use crate::cloudstack::notices;
+use crate::compile::Nic;
+use crate::dataplane::{FlowRecord, Outcome};
+use crate::reconcile::guard;
+use crate::show::{Count, CounterView, FlowView, PortView, RouteView, StatusView};
+
+/// How the daemon is.
+pub fn status(control: &Control) -> StatusView {
+    let guard = guard::observe().ok().flatten();
+    let problems = problems(control);
+    StatusView {
+        state: if problems.is_empty() { "running" } else { "degraded" }.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        root: control.root().path().display().to_string(),
+        attach: control.options.attach.label().to_owned(),
+        uptime_seconds: control.started.elapsed().as_secs(),
+        ready_milliseconds: u64::try_from(control.ready_after.as_millis()).unwrap_or(u64::MAX),
+        adopted: control.reconciler.backend.programs.adopted(),
+        pins: control.reconciler.backend.programs.pin_dir().display().to_string(),
+        ports: control.compiled.links.len(),
+        guard: guard.map(|refused| Count { packets: refused.packets, bytes: refused.bytes }),
+        problems,
+    }
+}
+
+fn problems(control: &Control) -> Vec<String> {
+    let mut problems: Vec<String> = control.compiled.problems.iter().map(ToString::to_string).collect();
+    problems.extend(control.trouble.clone());
+    match &control.memory {
+        Err(damage) => problems.push(format!("{damage}: commands are refused until this is repaired")),
+        Ok(memory) => match notices(&memory.bags) {
+            Ok(notices) => problems.extend(notices.iter().map(ToString::to_string)),
+            Err(error) => problems.push(error.to_string()),
+        },
+    }
+    problems
+}
+
+/// The ports in force.
+pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
+    let tables = control.reconciler.backend.programs.tables().observe()?;
+    let fronts = control.reconciler.backend.programs.observe_attachments()?;
+    let counters = control.reconciler.backend.programs.counters()?;
+    let mut views = Vec::new();
+    for ((ifindex, _, _), port) in &tables.ports {
+        let Names { name, nic } = names(control, *ifindex);
+        let addresses = control.compiled.links.get(ifindex).map(|link| link.addresses.as_slice());
+        let attached = control.reconciler.backend.attached(*ifindex);
+        let mut view = PortView {
+            name,
+            nic: nic.map_or_else(String::new, |nic| nic.name.clone()),
+            ifindex: *ifindex,
+            mac: crate::model::Mac(port.mac).to_string(),
+            role: role(port.role).to_owned(),
+            addresses: addresses.unwrap_or_default().iter().map(ToString::to_string).collect(),
+            mtu: port.mtu,
+            source_nat: (port.source_nat != Ipv4::UNSPECIFIED).then(|| port.source_nat.to_string()),
+            attach: fronts.get(ifindex).map_or_else(|| "nothing".to_owned(), ToString::to_string),
+            reason: attached.map_or("an earlier daemon attached it", |attached| &attached.reason).to_owned(),
+            xdp_target: port.flags & Port::XDP_TARGET != 0,
+            forwarded_by_xdp: Count::default(),
+            forwarded_by_tc: Count::default(),
+            dropped: Count::default(),
+            punted: Count::default(),
+            deferred: Count::default(),
+        };
+        for row in counters.iter().filter(|row| row.slot == port.slot) {
+            let counter = match (row.outcome, row.hook) {
+                (Outcome::Forwarded, Hook::Xdp) => &mut view.forwarded_by_xdp,
+                (Outcome::Forwarded, Hook::Tc) => &mut view.forwarded_by_tc,
+                (Outcome::Dropped(_), _) => &mut view.dropped,
+                (Outcome::Punted(_), _) => &mut view.punted,
+                (Outcome::Deferred(_), _) => &mut view.deferred,
+            };
+            *counter += count(row.traffic);
+        }
+        views.push(view);
+    }
+    views.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+    Ok(views)
+}
+
+/// The flows the router knows, the latest used first.
+pub fn flows(control: &Control) -> Result<Vec<FlowView>> {
+    let mut records = control.reconciler.backend.programs.flows()?;
+    records.sort_by_key(|record| std::cmp::Reverse(record.last_seen));
+    let now = monotonic_now();
+    Ok(records.iter().map(|record| flow(control, record, now)).collect())
+}
+
+fn flow(control: &Control, record: &FlowRecord, now: u64) -> FlowView {
+    let seconds = |instant: u64| Duration::from_nanos(now.saturating_sub(instant)).as_secs();
+    let end = |(address, port): (std::net::IpAddr, u16)| std::net::SocketAddr::new(address, port).to_string();
+    FlowView {
+        protocol: protocol(record.protocol),
+        source: end(record.src),
+        destination: end(record.dst),
+        translated: record.translated_src.map(end),
+        ingress: names(control, record.ingress).name,
+        egress: if record.egress == 0 { "-".to_owned() } else { names(control, record.egress).name },
+        original: count(record.original),
+        reply: count(record.reply),
+        age_seconds: seconds(record.opened),
+        idle_seconds: seconds(record.last_seen),
+    }
+}
+
+/// What was not forwarded, and why.
+pub fn drops(control: &mut Control) -> Result<Vec<CounterView>> {
+    let ports = control.reconciler.backend.programs.tables().observe()?.ports;
+    let slots: BTreeMap<u32, u32> =
+        ports.iter().map(|((ifindex, _, _), port)| (port.slot, *ifindex)).collect();
+    let mut views = Vec::new();
+    for row in control.reconciler.backend.programs.counters()? {
+        let (outcome, reason) = match row.outcome {
+            Outcome::Forwarded => continue,
+            Outcome::Dropped(reason) => ("dropped", reason.label()),
+            Outcome::Punted(reason) => ("punted", reason.label()),
+            Outcome::Deferred(reason) => ("deferred", reason.label()),
+        };
+        let port =
+            slots.get(&row.slot).map_or_else(|| "-".to_owned(), |ifindex| names(control, *ifindex).name);
+        views.push(CounterView {
+            port,
+            hook: row.hook.label().to_owned(),
+            outcome: outcome.to_owned(),
+            reason: reason.to_owned(),
+            count: count(row.traffic),
+        });
+    }
+    if let Some(refused) = guard::observe()?.filter(|refused| refused.packets > 0) {
+        views.push(CounterView {
+            port: "-".to_owned(),
+            hook: "guard".to_owned(),
+            outcome: "dropped".to_owned(),
+            reason: "not-forwarded-by-linux".to_owned(),
+            count: Count { packets: refused.packets, bytes: refused.bytes },
+        });
+    }
+    Ok(views)
+}
+
+/// The networks that ports are on, and the routes beyond them.
+pub async fn routes(control: &Control) -> Result<Vec<RouteView>> {
+    let observed = control.reconciler.backend.netlink().routes().await?;
+    let mut views = Vec::new();
+    for route in control.compiled.routes.union(&observed) {
+        views.push(RouteView {
+            destination: route.destination.to_string(),
+            gateway: Some(route.gateway.to_string()),
+            port: names(control, route.ifindex).name,
+            active: observed.contains(route),
+        });
+    }
+    for (ifindex, link) in &control.compiled.links {
+        let mut networks: Vec<String> = link.addresses.iter().map(|own| own.trunc().to_string()).collect();
+        networks.dedup();
+        views.extend(networks.into_iter().map(|destination| RouteView {
+            destination,
+            gateway: None,
+            port: names(control, *ifindex).name,
+            active: true,
+        }));
+    }
+    Ok(views)
+}
+
+struct Names<'a> {
+    /// CloudStack's name, else the kernel's.
+    name: String,
+    nic: Option<&'a Nic>,
+}
+
+fn names(control: &Control, ifindex: u32) -> Names<'_> {
+    let nic = control.inventory.nics.iter().find(|nic| nic.ifindex == ifindex);
+    let kernel = || nic.map_or_else(|| format!("interface {ifindex}"), |nic| nic.name.clone());
+    Names { name: control.compiled.names.get(&ifindex).cloned().unwrap_or_else(kernel), nic }
+}
+
+/// `eth2` before `eth10`.
+fn natural(name: &str) -> (usize, &str) {
+    (name.len(), name)
+}
+
+fn role(number: u8) -> &'static str {
+    Role::ALL.iter().find(|role| **role as u8 == number).map_or("unknown", |role| role.label())
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmp6".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn count(traffic: Traffic) -> Count {
+    Count { packets: traffic.packets, bytes: traffic.bytes }
+}
+
+/// The clock that flows' times are of.
+fn monotonic_now() -> u64 {
+    // SAFETY: a zeroed timespec is one.
+    let mut now: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is valid during the call, which cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

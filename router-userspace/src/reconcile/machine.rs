@@ -1,0 +1,136 @@
+//! The machine: every kind of state behind one [`Backend`].
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use rtnetlink::packet_route::link::LinkFlags;
+use tracing::info;
+
+use super::maps::Programs;
+use super::netlink::Netlink;
+use super::plan::{Change, Observed, ObservedAttachment, ObservedLink};
+use super::{Backend, announce, guard, nics, sysctl};
+use crate::compile::{Attachment, Compiled, Front, Inventory};
+use crate::dataplane::Attached;
+use crate::model::Mac;
+
+/// This machine's network namespace and the programs in it.
+#[derive(Debug)]
+pub struct Machine<P> {
+    netlink: Netlink,
+    /// The programs.
+    pub programs: P,
+    /// What this process has attached, by interface index: what was asked for, and what came of
+    /// it.
+    attached: BTreeMap<u32, (Front, Attached)>,
+    /// Ethernet addresses by interface index, of the last observation.
+    macs: BTreeMap<u32, Mac>,
+}
+
+impl<P: Programs> Machine<P> {
+    /// With programs that may be running already. Must be called within a tokio runtime.
+    pub fn new(programs: P) -> Result<Self> {
+        Ok(Self { netlink: Netlink::open()?, programs, attached: BTreeMap::new(), macs: BTreeMap::new() })
+    }
+
+    /// The NICs there are, and what was learnt about them when programs were attached.
+    pub async fn inventory(&self) -> Result<Inventory> {
+        let mut inventory = nics::inventory(&self.netlink).await?;
+        for nic in &mut inventory.nics {
+            // Where the kernel cannot say who takes XDP frames (before 6.3), a driver that did not
+            // take the program takes no frames either.
+            if let Some((asked, got)) = self.attached.get(&nic.ifindex)
+                && *asked != got.front
+            {
+                nic.takes_xdp_frames.get_or_insert(false);
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// What came of attaching programs to an interface, by this process.
+    pub fn attached(&self, ifindex: u32) -> Option<&Attached> {
+        self.attached.get(&ifindex).map(|(_, attached)| attached)
+    }
+
+    /// The connection to the kernel's routing subsystem.
+    pub fn netlink(&self) -> &Netlink {
+        &self.netlink
+    }
+
+    fn attachments(&self) -> Result<BTreeMap<u32, ObservedAttachment>> {
+        let fronts = self.programs.observe_attachments().context("look at attached programs")?;
+        let asked = |ifindex| self.attached.get(&ifindex).map(|(asked, _)| *asked);
+        Ok(fronts
+            .into_iter()
+            .map(|(ifindex, front)| (ifindex, ObservedAttachment { front, asked: asked(ifindex) }))
+            .collect())
+    }
+
+    fn attach(&mut self, ifindex: u32, name: &str, wanted: &Attachment) -> Result<()> {
+        let attached = self.programs.attach(ifindex, wanted)?;
+        info!("{name}: {} ({})", attached.front, attached.reason);
+        self.attached.insert(ifindex, (wanted.front, attached));
+        Ok(())
+    }
+
+    async fn add_address(&self, ifindex: u32, address: ipnet::IpNet) -> Result<()> {
+        self.netlink.add_address(ifindex, address).await?;
+        if let Some(mac) = self.macs.get(&ifindex) {
+            announce::announce(ifindex, *mac, address.addr());
+        }
+        Ok(())
+    }
+}
+
+impl<P: Programs> Backend for Machine<P> {
+    async fn observe(&mut self, desired: &Compiled) -> Result<Observed> {
+        let mut observed = Observed {
+            guarded: guard::observe()?.is_some(),
+            sysctls: sysctl::observe(&desired.sysctls)?,
+            tables: self.programs.observe_tables().context("read the programs' tables")?,
+            attachments: self.attachments()?,
+            routes: self.netlink.routes().await?,
+            ..Observed::default()
+        };
+        self.macs.clear();
+        let mut addresses = self.netlink.addresses().await?;
+        for link in self.netlink.links().await? {
+            let ifindex = link.header.index;
+            observed.names.insert(ifindex, nics::name(&link).unwrap_or_default().to_owned());
+            self.macs.extend(nics::mac(&link).map(|mac| (ifindex, mac)));
+            let link = ObservedLink {
+                mtu: nics::mtu(&link).unwrap_or_default(),
+                up: link.header.flags.contains(LinkFlags::Up),
+                addresses: addresses.remove(&ifindex).unwrap_or_default(),
+            };
+            observed.links.insert(ifindex, link);
+        }
+        self.attached.retain(|ifindex, _| observed.links.contains_key(ifindex));
+        Ok(observed)
+    }
+
+    async fn apply(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::Guard => guard::set(),
+            Change::Sysctl { path, to, .. } => Ok(sysctl::set(path, to)?),
+            Change::Mtu(nic, mtu) => self.netlink.set_mtu(nic.ifindex, *mtu).await,
+            Change::Up(nic) => self.netlink.set_up(nic.ifindex).await,
+            Change::AddAddress(nic, address) => self.add_address(nic.ifindex, *address).await,
+            Change::RemoveAddress(nic, address) => self.netlink.remove_address(nic.ifindex, *address).await,
+            Change::SetPort(_, key, port) => self.programs.set_port(*key, port),
+            Change::RemovePort(_, key) => self.programs.remove_port(*key),
+            Change::SetLocal(nic, address) => self.programs.set_local(*address, nic.ifindex),
+            Change::RemoveLocal(address) => self.programs.remove_local(*address),
+            Change::Attach(nic, attachment) => self.attach(nic.ifindex, &nic.name, attachment),
+            Change::Detach(nic) => {
+                self.attached.remove(&nic.ifindex);
+                self.programs.detach(nic.ifindex)
+            }
+            Change::AddRoute(_, route) => self.netlink.add_route(route).await,
+            Change::ReplaceRoute(_, route) => self.netlink.replace_route(route).await,
+            Change::RemoveRoute(_, route) => self.netlink.remove_route(route).await,
+            Change::BumpGeneration => self.programs.bump_generation(),
+        }
+    }
+}

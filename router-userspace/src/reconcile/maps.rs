@@ -1,0 +1,71 @@
+//! The programs, their tables and where they are attached: what reconciling needs of the
+//! dataplane.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::Result;
+use router_common::port::Port;
+
+use crate::compile::{Attachment, Front, TableSet};
+use crate::dataplane::{Attached, Dataplane};
+
+/// The loaded programs. [`Dataplane`] is the kernel's; tests of the rest have others.
+pub trait Programs {
+    /// What the tables hold.
+    fn observe_tables(&mut self) -> Result<TableSet>;
+    /// Writes a port: interface, outer and inner VLAN id.
+    fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()>;
+    /// Removes a port; one that is not there is removed already.
+    fn remove_port(&mut self, key: (u32, u16, u16)) -> Result<()>;
+    /// Writes an address of the router.
+    fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()>;
+    /// Removes an address of the router; one that is not there is removed already.
+    fn remove_local(&mut self, address: IpAddr) -> Result<()>;
+    /// Makes flows look up their way out again.
+    fn bump_generation(&mut self) -> Result<()>;
+    /// What is attached, by interface index.
+    fn observe_attachments(&self) -> Result<BTreeMap<u32, Front>>;
+    /// Attaches the programs, or replaces those that are there.
+    fn attach(&mut self, ifindex: u32, attachment: &Attachment) -> Result<Attached>;
+    /// Takes the programs off an interface.
+    fn detach(&mut self, ifindex: u32) -> Result<()>;
+}
+
+impl Programs for Dataplane {
+    fn observe_tables(&mut self) -> Result<TableSet> {
+        self.tables().observe()
+    }
+
+    fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()> {
+        self.tables().set_port(key, port)
+    }
+
+    fn remove_port(&mut self, key: (u32, u16, u16)) -> Result<()> {
+        self.tables().remove_port(key)
+    }
+
+    fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()> {
+        self.tables().set_local(address, ifindex)
+    }
+
+    fn remove_local(&mut self, address: IpAddr) -> Result<()> {
+        self.tables().remove_local(address)
+    }
+
+    fn bump_generation(&mut self) -> Result<()> {
+        self.tables().bump_generation()
+    }
+
+    fn observe_attachments(&self) -> Result<BTreeMap<u32, Front>> {
+        Self::observe_attachments(self)
+    }
+
+    fn attach(&mut self, ifindex: u32, attachment: &Attachment) -> Result<Attached> {
+        Self::attach(self, ifindex, attachment)
+    }
+
+    fn detach(&mut self, ifindex: u32) -> Result<()> {
+        Self::detach(self, ifindex)
+    }
+}

@@ -1,0 +1,248 @@
+//! Links, addresses, routes and neighbours, by rtnetlink. One dump per kind and observation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result, bail};
+use futures_util::future::ready;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, LinkUnspec};
+
+use super::neighbours::Neighbour;
+use crate::compile::{KernelRoute, ROUTE_PROTOCOL};
+
+/// A connection to the kernel's routing subsystem, of the network namespace it was opened in.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Opens a connection; must be called within a tokio runtime, which keeps it going.
+    pub fn open() -> Result<Self> {
+        // Strict: the kernel refuses what it does not understand, and filters dumps of routes.
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().context("open a netlink socket")?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Every link of the namespace.
+    pub async fn links(&self) -> Result<Vec<LinkMessage>> {
+        self.handle.link().get().execute().try_collect().await.context("list links")
+    }
+
+    /// The addresses of each link in the kernel's order, IPv6 link-local ones left out.
+    pub async fn addresses(&self) -> Result<BTreeMap<u32, Vec<IpNet>>> {
+        let mut addresses: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+        let mut messages = self.handle.address().get().execute();
+        while let Some(message) = messages.try_next().await.context("list addresses")? {
+            if let Some(address) = own_address(&message) {
+                addresses.entry(message.header.index).or_default().push(address);
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// XVR's routes in the main table.
+    pub async fn routes(&self) -> Result<BTreeSet<KernelRoute>> {
+        let mut routes = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+            message.header.table = RouteHeader::RT_TABLE_MAIN;
+            let mut messages = self.dump(RouteNetlinkMessage::GetRoute(message))?;
+            while let Some(message) = messages.next().await {
+                if let RouteNetlinkMessage::NewRoute(message) = message? {
+                    routes.extend(own_route(&message));
+                }
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Every neighbour of both families.
+    pub async fn neighbours(&self) -> Result<Vec<Neighbour>> {
+        let mut neighbours = Vec::new();
+        let mut messages = self.handle.neighbours().get().execute();
+        while let Some(message) = messages.try_next().await.context("list neighbours")? {
+            neighbours.extend(Neighbour::from_message(&message));
+        }
+        Ok(neighbours)
+    }
+
+    /// Sets a link's MTU.
+    pub async fn set_mtu(&self, ifindex: u32, mtu: u16) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).mtu(u32::from(mtu)).build();
+        Ok(self.handle.link().set(message).execute().await?)
+    }
+
+    /// Switches a link on.
+    pub async fn set_up(&self, ifindex: u32) -> Result<()> {
+        Ok(self.handle.link().set(LinkUnspec::new_with_index(ifindex).up().build()).execute().await?)
+    }
+
+    /// Adds an address behind those that are there; an IPv6 one without asking the wire whether
+    /// it is free, since CloudStack says so.
+    pub async fn add_address(&self, ifindex: u32, address: IpNet) -> Result<()> {
+        let mut request = self.handle.address().add(ifindex, address.addr(), address.prefix_len());
+        if address.addr().is_ipv6() {
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        Ok(request.execute().await?)
+    }
+
+    /// Removes an address.
+    pub async fn remove_address(&self, ifindex: u32, address: IpNet) -> Result<()> {
+        let added =
+            self.handle.address().add(ifindex, address.addr(), address.prefix_len()).message_mut().clone();
+        Ok(self.handle.address().del(added).execute().await?)
+    }
+
+    /// Adds a route, which must not be there yet.
+    pub async fn add_route(&self, route: &KernelRoute) -> Result<()> {
+        let message = RouteNetlinkMessage::NewRoute(route_message(route));
+        self.request(message, NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    /// Puts a route in the place of XVR's other one to the same destination, in one step.
+    pub async fn replace_route(&self, route: &KernelRoute) -> Result<()> {
+        let message = RouteNetlinkMessage::NewRoute(route_message(route));
+        self.request(message, NLM_F_CREATE | NLM_F_REPLACE).await
+    }
+
+    /// Removes a route.
+    pub async fn remove_route(&self, route: &KernelRoute) -> Result<()> {
+        self.request(RouteNetlinkMessage::DelRoute(route_message(route)), 0).await
+    }
+
+    /// Tells the kernel that a neighbour is in use, so that it is asked whether it is still
+    /// there. Failures are not waited for: a neighbour that has gone says so by an event.
+    pub fn use_neighbour(&self, ifindex: u32, address: IpAddr) -> Result<()> {
+        let mut message = NeighbourMessage::default();
+        let (family, destination) = match address {
+            IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+            IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+        };
+        message.header.family = family;
+        message.header.ifindex = ifindex;
+        message.header.flags = NeighbourFlags::Use;
+        message.attributes.push(NeighbourAttribute::Destination(destination));
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(message));
+        message.header.flags = NLM_F_REQUEST;
+        Ok(self.handle.clone().notify(message)?)
+    }
+
+    async fn request(&self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = self.handle.clone().request(message)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                bail!(error.to_io());
+            }
+        }
+        Ok(())
+    }
+
+    fn dump(
+        &self,
+        message: RouteNetlinkMessage,
+    ) -> Result<impl Stream<Item = Result<RouteNetlinkMessage>> + use<>> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        Ok(self.handle.clone().request(message)?.filter_map(|answer| {
+            ready(match answer.payload {
+                NetlinkPayload::InnerMessage(message) => Some(Ok(message)),
+                NetlinkPayload::Error(error) if error.code.is_some() => Some(Err(error.to_io().into())),
+                _ => None,
+            })
+        }))
+    }
+}
+
+fn own_address(message: &AddressMessage) -> Option<IpNet> {
+    // Of a point-to-point link, `Address` is the far end.
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(local) => address = Some(*local),
+            AddressAttribute::Address(other) => {
+                address.get_or_insert(*other);
+            }
+            _ => {}
+        }
+    }
+    let address = address?;
+    match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => None,
+        _ => IpNet::new(address, message.header.prefix_len).ok(),
+    }
+}
+
+/// A route of the kernel as one of XVR's, if it is one.
+fn own_route(message: &RouteMessage) -> Option<KernelRoute> {
+    let header = &message.header;
+    // Kernels before 4.20 do not filter.
+    if header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL) || header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let any: IpAddr = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let (mut destination, mut gateway, mut ifindex) = (any, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Gateway(address) => gateway = Some(ip(address)?),
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            _ => {}
+        }
+    }
+    let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    Some(KernelRoute { destination, gateway: gateway?, ifindex: ifindex? })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+fn route_message(route: &KernelRoute) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family =
+        if route.destination.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = route.destination.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    if route.destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(route.destination.addr().into()));
+    }
+    message.attributes.push(RouteAttribute::Gateway(route.gateway.into()));
+    message.attributes.push(RouteAttribute::Oif(route.ifindex));
+    message
+}

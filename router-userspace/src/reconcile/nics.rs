@@ -1,0 +1,176 @@
+//! What NICs there are: links by rtnetlink, drivers by ethtool, and who takes XDP frames by the
+//! netdev family.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::sys::protocols::NETLINK_GENERIC;
+use tracing::debug;
+
+use super::netlink::Netlink;
+use super::raw_netlink::{ACK, DUMP, Message, attributes, exchange, find};
+use crate::compile::{Driver, Inventory, Nic};
+use crate::model::Mac;
+
+/// The NICs of the network namespace: Ethernet devices that are not part of a bridge or bond.
+pub async fn inventory(netlink: &Netlink) -> Result<Inventory> {
+    let links = netlink.links().await?;
+    let takes_xdp_frames = xdp_targets().unwrap_or_else(|error| {
+        debug!("the kernel does not say which NICs take XDP frames: {error:#}");
+        None
+    });
+    let control = control_socket()?;
+    let mut nics: Vec<Nic> =
+        links.iter().filter_map(|link| nic(link, &control, takes_xdp_frames.as_ref())).collect();
+    nics.sort_by_key(|nic| nic.ifindex);
+    Ok(Inventory { nics })
+}
+
+/// A link's name.
+pub fn name(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// A link's Ethernet address.
+pub fn mac(link: &LinkMessage) -> Option<Mac> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok().map(Mac),
+        _ => None,
+    })
+}
+
+/// A link's MTU in bytes.
+pub fn mtu(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
+}
+
+fn nic(link: &LinkMessage, control: &OwnedFd, targets: Option<&BTreeMap<u32, bool>>) -> Option<Nic> {
+    let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
+    if link.header.link_layer_type != LinkLayerType::Ether || enslaved {
+        return None;
+    }
+    let mac = mac(link)?;
+    let name = name(link)?.to_owned();
+    let ifindex = link.header.index;
+    let driver = driver(control, &name).unwrap_or_else(|error| {
+        debug!("{name} does not name its driver: {error}");
+        String::new()
+    });
+    Some(Nic {
+        ifindex,
+        mac,
+        mtu: mtu(link)?,
+        up: link.header.flags.contains(LinkFlags::Up),
+        driver: Driver::from_name(&driver),
+        takes_xdp_frames: targets.map(|targets| targets.get(&ifindex).copied().unwrap_or(false)),
+        name,
+    })
+}
+
+fn control_socket() -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).context("open a socket for ethtool");
+    }
+    // SAFETY: a fresh descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `ethtool -i`: the driver's name.
+fn driver(control: &OwnedFd, name: &str) -> io::Result<String> {
+    /// `struct ethtool_drvinfo`.
+    #[repr(C)]
+    struct DriverInfo {
+        command: u32,
+        driver: [u8; 32],
+        rest: [u8; 160],
+    }
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    const GET_DRIVER_INFO: u32 = 3;
+    let mut info = DriverInfo { command: GET_DRIVER_INFO, driver: [0; 32], rest: [0; 160] };
+    // SAFETY: `ifreq` is plain old data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut info).cast();
+    // SAFETY: the request names a device and points to a drvinfo, both alive during the call.
+    if unsafe { libc::ioctl(control.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let text = CStr::from_bytes_until_nul(&info.driver).map_err(io::Error::other)?;
+    Ok(text.to_string_lossy().into_owned())
+}
+
+/// By interface index: whether the device takes XDP frames. `None` where the kernel does not have
+/// the family that says so (before 6.3).
+fn xdp_targets() -> Result<Option<BTreeMap<u32, bool>>> {
+    let Some(family) = NetdevFamily::find()? else { return Ok(None) };
+    let query = Message::new(family.id, DUMP, &[DEVICE_GET, 1, 0, 0]);
+    let mut targets = BTreeMap::new();
+    for (_, body) in exchange(NETLINK_GENERIC, vec![query], 1).context("list NICs' XDP features")? {
+        let body = body.get(GENERIC_HEADER..).unwrap_or_default();
+        let ifindex =
+            find(body, DEVICE_IFINDEX).and_then(|value| value.try_into().ok()).map(u32::from_ne_bytes);
+        let features =
+            find(body, XDP_FEATURES).and_then(|value| value.try_into().ok()).map(u64::from_ne_bytes);
+        if let (Some(ifindex), Some(features)) = (ifindex, features) {
+            targets.insert(ifindex, features & NDO_XMIT != 0);
+        }
+    }
+    Ok(Some(targets))
+}
+
+/// What the kernel calls the netdev family at run time.
+pub(super) struct NetdevFamily {
+    id: u16,
+    /// Multicast group of messages about changed features.
+    pub changes: Option<u32>,
+}
+
+impl NetdevFamily {
+    /// Asks the kernel; `None` if it does not have the family.
+    pub fn find() -> Result<Option<Self>> {
+        const CONTROLLER: u16 = 16;
+        const GET_FAMILY: u8 = 3;
+        const FAMILY_ID: u16 = 1;
+        const FAMILY_NAME: u16 = 2;
+        const GROUPS: u16 = 7;
+        const GROUP_NAME: u16 = 1;
+        const GROUP_ID: u16 = 2;
+        let query = Message::new(CONTROLLER, ACK, &[GET_FAMILY, 1, 0, 0]).with_text(FAMILY_NAME, "netdev");
+        let bodies = match exchange(NETLINK_GENERIC, vec![query], 1) {
+            Ok(bodies) => bodies,
+            Err(error) => {
+                let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+                return if code == Some(libc::ENOENT) { Ok(None) } else { Err(error) };
+            }
+        };
+        let Some((_, body)) = bodies.first() else { return Ok(None) };
+        let body = body.get(GENERIC_HEADER..).unwrap_or_default();
+        let Some(id) = find(body, FAMILY_ID).and_then(|value| value.try_into().ok()) else { return Ok(None) };
+        let changes = attributes(find(body, GROUPS).unwrap_or_default())
+            .find(|(_, group)| find(group, GROUP_NAME) == Some(b"mgmt\0"))
+            .and_then(|(_, group)| find(group, GROUP_ID)?.try_into().ok());
+        Ok(Some(Self { id: u16::from_ne_bytes(id), changes: changes.map(u32::from_ne_bytes) }))
+    }
+}
+
+/// `struct genlmsghdr`.
+const GENERIC_HEADER: usize = 4;
+// linux/netdev.h
+const DEVICE_GET: u8 = 1;
+const DEVICE_IFINDEX: u16 = 1;
+const XDP_FEATURES: u16 = 3;
+const NDO_XMIT: u64 = 4;

@@ -1,0 +1,382 @@
+//! What has to change, as a value: it can be printed (`xvr plan`), tested and logged.
+//!
+//! The order is the one in which changes are applied, so that nothing is promised before it can
+//! be kept: guard → kernel settings → links and addresses → tables → programs → routes, and what
+//! is no longer wanted in the reverse order. Flows look up their way out again at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use router_common::port::{Port, Role};
+
+use crate::compile::{Attachment, Compiled, Front, KernelRoute, Link, TableSet};
+
+/// What the system holds, as far as XVR is concerned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Names of all NICs by interface index.
+    pub names: BTreeMap<u32, String>,
+    /// Linux forwards nothing by itself.
+    pub guarded: bool,
+    /// Kernel settings that were asked about: path below `/proc/sys/` → value, white space
+    /// between words being one blank. What is missing here is missing in the kernel.
+    pub sysctls: BTreeMap<String, String>,
+    /// NICs by interface index.
+    pub links: BTreeMap<u32, ObservedLink>,
+    /// Routes of protocol [`ROUTE_PROTOCOL`](crate::compile::ROUTE_PROTOCOL) in the main table.
+    pub routes: BTreeSet<KernelRoute>,
+    /// What the programs read.
+    pub tables: TableSet,
+    /// How programs are attached, by interface index.
+    pub attachments: BTreeMap<u32, ObservedAttachment>,
+}
+
+/// What a NIC holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Addresses in the kernel's order, which makes the first of a subnet its primary one;
+    /// IPv6 link-local ones left out.
+    pub addresses: Vec<IpNet>,
+}
+
+/// How programs are attached to a NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObservedAttachment {
+    /// What is in front of the TC program.
+    pub front: Front,
+    /// What this process asked for; `None` where an earlier daemon attached the programs, which
+    /// are therefore to be replaced.
+    pub asked: Option<Front>,
+}
+
+/// One step from what the system holds towards what it should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Make Linux forward nothing by itself.
+    Guard,
+    /// Write a kernel setting.
+    Sysctl {
+        /// Path below `/proc/sys/`.
+        path: String,
+        /// The value now.
+        from: Option<String>,
+        /// The value to be.
+        to: String,
+    },
+    /// Set a NIC's MTU, in bytes.
+    Mtu(NicName, u16),
+    /// Switch a NIC on.
+    Up(NicName),
+    /// Add an address to a NIC.
+    AddAddress(NicName, IpNet),
+    /// Remove an address from a NIC.
+    RemoveAddress(NicName, IpNet),
+    /// Tell the programs about a port: interface, outer and inner VLAN id.
+    SetPort(NicName, (u32, u16, u16), Port),
+    /// Make the programs forget a port.
+    RemovePort(NicName, (u32, u16, u16)),
+    /// Tell the programs about an address of the router.
+    SetLocal(NicName, IpAddr),
+    /// Make the programs forget an address of the router.
+    RemoveLocal(IpAddr),
+    /// Attach the programs to a NIC, or replace those that are there.
+    Attach(NicName, Attachment),
+    /// Take the programs off a NIC.
+    Detach(NicName),
+    /// Add a route.
+    AddRoute(NicName, KernelRoute),
+    /// Put a route in the place of another to the same destination.
+    ReplaceRoute(NicName, KernelRoute),
+    /// Remove a route.
+    RemoveRoute(NicName, KernelRoute),
+    /// Make flows look up their way out again.
+    BumpGeneration,
+}
+
+/// A NIC in a [`Change`]: what the kernel needs, and what the reader of a plan needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicName {
+    /// Kernel interface index.
+    pub ifindex: u32,
+    /// Kernel name.
+    pub name: String,
+}
+
+/// The changes that turn one state into another, in the order in which they are to be applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The changes.
+    pub changes: Vec<Change>,
+}
+
+impl Plan {
+    /// The difference.
+    pub fn between(desired: &Compiled, observed: &Observed) -> Self {
+        let mut changes = Vec::new();
+        let mut removals = Vec::new();
+        let names = Names { observed: &observed.names };
+        if !observed.guarded {
+            changes.push(Change::Guard);
+        }
+        sysctls(desired, observed, &mut changes);
+        let settings = changes.len();
+        links(desired, observed, &names, &mut changes, &mut removals);
+        tables(&desired.tables, &observed.tables, &names, &mut changes, &mut removals);
+        attachments(desired, observed, &names, &mut changes, &mut removals);
+        routes(desired, observed, &names, &mut changes, &mut removals);
+        removals.reverse();
+        changes.append(&mut removals);
+        if changes.len() > settings {
+            changes.push(Change::BumpGeneration);
+        }
+        Self { changes }
+    }
+
+    /// Nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, change) in self.changes.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{change}")?;
+        }
+        Ok(())
+    }
+}
+
+struct Names<'a> {
+    observed: &'a BTreeMap<u32, String>,
+}
+
+impl Names<'_> {
+    fn of(&self, ifindex: u32) -> NicName {
+        let unknown = || format!("interface {ifindex}");
+        NicName { ifindex, name: self.observed.get(&ifindex).cloned().unwrap_or_else(unknown) }
+    }
+}
+
+fn sysctls(desired: &Compiled, observed: &Observed, changes: &mut Vec<Change>) {
+    // Switching forwarding on for all NICs overwrites settings of each.
+    let is_global = |path: &str| path.ends_with("/ip_forward") || path.ends_with("/conf/all/forwarding");
+    let differing =
+        desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(*value));
+    let (global, others): (Vec<_>, Vec<_>) = differing.partition(|(path, _)| is_global(path));
+    for (path, value) in global.into_iter().chain(others) {
+        changes.push(Change::Sysctl {
+            path: path.clone(),
+            from: observed.sysctls.get(path).cloned(),
+            to: value.clone(),
+        });
+    }
+}
+
+fn links(
+    desired: &Compiled,
+    observed: &Observed,
+    names: &Names<'_>,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    for (ifindex, link) in &desired.links {
+        let Some(now) = observed.links.get(ifindex) else { continue };
+        let nic = names.of(*ifindex);
+        if let Some(mtu) = link.mtu.filter(|mtu| u32::from(*mtu) != now.mtu) {
+            changes.push(Change::Mtu(nic.clone(), mtu));
+        }
+        if !now.up {
+            changes.push(Change::Up(nic.clone()));
+        }
+        addresses(&nic, link, now, changes, removals);
+    }
+    // A NIC that the programs know and that is no port any more gives its addresses back.
+    let former = observed.tables.ports.keys().map(|(ifindex, _, _)| *ifindex).collect::<BTreeSet<_>>();
+    for ifindex in former.into_iter().filter(|ifindex| !desired.links.contains_key(ifindex)) {
+        let held = observed.links.get(&ifindex).map(|link| link.addresses.as_slice()).unwrap_or_default();
+        removals.extend(held.iter().rev().map(|own| Change::RemoveAddress(names.of(ifindex), *own)));
+    }
+}
+
+/// Additions first, so that a NIC is never without an address halfway through.
+///
+/// Where another address than the desired one is a subnet's primary, it and all between are taken
+/// off once the desired one is there, whereupon the kernel promotes that (`promote_secondaries`),
+/// and put back behind it.
+fn addresses(
+    nic: &NicName,
+    link: &Link,
+    now: &ObservedLink,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    let add = |address: &IpNet| Change::AddAddress(nic.clone(), *address);
+    let remove = |address: &IpNet| Change::RemoveAddress(nic.clone(), *address);
+    changes.extend(link.addresses.iter().filter(|own| !now.addresses.contains(own)).map(add));
+    let mut seen = BTreeSet::new();
+    for primary in &link.addresses {
+        let same_subnet = |own: &&IpNet| own.trunc() == primary.trunc();
+        if primary.addr().is_ipv6() || !seen.insert(primary.trunc()) {
+            continue;
+        }
+        let ahead: Vec<_> =
+            now.addresses.iter().filter(same_subnet).take_while(|own| *own != primary).collect();
+        changes.extend(ahead.iter().copied().map(remove));
+        changes.extend(ahead.into_iter().filter(|own| link.addresses.contains(own)).map(add));
+    }
+    let taken_off = |own: &&IpNet| changes.contains(&remove(own));
+    let unwanted: Vec<_> =
+        now.addresses.iter().filter(|own| !link.addresses.contains(own) && !taken_off(own)).collect();
+    removals.extend(unwanted.into_iter().map(remove));
+}
+
+fn tables(
+    desired: &TableSet,
+    observed: &TableSet,
+    names: &Names<'_>,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    for (key, port) in differing(&desired.ports, &observed.ports) {
+        changes.push(Change::SetPort(names.of(key.0), *key, *port));
+    }
+    for (address, ifindex) in differing(&desired.local4, &observed.local4) {
+        changes.push(Change::SetLocal(names.of(*ifindex), (*address).into()));
+    }
+    for (address, ifindex) in differing(&desired.local6, &observed.local6) {
+        changes.push(Change::SetLocal(names.of(*ifindex), (*address).into()));
+    }
+    let gone = observed.ports.keys().filter(|key| !desired.ports.contains_key(key));
+    removals.extend(gone.map(|key| Change::RemovePort(names.of(key.0), *key)));
+    let gone = observed.local4.keys().filter(|address| !desired.local4.contains_key(address));
+    removals.extend(gone.map(|address| Change::RemoveLocal((*address).into())));
+    let gone = observed.local6.keys().filter(|address| !desired.local6.contains_key(address));
+    removals.extend(gone.map(|address| Change::RemoveLocal((*address).into())));
+}
+
+/// The entries of a map that another lacks or has with another value.
+fn differing<'a, K: Ord, V: PartialEq>(
+    desired: &'a BTreeMap<K, V>,
+    observed: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    desired.iter().filter(|(key, value)| observed.get(*key) != Some(*value))
+}
+
+fn attachments(
+    desired: &Compiled,
+    observed: &Observed,
+    names: &Names<'_>,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    for (ifindex, attachment) in &desired.attachments {
+        let stands = observed.attachments.get(ifindex).is_some_and(|now| {
+            let fell_back = attachment.may_fall_back && now.front == Front::Nothing;
+            now.asked == Some(attachment.front) && (now.front == attachment.front || fell_back)
+        });
+        if !stands {
+            changes.push(Change::Attach(names.of(*ifindex), attachment.clone()));
+        }
+    }
+    let gone = observed.attachments.keys().filter(|ifindex| !desired.attachments.contains_key(ifindex));
+    removals.extend(gone.map(|ifindex| Change::Detach(names.of(*ifindex))));
+}
+
+fn routes(
+    desired: &Compiled,
+    observed: &Observed,
+    names: &Names<'_>,
+    changes: &mut Vec<Change>,
+    removals: &mut Vec<Change>,
+) {
+    let to = |destination: IpNet| move |route: &&KernelRoute| route.destination == destination;
+    for route in desired.routes.difference(&observed.routes) {
+        let nic = names.of(route.ifindex);
+        let replaces = observed.routes.iter().any(|now| to(route.destination)(&now));
+        changes.push(if replaces {
+            Change::ReplaceRoute(nic, *route)
+        } else {
+            Change::AddRoute(nic, *route)
+        });
+    }
+    for route in observed.routes.difference(&desired.routes) {
+        // The one that is replaced is gone already. With several, the next pass sees the rest.
+        let replaced = desired.routes.iter().any(|wanted| to(route.destination)(&wanted));
+        let wanted_stands = desired
+            .routes
+            .iter()
+            .any(|wanted| to(route.destination)(&wanted) && observed.routes.contains(wanted));
+        if !replaced || wanted_stands {
+            removals.push(Change::RemoveRoute(names.of(route.ifindex), *route));
+        }
+    }
+}
+
+impl fmt::Display for NicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guard => f.write_str("make Linux forward nothing by itself (nft table inet xvr)"),
+            Self::Sysctl { path, from: Some(from), to } => write!(f, "set {path} to {to:?}, it is {from:?}"),
+            Self::Sysctl { path, from: None, to } => write!(f, "set {path} to {to:?}"),
+            Self::Mtu(nic, mtu) => write!(f, "set the MTU of {nic} to {mtu}"),
+            Self::Up(nic) => write!(f, "switch {nic} on"),
+            Self::AddAddress(nic, address) => write!(f, "add address {address} to {nic}"),
+            Self::RemoveAddress(nic, address) => write!(f, "remove address {address} from {nic}"),
+            Self::SetPort(nic, _, port) => write!(f, "set port {nic}: {}", PortSentence(port)),
+            Self::RemovePort(nic, _) => write!(f, "remove port {nic}"),
+            Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
+            Self::RemoveLocal(address) => write!(f, "remove {address} from the router's own"),
+            Self::Attach(nic, attachment) => {
+                write!(f, "attach {} to {nic} ({})", attachment.front, attachment.reason)
+            }
+            Self::Detach(nic) => write!(f, "detach the programs from {nic}"),
+            Self::AddRoute(nic, route) => write!(f, "add route {} via {nic}", RouteSentence(route)),
+            Self::ReplaceRoute(nic, route) => write!(f, "change route {} via {nic}", RouteSentence(route)),
+            Self::RemoveRoute(nic, route) => write!(f, "remove route {} via {nic}", RouteSentence(route)),
+            Self::BumpGeneration => f.write_str("make flows look up their way out again"),
+        }
+    }
+}
+
+struct PortSentence<'a>(&'a Port);
+
+impl fmt::Display for PortSentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Port { role, mtu, source_nat, flags, .. } = self.0;
+        let role =
+            Role::ALL.iter().find(|known| **known as u8 == *role).map_or("unknown", |role| role.label());
+        write!(f, "{role}, MTU {mtu}")?;
+        if *source_nat != router_common::net::Ipv4::UNSPECIFIED {
+            write!(f, ", source NAT to {source_nat}")?;
+        }
+        if flags & Port::PARTIAL_CHECKSUMS != 0 {
+            f.write_str(", unfinished checksums")?;
+        }
+        if flags & Port::XDP_TARGET != 0 {
+            f.write_str(", takes XDP frames")?;
+        }
+        Ok(())
+    }
+}
+
+struct RouteSentence<'a>(&'a KernelRoute);
+
+impl fmt::Display for RouteSentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by {}", self.0.destination, self.0.gateway)
+    }
+}

@@ -1,0 +1,365 @@
+//! `xvr show`: what the daemon tells about itself, as JSON with stable names and as tables for
+//! people. An empty list says so in a sentence.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, Ethernet headers included.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}
+
+/// `xvr show status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// `running` when all that CloudStack asked for is in force, else `degraded`.
+    pub state: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its root.
+    pub root: String,
+    /// `--attach`.
+    pub attach: String,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Milliseconds from its start to taking commands.
+    pub ready_milliseconds: u64,
+    /// Tables and flows of an earlier daemon were taken over.
+    pub adopted: bool,
+    /// Where the programs and tables are pinned.
+    pub pins: String,
+    /// How many ports are in force.
+    pub ports: usize,
+    /// What Linux was kept from forwarding by itself; nothing where the guard is missing.
+    pub guard: Option<Count>,
+    /// What is wrong, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// One of `xvr show ports`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortView {
+    /// CloudStack's name.
+    pub name: String,
+    /// The kernel's name.
+    pub nic: String,
+    /// The kernel's index.
+    pub ifindex: u32,
+    /// MAC address.
+    pub mac: String,
+    /// `control`, `public`, `guest` or `private-gateway`.
+    pub role: String,
+    /// Addresses with prefix length.
+    pub addresses: Vec<String>,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// Where source NAT puts flows that leave here.
+    pub source_nat: Option<String>,
+    /// What is in front of the TC program: `xdp`, `xdp-generic`, or `tc` for nothing.
+    pub attach: String,
+    /// Why.
+    pub reason: String,
+    /// The programs send frames out here by XDP.
+    pub xdp_target: bool,
+    /// Packets that came in here and were forwarded by the XDP program.
+    pub forwarded_by_xdp: Count,
+    /// Packets that came in here and were forwarded by the TC program.
+    pub forwarded_by_tc: Count,
+    /// Packets that came in here and were dropped.
+    pub dropped: Count,
+    /// Packets that came in here and went to the kernel.
+    pub punted: Count,
+    /// Packets that came in here and were left by XDP to TC, which counts them again.
+    pub deferred: Count,
+}
+
+/// One of `xvr show flows`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowView {
+    /// `tcp`, `udp`, `icmp`, `icmp6`, or a number.
+    pub protocol: String,
+    /// Source of the packet that opened it, with port or ICMP identifier.
+    pub source: String,
+    /// Its destination.
+    pub destination: String,
+    /// What the source becomes, where it is translated.
+    pub translated: Option<String>,
+    /// Port it came in by.
+    pub ingress: String,
+    /// Port it leaves by.
+    pub egress: String,
+    /// From the side that opened it: IP packets, without Ethernet headers.
+    pub original: Count,
+    /// The other way.
+    pub reply: Count,
+    /// Seconds since it was opened.
+    pub age_seconds: u64,
+    /// Seconds since a packet of it was seen.
+    pub idle_seconds: u64,
+}
+
+/// One of `xvr show drops`: packets that were not forwarded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterView {
+    /// Port they came in by; `-` for frames of no port, and for the guard.
+    pub port: String,
+    /// `xdp`, `tc`, or `guard`.
+    pub hook: String,
+    /// `dropped`; `punted` to the kernel; `deferred` by XDP to TC.
+    pub outcome: String,
+    /// Why, as in the documentation's list of reasons.
+    pub reason: String,
+    /// How many.
+    pub count: Count,
+}
+
+/// One of `xvr show routes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// Destination.
+    pub destination: String,
+    /// Next hop; nothing for networks that ports are on.
+    pub gateway: Option<String>,
+    /// Port.
+    pub port: String,
+    /// It is in force.
+    pub active: bool,
+}
+
+impl StatusView {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "xvr {} is {}, process {}, root {}, up {}.\n{} in force, attached {}; ready {} ms after its start{}.\n",
+            self.version,
+            self.state,
+            self.pid,
+            self.root,
+            duration(self.uptime_seconds),
+            plural(self.ports, "port"),
+            self.attach,
+            self.ready_milliseconds,
+            if self.adopted { ", with an earlier daemon's flows" } else { "" },
+        );
+        text += &match self.guard {
+            Some(count) => format!(
+                "The guard stands: Linux forwards nothing by itself, it refused {}.\n",
+                plural(usize::try_from(count.packets).unwrap_or(usize::MAX), "packet")
+            ),
+            None => "The guard is missing.\n".to_owned(),
+        };
+        for problem in &self.problems {
+            let _ = writeln!(text, "Problem: {problem}");
+        }
+        text
+    }
+}
+
+/// Ports for people.
+pub fn ports(ports: &[PortView]) -> String {
+    if ports.is_empty() {
+        return "There are no ports: no command has said what to do yet.\n".to_owned();
+    }
+    let mut table = Table::new(&["PORT", "NIC", "ROLE", "ATTACH", "ADDRESSES", "BY XDP", "BY TC", "DROPPED"]);
+    for port in ports {
+        table.row([
+            port.name.clone(),
+            port.nic.clone(),
+            port.role.clone(),
+            port.attach.clone(),
+            if port.addresses.is_empty() { "-".to_owned() } else { port.addresses.join(" ") },
+            port.forwarded_by_xdp.packets.to_string(),
+            port.forwarded_by_tc.packets.to_string(),
+            port.dropped.packets.to_string(),
+        ]);
+    }
+    let mut text = table.text();
+    text.push('\n');
+    for port in ports {
+        let _ = write!(text, "{} is attached by {}: {}.", port.name, port.attach, port.reason);
+        if let Some(address) = &port.source_nat {
+            let _ = write!(text, " Guests' flows leave as {address}.");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Flows for people.
+pub fn flows(flows: &[FlowView]) -> String {
+    if flows.is_empty() {
+        return "There are no flows.\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "PROTO",
+        "SOURCE",
+        "AS",
+        "DESTINATION",
+        "WAY",
+        "PACKETS",
+        "BYTES",
+        "REPLIES",
+        "BYTES",
+        "AGE",
+        "IDLE",
+    ]);
+    for flow in flows {
+        table.row([
+            flow.protocol.clone(),
+            flow.source.clone(),
+            flow.translated.clone().unwrap_or_else(|| "-".to_owned()),
+            flow.destination.clone(),
+            format!("{} > {}", flow.ingress, flow.egress),
+            flow.original.packets.to_string(),
+            bytes(flow.original.bytes),
+            flow.reply.packets.to_string(),
+            bytes(flow.reply.bytes),
+            duration(flow.age_seconds),
+            duration(flow.idle_seconds),
+        ]);
+    }
+    format!("{}\n{}.\n", table.text(), plural(flows.len(), "flow"))
+}
+
+/// Drops for people.
+pub fn drops(counters: &[CounterView]) -> String {
+    if counters.is_empty() {
+        return "Every packet was forwarded.\n".to_owned();
+    }
+    let mut table = Table::new(&["PORT", "HOOK", "OUTCOME", "REASON", "PACKETS", "BYTES"]);
+    for counter in counters {
+        table.row([
+            counter.port.clone(),
+            counter.hook.clone(),
+            counter.outcome.clone(),
+            counter.reason.clone(),
+            counter.count.packets.to_string(),
+            bytes(counter.count.bytes),
+        ]);
+    }
+    table.text()
+}
+
+/// Routes for people.
+pub fn routes(routes: &[RouteView]) -> String {
+    if routes.is_empty() {
+        return "There are no routes.\n".to_owned();
+    }
+    let mut table = Table::new(&["DESTINATION", "GATEWAY", "PORT", "STATE"]);
+    for route in routes {
+        table.row([
+            route.destination.clone(),
+            route.gateway.clone().unwrap_or_else(|| "connected".to_owned()),
+            route.port.clone(),
+            if route.active { "active" } else { "missing" }.to_owned(),
+        ]);
+    }
+    table.text()
+}
+
+/// A number and its noun.
+pub fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// `999 B`, `1.5 kB`, `20 MB`.
+fn bytes(count: u64) -> String {
+    let mut unit = "B";
+    let (mut whole, mut tenths) = (count, 0);
+    for larger in ["kB", "MB", "GB", "TB", "PB"] {
+        if whole < 1000 {
+            break;
+        }
+        tenths = whole % 1000 / 100;
+        whole /= 1000;
+        unit = larger;
+    }
+    if unit == "B" || whole >= 10 { format!("{whole} {unit}") } else { format!("{whole}.{tenths} {unit}") }
+}
+
+/// `59 s`, `12 min`, `3 h`, `2 d`.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Columns as wide as their widest cell, two blanks between them.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(header: &[&str]) -> Self {
+        Self { rows: vec![header.iter().map(|&cell| cell.to_owned()).collect()] }
+    }
+
+    fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+
+    fn text(&self) -> String {
+        let columns = self.rows[0].len();
+        let width =
+            |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            let line = cells.collect::<Vec<_>>().join("  ");
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let route = |destination: &str, gateway: Option<&str>| RouteView {
+            destination: destination.to_owned(),
+            gateway: gateway.map(str::to_owned),
+            port: "eth2".to_owned(),
+            active: true,
+        };
+        let text = routes(&[route("0.0.0.0/0", Some("203.0.113.1")), route("10.1.1.0/24", None)]);
+        assert_eq!(
+            text,
+            "DESTINATION  GATEWAY      PORT  STATE\n\
+             0.0.0.0/0    203.0.113.1  eth2  active\n\
+             10.1.1.0/24  connected    eth2  active\n"
+        );
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        for (count, expected) in [(0, "0 B"), (999, "999 B"), (1550, "1.5 kB"), (20_500_000, "20 MB")] {
+            assert_eq!(bytes(count), expected);
+        }
+        for (seconds, expected) in [(119, "119 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 d")] {
+            assert_eq!(duration(seconds), expected);
+        }
+        assert_eq!(plural(1, "flow"), "1 flow");
+    }
+}

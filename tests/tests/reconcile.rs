@@ -1,0 +1,381 @@
+//! Reconciling: what is planned, in which order, that it converges, and what becomes of a system
+//! when a step fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use router_common::net::Ipv4;
+use router_common::port::{Port, Role};
+use router_userspace::compile::{Attachment, Compiled, Front, KernelRoute, Link};
+use router_userspace::reconcile::{
+    Backend, Change, Observed, ObservedAttachment, ObservedLink, Plan, Reconciler,
+};
+
+const GUEST: u32 = 2;
+const PUBLIC: u32 = 4;
+
+/// A system in memory that does what it is told, but for the steps that fail.
+#[derive(Debug)]
+struct Memory {
+    system: Observed,
+    applied: Vec<Change>,
+    /// Which calls of `apply` fail, counted from 0.
+    fails: fn(usize) -> bool,
+    calls: usize,
+}
+
+impl Memory {
+    fn new(fails: fn(usize) -> bool) -> Self {
+        Self { system: bare(), applied: Vec::new(), fails, calls: 0 }
+    }
+}
+
+impl Backend for Memory {
+    async fn observe(&mut self, _desired: &Compiled) -> Result<Observed> {
+        Ok(self.system.clone())
+    }
+
+    async fn apply(&mut self, change: &Change) -> Result<()> {
+        let call = self.calls;
+        self.calls += 1;
+        if (self.fails)(call) {
+            bail!("call {call} fails");
+        }
+        self.applied.push(change.clone());
+        apply(&mut self.system, change.clone());
+        Ok(())
+    }
+}
+
+fn apply(system: &mut Observed, change: Change) {
+    let links = &mut system.links;
+    match change {
+        Change::Guard => system.guarded = true,
+        Change::Sysctl { path, to, .. } => drop(system.sysctls.insert(path, to)),
+        Change::Mtu(nic, mtu) => links.get_mut(&nic.ifindex).unwrap().mtu = mtu.into(),
+        Change::Up(nic) => links.get_mut(&nic.ifindex).unwrap().up = true,
+        Change::AddAddress(nic, address) => links.get_mut(&nic.ifindex).unwrap().addresses.push(address),
+        Change::RemoveAddress(nic, address) => {
+            links.get_mut(&nic.ifindex).unwrap().addresses.retain(|own| *own != address);
+        }
+        Change::SetPort(_, key, port) => drop(system.tables.ports.insert(key, port)),
+        Change::RemovePort(_, key) => drop(system.tables.ports.remove(&key)),
+        Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
+            system.tables.local4.insert(address, nic.ifindex);
+        }
+        Change::SetLocal(nic, std::net::IpAddr::V6(address)) => {
+            system.tables.local6.insert(address, nic.ifindex);
+        }
+        Change::RemoveLocal(std::net::IpAddr::V4(address)) => drop(system.tables.local4.remove(&address)),
+        Change::RemoveLocal(std::net::IpAddr::V6(address)) => drop(system.tables.local6.remove(&address)),
+        Change::Attach(nic, Attachment { front, .. }) => {
+            system.attachments.insert(nic.ifindex, ObservedAttachment { front, asked: Some(front) });
+        }
+        Change::Detach(nic) => drop(system.attachments.remove(&nic.ifindex)),
+        Change::AddRoute(_, route) => drop(system.routes.insert(route)),
+        Change::ReplaceRoute(_, route) => {
+            system.routes.retain(|old| old.destination != route.destination);
+            system.routes.insert(route);
+        }
+        Change::RemoveRoute(_, route) => drop(system.routes.remove(&route)),
+        Change::BumpGeneration => {}
+    }
+}
+
+/// NICs that nobody has touched.
+fn bare() -> Observed {
+    let link = || ObservedLink { mtu: 1500, up: false, addresses: vec![] };
+    Observed {
+        names: BTreeMap::from([(GUEST, "eth0".to_owned()), (PUBLIC, "eth2".to_owned())]),
+        links: BTreeMap::from([(GUEST, link()), (PUBLIC, link())]),
+        sysctls: BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "0".to_owned())]),
+        ..Observed::default()
+    }
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn default_route(gateway: &str) -> KernelRoute {
+    KernelRoute { destination: net("0.0.0.0/0"), gateway: gateway.parse().unwrap(), ifindex: PUBLIC }
+}
+
+fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str]) {
+    let addresses: Vec<IpNet> = addresses.iter().copied().map(net).collect();
+    for address in &addresses {
+        if let std::net::IpAddr::V4(address) = address.addr() {
+            compiled.tables.local4.insert(address, ifindex);
+        }
+    }
+    compiled.links.insert(ifindex, Link { mtu: Some(1400), addresses });
+    let attachment = Attachment { front: Front::Nothing, may_fall_back: false, reason: "a test".to_owned() };
+    compiled.attachments.insert(ifindex, attachment);
+    let port = Port {
+        slot: ifindex,
+        mtu: 1400,
+        source_nat: Ipv4::UNSPECIFIED,
+        router: 0,
+        role: role as u8,
+        flags: 0,
+        mac: [0; 6],
+        pad: [0; 6],
+    };
+    compiled.tables.ports.insert((ifindex, 0, 0), port);
+}
+
+fn router() -> Compiled {
+    let mut compiled = Compiled {
+        routes: BTreeSet::from([default_route("203.0.113.1")]),
+        sysctls: BTreeMap::from([
+            ("net/ipv4/conf/eth0/rp_filter".to_owned(), "1".to_owned()),
+            ("net/ipv4/ip_forward".to_owned(), "1".to_owned()),
+        ]),
+        ..Compiled::default()
+    };
+    add_port(&mut compiled, GUEST, Role::Guest, &["10.1.1.1/24"]);
+    add_port(&mut compiled, PUBLIC, Role::Public, &["203.0.113.10/24", "203.0.113.11/24"]);
+    compiled
+}
+
+/// Runs a future that never waits for anything.
+fn run<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("the back end in memory never waits"),
+    }
+}
+
+fn sentences(plan: &Plan) -> Vec<String> {
+    plan.changes.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_bare_system_is_set_up_in_order_and_a_second_run_changes_nothing() {
+    let mut reconciler = Reconciler::new(Memory::new(|_| false));
+    let plan = run(reconciler.plan(&router())).unwrap();
+    assert_eq!(
+        sentences(&plan),
+        [
+            "make Linux forward nothing by itself (nft table inet xvr)",
+            "set net/ipv4/ip_forward to \"1\", it is \"0\"",
+            "set net/ipv4/conf/eth0/rp_filter to \"1\"",
+            "set the MTU of eth0 to 1400",
+            "switch eth0 on",
+            "add address 10.1.1.1/24 to eth0",
+            "set the MTU of eth2 to 1400",
+            "switch eth2 on",
+            "add address 203.0.113.10/24 to eth2",
+            "add address 203.0.113.11/24 to eth2",
+            "set port eth0: guest, MTU 1400",
+            "set port eth2: public, MTU 1400",
+            "set 10.1.1.1 on eth0 as the router's own",
+            "set 203.0.113.10 on eth2 as the router's own",
+            "set 203.0.113.11 on eth2 as the router's own",
+            "attach tc to eth0 (a test)",
+            "attach tc to eth2 (a test)",
+            "add route 0.0.0.0/0 by 203.0.113.1 via eth2",
+            "make flows look up their way out again",
+        ]
+    );
+    let converged = run(reconciler.converge(&router())).unwrap();
+    assert_eq!(converged.changes, plan.changes);
+    assert_eq!(run(reconciler.converge(&router())).unwrap().changes, []);
+}
+
+#[test]
+fn what_is_not_wanted_any_more_goes_in_reverse_order() {
+    let mut reconciler = Reconciler::new(Memory::new(|_| false));
+    run(reconciler.converge(&router())).unwrap();
+    let mut less = router();
+    less.links.remove(&PUBLIC);
+    less.attachments.remove(&PUBLIC);
+    less.tables.ports.remove(&(PUBLIC, 0, 0));
+    less.tables.local4.retain(|_, ifindex| *ifindex != PUBLIC);
+    less.routes.clear();
+    let plan = run(reconciler.plan(&less)).unwrap();
+    assert_eq!(
+        sentences(&plan),
+        [
+            "remove route 0.0.0.0/0 by 203.0.113.1 via eth2",
+            "detach the programs from eth2",
+            "remove 203.0.113.11 from the router's own",
+            "remove 203.0.113.10 from the router's own",
+            "remove port eth2",
+            "remove address 203.0.113.10/24 from eth2",
+            "remove address 203.0.113.11/24 from eth2",
+            "make flows look up their way out again",
+        ]
+    );
+}
+
+#[test]
+fn a_route_to_another_gateway_takes_the_place_of_the_old_one() {
+    let mut reconciler = Reconciler::new(Memory::new(|_| false));
+    run(reconciler.converge(&router())).unwrap();
+    let mut other = router();
+    other.routes = BTreeSet::from([default_route("203.0.113.2")]);
+    let plan = run(reconciler.plan(&other)).unwrap();
+    assert_eq!(
+        sentences(&plan),
+        ["change route 0.0.0.0/0 by 203.0.113.2 via eth2", "make flows look up their way out again"]
+    );
+}
+
+#[test]
+fn the_first_address_of_a_subnet_becomes_its_primary_one() {
+    let mut reconciler = Reconciler::new(Memory::new(|_| false));
+    run(reconciler.converge(&router())).unwrap();
+    let mut other = router();
+    other.links.get_mut(&PUBLIC).unwrap().addresses = vec![net("203.0.113.12/24"), net("203.0.113.10/24")];
+    let plan = run(reconciler.plan(&other)).unwrap();
+    let addresses: Vec<String> =
+        sentences(&plan).into_iter().filter(|sentence| sentence.contains(" address ")).collect();
+    assert_eq!(
+        addresses,
+        [
+            "add address 203.0.113.12/24 to eth2",
+            "remove address 203.0.113.10/24 from eth2",
+            "remove address 203.0.113.11/24 from eth2",
+            "add address 203.0.113.10/24 to eth2",
+        ]
+    );
+    run(reconciler.converge(&other)).unwrap();
+    assert_eq!(reconciler.backend.system.links[&PUBLIC].addresses, other.links[&PUBLIC].addresses);
+}
+
+#[test]
+fn programs_of_an_earlier_daemon_are_replaced_and_a_fallback_stands() {
+    let mut system = bare();
+    let mut desired = Compiled::default();
+    add_port(&mut desired, GUEST, Role::Guest, &[]);
+    let attachment = Attachment { front: Front::NativeXdp, may_fall_back: true, reason: String::new() };
+    desired.attachments.insert(GUEST, attachment);
+    let mut attaches = |front, asked| {
+        system.attachments.insert(GUEST, ObservedAttachment { front, asked });
+        let plan = Plan::between(&desired, &system);
+        plan.changes.iter().any(|change| matches!(change, Change::Attach(..)))
+    };
+    assert!(attaches(Front::NativeXdp, None));
+    assert!(!attaches(Front::NativeXdp, Some(Front::NativeXdp)));
+    assert!(!attaches(Front::Nothing, Some(Front::NativeXdp)));
+    assert!(attaches(Front::Nothing, Some(Front::Nothing)));
+}
+
+#[test]
+fn one_step_that_fails_once_is_made_up_for() {
+    let changes = run(Reconciler::new(Memory::new(|_| false)).plan(&router())).unwrap().changes.len();
+    for (step, fails) in FAIL_ONCE.into_iter().enumerate().take(changes) {
+        let mut reconciler = Reconciler::new(Memory::new(fails));
+        run(reconciler.converge(&router())).unwrap_or_else(|error| panic!("step {step}: {error:#}"));
+        assert!(run(reconciler.plan(&router())).unwrap().is_empty());
+    }
+}
+
+const FAIL_ONCE: [fn(usize) -> bool; 19] = [
+    |n| n == 0,
+    |n| n == 1,
+    |n| n == 2,
+    |n| n == 3,
+    |n| n == 4,
+    |n| n == 5,
+    |n| n == 6,
+    |n| n == 7,
+    |n| n == 8,
+    |n| n == 9,
+    |n| n == 10,
+    |n| n == 11,
+    |n| n == 12,
+    |n| n == 13,
+    |n| n == 14,
+    |n| n == 15,
+    |n| n == 16,
+    |n| n == 17,
+    |n| n == 18,
+];
+
+/// What the system holds when it is converged to `previous`, and `next` cannot be had: `refuses`
+/// says which changes never succeed.
+struct Stubborn {
+    memory: Memory,
+    refuses: fn(&Change) -> bool,
+}
+
+impl Backend for Stubborn {
+    async fn observe(&mut self, desired: &Compiled) -> Result<Observed> {
+        self.memory.observe(desired).await
+    }
+
+    async fn apply(&mut self, change: &Change) -> Result<()> {
+        if (self.refuses)(change) {
+            bail!("refused");
+        }
+        self.memory.apply(change).await
+    }
+}
+
+fn previous() -> Compiled {
+    let mut compiled = router();
+    compiled.links.remove(&GUEST);
+    compiled.attachments.remove(&GUEST);
+    compiled.tables.ports.remove(&(GUEST, 0, 0));
+    compiled.tables.local4.retain(|_, ifindex| *ifindex != GUEST);
+    compiled.sysctls.remove("net/ipv4/conf/eth0/rp_filter");
+    compiled
+}
+
+/// A router that holds [`previous`], with a NIC that is no port and has settings of its own.
+fn with_previous(refuses: fn(&Change) -> bool) -> (Reconciler<Stubborn>, Observed) {
+    let mut memory = Memory::new(|_| false);
+    memory.system.sysctls.insert("net/ipv4/conf/eth0/rp_filter".to_owned(), "2".to_owned());
+    memory.system.links.get_mut(&GUEST).unwrap().addresses.push(net("192.0.2.1/24"));
+    memory.system.links.get_mut(&GUEST).unwrap().up = true;
+    let mut reconciler = Reconciler::new(memory);
+    run(reconciler.converge(&previous())).unwrap();
+    let before = reconciler.backend.system.clone();
+    (Reconciler::new(Stubborn { memory: reconciler.backend, refuses }), before)
+}
+
+#[test]
+fn whatever_step_fails_for_good_everything_is_undone() {
+    let refusals: [fn(&Change) -> bool; 6] = [
+        |change| matches!(change, Change::Mtu(nic, 1400) if nic.ifindex == GUEST),
+        |change| matches!(change, Change::AddAddress(_, address) if *address == net("10.1.1.1/24")),
+        |change| matches!(change, Change::SetPort(nic, ..) if nic.ifindex == GUEST),
+        |change| matches!(change, Change::SetLocal(nic, _) if nic.ifindex == GUEST),
+        |change| matches!(change, Change::Attach(nic, _) if nic.ifindex == GUEST),
+        |change| matches!(change, Change::Sysctl { to, .. } if to == "1"),
+    ];
+    for (index, refuses) in refusals.into_iter().enumerate() {
+        let (mut reconciler, before) = with_previous(refuses);
+        let commit = || panic!("nothing to commit");
+        let refusal = run(reconciler.converge_or_restore(&router(), &previous(), commit)).unwrap_err();
+        assert!(refusal.to_string().ends_with("the router is as it was before"), "{index}: {refusal}");
+        assert_eq!(reconciler.backend.memory.system, before, "refusal {index}");
+    }
+}
+
+#[test]
+fn what_cannot_be_saved_is_undone() {
+    let (mut reconciler, before) = with_previous(|_| false);
+    let commit = || bail!("the disk is full");
+    let refusal = run(reconciler.converge_or_restore(&router(), &previous(), commit)).unwrap_err();
+    assert_eq!(refusal.to_string(), "the disk is full; the router is as it was before");
+    assert_eq!(reconciler.backend.memory.system, before);
+}
+
+#[test]
+fn when_undoing_fails_too_the_difference_is_told() {
+    let (mut reconciler, _) = with_previous(|change| {
+        matches!(change, Change::Attach(nic, _) | Change::Detach(nic) | Change::RemovePort(nic, _)
+            if nic.ifindex == GUEST)
+    });
+    let refusal = run(reconciler.converge_or_restore(&router(), &previous(), || Ok(()))).unwrap_err();
+    let text = refusal.to_string();
+    assert!(text.contains("putting the router back failed too"), "{text}");
+    assert!(text.contains("remove port eth0"), "{text}");
+}
