@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use router_common::account::Hook;
 use serde_json::Value;
 
 use crate::lab::Lab;
@@ -185,6 +186,14 @@ impl<'lab> Router<'lab> {
         let shown = self.show("drops")?;
         let rows = shown.as_array().context("xvr show drops is no list")?;
         Ok(rows.iter().filter(|row| row["reason"] == label).filter_map(packets).sum())
+    }
+
+    /// How many packets a hook has forwarded, over all ports.
+    pub fn forwarded(&self, hook: Hook) -> Result<u64> {
+        let shown = self.show("ports")?;
+        let rows = shown.as_array().context("xvr show ports is no list")?;
+        let column = format!("forwarded_by_{}", hook.label());
+        Ok(rows.iter().filter_map(|row| row[column.as_str()]["packets"].as_u64()).sum())
     }
 
     /// `xvr plan --json`: a sentence for every change it would make.
