@@ -17,3 +17,12 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     command.args(["--", "--test-threads=2"]);
     crate::run(&mut command)
 }
+
+/// Tests that need neither root nor a BPF object: the walk's scenarios on the host, and the
+/// control walk from CloudStack's messages to the desired state.
+pub fn on_the_host() -> Result<()> {
+    let mut command = build::cargo("test");
+    command.env("ROUTER_BPF_SKIP", "1");
+    command.args(["--package", "router-tests", "--test", "walk", "--test", "control_walk"]);
+    crate::run(&mut command)
+}
