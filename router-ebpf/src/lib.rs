@@ -19,5 +19,6 @@ pub mod icmp;
 pub mod nat;
 pub mod packet;
 pub mod parse;
+pub mod passage;
 pub mod tables;
 pub mod walk;

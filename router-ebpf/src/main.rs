@@ -3,9 +3,9 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod apart;
 mod frame;
 mod maps;
-mod slow;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};

@@ -18,14 +18,16 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use router_common::account::{COUNTERS as COUNTERS_LENGTH, Hook, Traffic, counter_index};
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
-use router_common::net::{Ipv4, Ipv6, MacPair};
+use router_common::net::{Address, Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Decision};
 use router_ebpf::family::Family;
-use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables};
+use router_ebpf::packet::Packet;
+use router_ebpf::passage::{Decided, Passage};
+use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
 
-use crate::slow;
+use crate::apart;
 
 // Sizes are upper bounds; userspace sets the flow tables' at load.
 
@@ -45,7 +47,7 @@ static FLOWS6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>> =
     HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(COUNTERS_LENGTH, 0);
-/// What the slow path is called with, see [`slow`].
+/// What the slow path is called with, see [`apart`].
 #[map]
 static ARRIVAL4: PerCpuArray<Arrival<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -186,8 +188,6 @@ pub trait FamilyMaps: Family {
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>>;
     /// What the slow path is called with.
     fn arrivals() -> &'static PerCpuArray<Arrival<Self>>;
-    /// Calls the slow path.
-    fn decide_apart(maps: &Maps) -> u32;
     /// Room for an entry to be.
     fn drafts() -> &'static PerCpuArray<Draft<Self>>;
     /// The router's addresses.
@@ -212,14 +212,6 @@ impl FamilyMaps for Ipv4 {
     #[inline(always)]
     fn arrivals() -> &'static PerCpuArray<Arrival<Self>> {
         &ARRIVAL4
-    }
-
-    #[inline(always)]
-    fn decide_apart(maps: &Maps) -> u32 {
-        match maps.ctx {
-            Context::Xdp(ctx) => slow::xvr_xdp_decide4(ctx),
-            Context::Tc(skb) => slow::xvr_tc_decide4(skb),
-        }
     }
 
     #[inline(always)]
@@ -254,14 +246,6 @@ impl FamilyMaps for Ipv6 {
     }
 
     #[inline(always)]
-    fn decide_apart(maps: &Maps) -> u32 {
-        match maps.ctx {
-            Context::Xdp(ctx) => slow::xvr_xdp_decide6(ctx),
-            Context::Tc(skb) => slow::xvr_tc_decide6(skb),
-        }
-    }
-
-    #[inline(always)]
     fn locals() -> &'static HashMap<LocalKey<Self>, Local> {
         &LOCAL6
     }
@@ -270,6 +254,28 @@ impl FamilyMaps for Ipv6 {
     fn set_ends(lookup: &mut FibLookup, query: &RouteQuery<Self>) {
         lookup.__bindgen_anon_3.ipv6_src = query.src.0;
         lookup.__bindgen_anon_4.ipv6_dst = query.dst.0;
+    }
+}
+
+impl World for Maps {
+    /// The frame is the context's, whichever way it comes.
+    #[inline(always)]
+    fn pass<P: Packet>(&self, _packet: &mut P, _ifindex: u32, decided: Decided) -> Passage {
+        let decided = u32::from(decided == Decided::Yes);
+        Passage::from_number(match self.ctx {
+            Context::Xdp(ctx) => apart::xvr_xdp_pass(ctx, decided),
+            Context::Tc(skb) => apart::xvr_tc_pass(skb, decided),
+        })
+    }
+
+    #[inline(always)]
+    fn decide(&self, version: u8) -> Result<Decision, DropReason> {
+        apart::decoded(match (self.ctx, version) {
+            (Context::Xdp(ctx), Ipv6::VERSION) => apart::xvr_xdp_decide6(ctx),
+            (Context::Xdp(ctx), _) => apart::xvr_xdp_decide4(ctx),
+            (Context::Tc(skb), Ipv6::VERSION) => apart::xvr_tc_decide6(skb),
+            (Context::Tc(skb), _) => apart::xvr_tc_decide4(skb),
+        })
     }
 }
 
@@ -285,15 +291,14 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     }
 
     #[inline(always)]
-    fn decide(&self, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
-        let mut room = own(A::arrivals()).ok_or(DropReason::FlowTableFull)?;
+    fn arrive(&self, arrival: &Arrival<A>) {
+        let Some(mut room) = own(A::arrivals()) else { return };
         // Field by field: the whole would be built on the stack first.
         let Arrival { key, now, ifindex, generation, role, transport, hop_limit, tcp_flags } = *arrival;
         room.key = key;
         (room.now, room.ifindex, room.generation) = (now, ifindex, generation);
         (room.role, room.transport) = (role, transport);
         (room.hop_limit, room.tcp_flags) = (hop_limit, tcp_flags);
-        slow::decoded(A::decide_apart(self))
     }
 
     #[inline(always)]

@@ -7,11 +7,15 @@ use core::ops::{Deref, DerefMut};
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
+use router_common::net::{Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 
-use crate::conntrack::{self, Arrival, Decision};
+use crate::conntrack::{Arrival, Decision};
 use crate::family::Family;
+use crate::packet::Packet;
+use crate::passage::{Decided, Passage};
+use crate::walk;
 
 /// What does not depend on the address family.
 pub trait Tables {
@@ -97,19 +101,24 @@ pub trait Flows<A: Family>: Tables + Sized {
     fn set_next_hop(&self, flow: &Self::Flow, next_hop: NextHop, now: u64, generation: u32);
     /// The router's own address.
     fn local(&self, key: &LocalKey<A>) -> Option<Local>;
-    /// The slow path, [`conntrack::decide`]. The kernel's implementation calls it as a function
-    /// that the verifier looks at once, and not for every way that leads to it.
-    ///
-    /// # Errors
-    /// Why the packet is refused.
-    fn decide(&self, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
-        conntrack::decide(self, arrival)
-    }
+    /// Keeps what the slow path needs of a packet, for [`World::decide`].
+    fn arrive(&self, arrival: &Arrival<A>);
     /// The kernel's route.
     fn route(&self, query: &RouteQuery<A>) -> Route;
 }
 
-/// Both families: what the walk is given.
-pub trait World: Flows<router_common::net::Ipv4> + Flows<router_common::net::Ipv6> {}
+/// Both families, and the two parts of the walk that the programs make functions of their own,
+/// each with its own stack, and looked at by the verifier once.
+pub trait World: Flows<Ipv4> + Flows<Ipv6> {
+    /// [`walk::pass`].
+    fn pass<P: Packet>(&self, packet: &mut P, ifindex: u32, decided: Decided) -> Passage {
+        walk::pass(packet, self, ifindex, decided)
+    }
 
-impl<T: Flows<router_common::net::Ipv4> + Flows<router_common::net::Ipv6>> World for T {}
+    /// The slow path, [`conntrack::decide`](crate::conntrack::decide), about the packet of this IP
+    /// version that arrived last.
+    ///
+    /// # Errors
+    /// Why the packet is refused.
+    fn decide(&self, version: u8) -> Result<Decision, DropReason>;
+}

@@ -5,7 +5,9 @@
 //!                  → checks → rewrite → forward → account
 //! ```
 //!
-//! A known flow's packet costs one flow lookup and no decision. There are three ways out,
+//! A known flow's packet costs one flow lookup and no decision. The first packet of a flow goes
+//! through the steps twice: up to the flow table, where it leaves an
+//! [`Arrival`] for the slow path ([`conntrack::decide`]), and then, its flow known, to the end. There are three ways out,
 //! [`Verdict`], and every frame takes one of them and is counted there, once.
 //!
 //! The same walk is in the XDP and in the TC program. XDP is in front; what it cannot finish it
@@ -23,6 +25,7 @@ use crate::conntrack::{self, Arrival, Decision};
 use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family};
 use crate::packet::Packet;
 use crate::parse::{self, Header, Link, Parse, Parsed, Transport};
+use crate::passage::{Decided, End, Passage};
 use crate::tables::{Activity, Flows, Tables, World};
 use crate::{checksum, forward, nat};
 
@@ -76,17 +79,37 @@ impl Verdict {
     }
 }
 
-/// A frame that came in by an interface.
+/// A frame that came in by an interface: one passage through the steps, and a second one if the
+/// slow path had to open its flow in between.
 #[inline(always)]
 pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
-    let mut slot = 0;
     let length = packet.length();
-    let verdict = match steps(packet, tables, ifindex, &mut slot) {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::Drop(reason),
+    let first = tables.pass(packet, ifindex, Decided::No);
+    let verdict = match first.end {
+        End::Verdict(verdict) => verdict,
+        End::Undecided(version) => match tables.decide(version) {
+            Ok(Decision::Flow) => match tables.pass(packet, ifindex, Decided::Yes).end {
+                End::Verdict(verdict) => verdict,
+                // Whoever expires flows was faster: the flow's next packet opens it.
+                End::Undecided(_) => Verdict::Drop(DropReason::FlowTableFull),
+            },
+            Ok(Decision::Punt(reason)) => Verdict::punt(packet, reason),
+            Err(reason) => Verdict::Drop(reason),
+        },
     };
-    tables.count(slot, packet.hook(), verdict.outcome(), length);
+    tables.count(first.slot, packet.hook(), verdict.outcome(), length);
     verdict
+}
+
+/// One passage through the steps.
+#[inline(always)]
+pub fn pass<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32, decided: Decided) -> Passage {
+    let mut slot = 0;
+    let end = match steps(packet, tables, ifindex, decided, &mut slot) {
+        Ok(end) => end,
+        Err(reason) => End::Verdict(Verdict::Drop(reason)),
+    };
+    Passage { slot, end }
 }
 
 #[inline(always)]
@@ -94,21 +117,22 @@ fn steps<P: Packet, T: World>(
     packet: &mut P,
     tables: &T,
     ifindex: u32,
+    decided: Decided,
     slot: &mut u32,
-) -> Result<Verdict, DropReason> {
+) -> Result<End, DropReason> {
     let link = parse::link(packet)?;
     let Some(port) = classify(tables, ifindex, &link)? else {
-        return Ok(Verdict::punt(packet, PuntReason::NotAPort));
+        return Ok(Verdict::punt(packet, PuntReason::NotAPort).into());
     };
     *slot = port.slot;
     if let Some(reason) = not_to_be_routed(packet, &port)? {
-        return Ok(Verdict::punt(packet, reason));
+        return Ok(Verdict::punt(packet, reason).into());
     }
     let ingress = Ingress { port, ifindex };
     match link.ethertype {
-        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, link.l3),
-        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, link.l3),
-        _ => Ok(Verdict::punt(packet, PuntReason::NotIp)),
+        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, link.l3, decided),
+        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, link.l3, decided),
+        _ => Ok(Verdict::punt(packet, PuntReason::NotIp).into()),
     }
 }
 
@@ -127,7 +151,8 @@ fn family_steps<A, P, T>(
     tables: &T,
     ingress: &Ingress<T::Port>,
     l3: usize,
-) -> Result<Verdict, DropReason>
+    decided: Decided,
+) -> Result<End, DropReason>
 where
     A: Header,
     P: Packet,
@@ -135,22 +160,25 @@ where
 {
     let parsed: Parsed<A> = match parse::ip(packet, l3, ingress.port.router)? {
         Parse::Packet(parsed) => parsed,
-        Parse::Punt(reason) => return Ok(Verdict::punt(packet, reason)),
+        Parse::Punt(reason) => return Ok(Verdict::punt(packet, reason).into()),
     };
     if packet.hook() == Hook::Xdp && may_be_partial(packet, &ingress.port, &parsed) {
-        return Ok(Verdict::Defer(DeferReason::PartialChecksum));
+        return Ok(Verdict::Defer(DeferReason::PartialChecksum).into());
     }
     let (now, generation) = (tables.now(), tables.config().generation);
     let flow = match tables.flow(&parsed.key) {
-        Some(flow) if conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) => flow,
-        _ => match tables.decide(&arrival(ingress, &parsed, now, generation))? {
-            // Whoever expires flows may have been faster: then the flow's next packet opens it.
-            Decision::Flow => tables.flow(&parsed.key).ok_or(DropReason::FlowTableFull)?,
-            Decision::Punt(reason) => return Ok(Verdict::punt(packet, reason)),
-        },
+        Some(flow)
+            if decided == Decided::Yes || conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) =>
+        {
+            flow
+        }
+        _ => {
+            tables.arrive(&arrival(ingress, &parsed, now, generation));
+            return Ok(End::Undecided(A::VERSION));
+        }
     };
     if let Some(verdict) = obstacle(packet, &parsed, &*flow)? {
-        return Ok(verdict);
+        return Ok(verdict.into());
     }
     nat::rewrite(packet, &parsed, &*flow).ok_or(DropReason::RewriteFailed)?;
     let verdict = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
@@ -158,7 +186,7 @@ where
     if parsed.transport != Transport::IcmpError {
         tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags: parsed.tcp_flags });
     }
-    Ok(verdict)
+    Ok(verdict.into())
 }
 
 #[inline(always)]

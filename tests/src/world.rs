@@ -10,8 +10,10 @@ use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::verdict::DropReason;
+use router_ebpf::conntrack::{self, Arrival, Decision};
 use router_ebpf::family::Family;
-use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables};
+use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
 
 /// One family's tables.
 #[derive(Debug)]
@@ -22,11 +24,18 @@ pub struct FamilyTables<A> {
     pub locals: RefCell<HashMap<A, u32>>,
     /// Routes: network, prefix length, and what is found there. The longest prefix wins.
     pub routes: RefCell<Vec<(A, u32, Route)>>,
+    /// The packet that the slow path is to decide about.
+    pub arrival: Cell<Option<Arrival<A>>>,
 }
 
 impl<A> Default for FamilyTables<A> {
     fn default() -> Self {
-        Self { flows: RefCell::default(), locals: RefCell::default(), routes: RefCell::default() }
+        Self {
+            flows: RefCell::default(),
+            locals: RefCell::default(),
+            routes: RefCell::default(),
+            arrival: Cell::new(None),
+        }
     }
 }
 
@@ -223,6 +232,10 @@ impl<A: WorldFamily> Flows<A> for World {
         }
     }
 
+    fn arrive(&self, arrival: &Arrival<A>) {
+        A::tables(self).arrival.set(Some(*arrival));
+    }
+
     fn local(&self, key: &LocalKey<A>) -> Option<Local> {
         A::tables(self).locals.borrow().get(&key.address).map(|&ifindex| Local { ifindex })
     }
@@ -231,6 +244,16 @@ impl<A: WorldFamily> Flows<A> for World {
         let routes = A::tables(self).routes.borrow();
         let matches = routes.iter().filter(|(network, length, _)| within(&query.dst, network, *length));
         matches.max_by_key(|(_, length, _)| *length).map_or(Route::Nowhere, |(_, _, route)| *route)
+    }
+}
+
+impl tables::World for World {
+    fn decide(&self, version: u8) -> Result<Decision, DropReason> {
+        fn about<A: WorldFamily>(world: &World) -> Result<Decision, DropReason> {
+            let arrival = A::tables(world).arrival.take().expect("a packet has arrived");
+            conntrack::decide(world, &arrival)
+        }
+        if version == Ipv6::VERSION { about::<Ipv6>(self) } else { about::<Ipv4>(self) }
     }
 }
 

@@ -1,14 +1,19 @@
-//! The slow path as functions of their own.
+//! A passage through the steps and the slow path, as functions of their own.
 //!
 //! A global function is verified once, by its arguments' types alone. Inlined or static, the slow
 //! path would be verified anew for every way through the parser that leads to it, which is more
-//! than the verifier's million instructions. What it needs of the packet lies in a per-CPU map.
+//! than the verifier's million instructions. And called one after the other from the programs'
+//! small frames, the two share the 512 bytes of stack, where one would not fit above the other.
+//! What the slow path needs of the packet lies in a per-CPU map.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use router_common::net::{Ipv4, Ipv6};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Decision};
+use router_ebpf::passage::Decided;
+use router_ebpf::walk;
 
+use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{Context, FamilyMaps, Maps, arrival};
 
 const FLOW: u32 = 0;
@@ -33,6 +38,31 @@ pub fn decoded(number: u32) -> Result<Decision, DropReason> {
         Some(reason) => Ok(Decision::Punt(reason)),
         None => Err(DropReason::from_outcome(number).unwrap_or(DropReason::FlowTableFull)),
     }
+}
+
+#[inline(always)]
+const fn decided(flag: u32) -> Decided {
+    if flag == 0 { Decided::No } else { Decided::Yes }
+}
+
+/// A passage in the XDP program: a [`Passage`](router_ebpf::passage::Passage) as a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, flag: u32) -> u64 {
+    // SAFETY: the program's own context, handed on by it.
+    let (mut frame, maps, ifindex) =
+        unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx)), (*ctx).ingress_ifindex) };
+    walk::pass(&mut frame, &maps, ifindex, decided(flag)).to_number()
+}
+
+/// A passage in the TC program: a [`Passage`](router_ebpf::passage::Passage) as a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_pass(skb: *mut __sk_buff, flag: u32) -> u64 {
+    // SAFETY: the program's own context, handed on by it.
+    let (mut frame, maps, ifindex) =
+        unsafe { (TcFrame::new(skb), Maps::new(Context::Tc(skb)), (*skb).ifindex) };
+    walk::pass(&mut frame, &maps, ifindex, decided(flag)).to_number()
 }
 
 #[inline(always)]
