@@ -25,7 +25,7 @@ pub struct FamilyTables<A> {
     /// Routes: network, prefix length, and what is found there. The longest prefix wins.
     pub routes: RefCell<Vec<(A, u32, Route)>>,
     /// The packet that the slow path is to decide about.
-    pub arrival: Cell<Option<Arrival<A>>>,
+    pub arrival: RefCell<Option<Arrival<A>>>,
 }
 
 impl<A> Default for FamilyTables<A> {
@@ -34,7 +34,7 @@ impl<A> Default for FamilyTables<A> {
             flows: RefCell::default(),
             locals: RefCell::default(),
             routes: RefCell::default(),
-            arrival: Cell::new(None),
+            arrival: RefCell::default(),
         }
     }
 }
@@ -233,7 +233,7 @@ impl<A: WorldFamily> Flows<A> for World {
     }
 
     fn arrive(&self, arrival: &Arrival<A>) {
-        A::tables(self).arrival.set(Some(*arrival));
+        A::tables(self).arrival.replace(Some(*arrival));
     }
 
     fn local(&self, key: &LocalKey<A>) -> Option<Local> {
