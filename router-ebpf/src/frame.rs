@@ -70,6 +70,14 @@ fn opaque(offset: usize) -> usize {
     offset
 }
 
+/// The same offset, known to the verifier as some number: it follows no number through two
+/// exclusive ors with another that it does not know.
+#[inline(always)]
+fn blur(offset: usize, unknown: usize) -> usize {
+    let unknown = opaque(unknown);
+    opaque(opaque(offset ^ unknown) ^ unknown)
+}
+
 /// A frame in the XDP program.
 pub struct XdpFrame {
     raw: Raw,
@@ -104,6 +112,11 @@ impl Packet for XdpFrame {
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
         self.raw.store(offset, value)
+    }
+
+    #[inline(always)]
+    fn blur(&self, offset: usize) -> usize {
+        blur(offset, self.raw.end - self.raw.start)
     }
 
     #[inline(always)]
@@ -203,6 +216,11 @@ impl Packet for TcFrame {
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
         self.raw.store(offset, value)
+    }
+
+    #[inline(always)]
+    fn blur(&self, offset: usize) -> usize {
+        blur(offset, self.raw.end - self.raw.start)
     }
 
     #[inline(always)]

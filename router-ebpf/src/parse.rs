@@ -117,7 +117,7 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
         IpParse::Punt(reason) => return Ok(Parse::Punt(reason)),
     };
     let [src, dst]: [A; 2] = load(packet, l3 + A::ADDRESSES)?;
-    let l4 = header.l4;
+    let l4 = packet.blur(header.l4);
     let mut parsed = Parsed {
         key: FlowKey {
             src,

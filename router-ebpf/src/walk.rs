@@ -129,9 +129,10 @@ fn steps<P: Packet, T: World>(
         return Ok(Verdict::punt(packet, reason).into());
     }
     let ingress = Ingress { port, ifindex };
+    let l3 = packet.blur(link.l3);
     match link.ethertype {
-        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, link.l3, decided),
-        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, link.l3, decided),
+        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, l3, decided),
+        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, l3, decided),
         _ => Ok(Verdict::punt(packet, PuntReason::NotIp).into()),
     }
 }

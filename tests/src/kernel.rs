@@ -12,7 +12,7 @@ use router_common::account::Hook;
 use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeouts, mount_bpffs};
 
 use crate::host;
-use crate::scenario::{Nic, Router, Sent, host_mac};
+use crate::scenario::{ETHERNET, Nic, Router, Sent, host_mac};
 
 /// The programs over a network namespace of their own.
 pub struct KernelRouter {
@@ -133,6 +133,14 @@ impl Router for KernelRouter {
 
     fn send(&mut self, nic: Nic, frame: &[u8]) -> Sent {
         self.run(nic, frame).expect("the program runs")
+    }
+
+    /// The kernel's test run makes no socket buffer without a whole IP header.
+    fn shortest(&self, header: usize) -> usize {
+        match self.hook {
+            Hook::Xdp => ETHERNET,
+            Hook::Tc => ETHERNET + header,
+        }
     }
 }
 
