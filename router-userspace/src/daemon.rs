@@ -27,7 +27,7 @@ use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::compile::AttachMode;
 use crate::dataplane;
@@ -100,11 +100,11 @@ fn remove_guard(guard: Guard) -> Result<()> {
 }
 
 fn start_logging() {
-    let filter = EnvFilter::try_from_env("XVR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = std::env::var("XVR_LOG").ok().and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::INFO);
     let ansi = io::IsTerminal::is_terminal(&io::stderr());
     // A second start in one process, as in tests, keeps the first one's.
     let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).try_init();
+        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).try_init();
 }
 
 /// One daemon per root, and one per network namespace. The kernel lets go of both when we end.
@@ -218,7 +218,7 @@ impl Daemon {
             Event::Changed => {
                 self.look_at.get_or_insert_with(|| Instant::now() + GATHER);
             }
-            Event::Neighbour(neighbour) => self.control.hear_of(&neighbour),
+            Event::Neighbour(neighbour) => self.control.hear_of(&neighbour).await,
             Event::Lost => {
                 self.control.meet_neighbours().await;
                 self.look_at.get_or_insert_with(Instant::now);

@@ -311,7 +311,7 @@ fn news_of_neighbours_and_links_arrive() {
         };
         assert_eq!(stale.state, State::Stale([2, 0, 0, 0, 0, 5]));
         let netlink = lab.reconciler.backend.netlink();
-        netlink.use_neighbour(stale.ifindex, stale.address).unwrap();
+        netlink.use_neighbour(stale.ifindex, stale.address).await.unwrap();
         // Nobody answers, but the kernel has begun to ask.
         let deadline = Instant::now() + Duration::from_secs(2);
         while ip("neighbour show 10.1.1.5").contains("STALE") {

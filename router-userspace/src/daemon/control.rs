@@ -280,10 +280,10 @@ impl Control {
     }
 
     /// Takes in news of a neighbour.
-    pub fn hear_of(&mut self, neighbour: &Neighbour) {
+    pub async fn hear_of(&mut self, neighbour: &Neighbour) {
         let reaction = self.neighbours.note(neighbour, &self.ports);
         if reaction.declare_in_use {
-            self.declare_in_use(&[(neighbour.ifindex, neighbour.address)]);
+            self.declare_in_use(&[(neighbour.ifindex, neighbour.address)]).await;
         }
         if reaction.forget {
             self.forget_ways_out();
@@ -295,7 +295,7 @@ impl Control {
         match self.reconciler.backend.netlink().neighbours().await {
             Ok(all) => {
                 let stale = self.neighbours.restart(&all, &self.ports);
-                self.declare_in_use(&stale);
+                self.declare_in_use(&stale).await;
                 self.forget_ways_out();
             }
             Err(error) => error!("neighbours cannot be listed: {error:#}"),
@@ -307,9 +307,9 @@ impl Control {
         self.reconciler.backend.programs.remove()
     }
 
-    fn declare_in_use(&self, neighbours: &[(u32, std::net::IpAddr)]) {
+    async fn declare_in_use(&self, neighbours: &[(u32, std::net::IpAddr)]) {
         for (ifindex, address) in neighbours {
-            if let Err(error) = self.reconciler.backend.netlink().use_neighbour(*ifindex, *address) {
+            if let Err(error) = self.reconciler.backend.netlink().use_neighbour(*ifindex, *address).await {
                 warn!("{address} is not asked whether it is still there: {error:#}");
             }
         }

@@ -132,8 +132,11 @@ impl Netlink {
     }
 
     /// Tells the kernel that a neighbour is in use, so that it is asked whether it is still
-    /// there. Failures are not waited for: a neighbour that has gone says so by an event.
-    pub fn use_neighbour(&self, ifindex: u32, address: IpAddr) -> Result<()> {
+    /// there.
+    ///
+    /// # Errors
+    /// The neighbour has gone meanwhile; or the kernel refuses.
+    pub async fn use_neighbour(&self, ifindex: u32, address: IpAddr) -> Result<()> {
         let mut message = NeighbourMessage::default();
         let (family, destination) = match address {
             IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
@@ -143,11 +146,11 @@ impl Netlink {
         message.header.ifindex = ifindex;
         message.header.flags = NeighbourFlags::Use;
         message.attributes.push(NeighbourAttribute::Destination(destination));
-        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(message));
-        message.header.flags = NLM_F_REQUEST;
-        Ok(self.handle.clone().notify(message)?)
+        self.request(RouteNetlinkMessage::NewNeighbour(message), 0).await
     }
 
+    /// Waits for the kernel's acknowledgement. A message without one would hold up the next:
+    /// netlink-proto 0.14 sends one message, and looks for more when an answer comes.
     async fn request(&self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
