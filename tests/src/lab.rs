@@ -117,6 +117,13 @@ impl Lab {
         // Bridges and their ports only carry frames: they must not speak IPv6 themselves.
         wire.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
         wire.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        // Nor look into what they carry: where bridges call netfilter, they drop malformed packets.
+        for family in ["iptables", "ip6tables", "arptables"] {
+            let key = format!("net/bridge/bridge-nf-call-{family}");
+            if wire.has_sysctl(&key)? {
+                wire.sysctl(&key, "0")?;
+            }
+        }
         let router = namespace("router")?;
         let mut lines = String::new();
         for segment in plan.segments {

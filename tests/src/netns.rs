@@ -112,6 +112,12 @@ impl Namespace {
         self.inside(move || fs::write(&path, value).with_context(|| format!("write {}", path.display())))?
     }
 
+    /// Whether the namespace has such a sysctl.
+    pub fn has_sysctl(&self, key: &str) -> Result<bool> {
+        let path = Path::new("/proc/sys").join(key);
+        self.inside(move || path.exists())
+    }
+
     /// Runs a closure in the namespace, in a thread of its own, and waits for it.
     pub fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         match self.spawn(work)?.join() {

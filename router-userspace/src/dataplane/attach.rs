@@ -9,13 +9,13 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::{fs, io};
+use std::{fs, io, thread};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 use aya::{Ebpf, util::KernelVersion};
 
 use super::{Dataplane, pins};
@@ -37,10 +37,28 @@ pub struct Attached {
     pub reason: String,
 }
 
-/// Has the verifier look at both programs.
+/// Has the verifier look at both programs, side by side: it is what a start waits for longest.
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
-    xdp(ebpf)?.load().context("load the XDP program")?;
-    tc(ebpf)?.load().context("load the TC program")
+    thread::scope(|scope| {
+        let loading: Vec<_> = ebpf
+            .programs_mut()
+            .map(|(name, program)| {
+                let name = name.to_owned();
+                scope.spawn(move || load(program).with_context(|| format!("load the program {name}")))
+            })
+            .collect();
+        loading.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| Err(anyhow!("a thread that loads a program panicked")))
+        })
+    })
+}
+
+fn load(program: &mut Program) -> Result<()> {
+    match program {
+        Program::Xdp(xdp) => Ok(xdp.load()?),
+        Program::SchedClassifier(tc) => Ok(tc.load()?),
+        other => bail!("{:?} is no program of ours", other.prog_type()),
+    }
 }
 
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
