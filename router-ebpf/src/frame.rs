@@ -49,19 +49,32 @@ impl Raw {
 
     #[inline(always)]
     fn checked<T>(&self, offset: usize) -> Option<usize> {
-        let offset = opaque(offset);
         if offset > MAX_OFFSET {
             return None;
         }
-        let address = self.start + offset;
+        let address = self.start + bounded(offset);
         // The kernel proves the access from this very comparison of packet pointers. LLVM must
         // not turn it into one with `end - size`: arithmetic on the end is refused.
         if opaque(address + size_of::<T>()) > self.end { None } else { Some(address) }
     }
 }
 
-/// Keeps LLVM from computing with a value at compile time: the verifier must see a bound on the
-/// very register that is added, and a comparison of the very pointer that is used.
+/// Up to [`MAX_OFFSET`], and the verifier sees that on the very register that is added. A
+/// comparison alone is of another one where LLVM runs out of registers: kernels before 6.8 forget
+/// what connects the two on the stack.
+#[inline(always)]
+fn bounded(offset: usize) -> usize {
+    let mut offset = offset;
+    // SAFETY: a register alone, no memory, no flags.
+    unsafe {
+        asm!("{0} &= {max}", inout(reg) offset, max = const MAX_OFFSET,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    offset
+}
+
+/// Keeps LLVM from computing with a value at compile time: the verifier must see a comparison of
+/// the very pointer that is used.
 #[inline(always)]
 fn opaque(offset: usize) -> usize {
     let mut offset = offset;

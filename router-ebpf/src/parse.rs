@@ -88,22 +88,28 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 const VLAN_ID: u16 = 0x0fff;
 
+const fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
+}
+
 /// The Ethernet header and up to two tags.
 #[inline(always)]
 pub fn link<P: Packet>(packet: &P) -> Result<Link, DropReason> {
     let mut l3 = 14;
     let mut ethertype = load::<_, Be16>(packet, 12)?.get();
     let mut vlans = [packet.stripped_vlan().unwrap_or(0), 0];
-    let mut depth = usize::from(vlans != [0, 0]);
-    for _ in 0..2 {
-        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
+    let already_out = usize::from(vlans != [0, 0]);
+    for vlan in vlans.iter_mut().skip(already_out) {
+        if !is_tag(ethertype) {
             break;
         }
         let [tag, inner]: [Be16; 2] = load(packet, l3)?;
-        *vlans.get_mut(depth).ok_or(DropReason::TooManyHeaders)? = tag.get() & VLAN_ID;
+        *vlan = tag.get() & VLAN_ID;
         ethertype = inner.get();
-        depth += 1;
         l3 += 4;
+    }
+    if is_tag(ethertype) {
+        return Err(DropReason::TooManyHeaders);
     }
     let [outer_vlan, inner_vlan] = vlans;
     Ok(Link { l3, ethertype, outer_vlan, inner_vlan })

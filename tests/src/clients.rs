@@ -58,7 +58,7 @@ impl Ping {
 pub fn ping(from: &Host, to: IpAddr, count: u32, interval: Duration) -> Result<Ping> {
     let limit = interval * count + Duration::from_secs(30);
     let output = run_bounded(
-        from.namespace.command("ping").args(["-n", "-q", "-W", "2", "-c", &count.to_string()]).args([
+        from.namespace.command("ping").args(["-n", "-q", "-W", "5", "-c", &count.to_string()]).args([
             "-i",
             &interval.as_secs_f64().to_string(),
             &to.to_string(),

@@ -14,6 +14,9 @@ use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeo
 use crate::host;
 use crate::scenario::{ETHERNET, Nic, Router, Sent, host_mac};
 
+/// More than the scenarios' ports have.
+const SLOTS: u32 = 8;
+
 /// The programs over a network namespace of their own.
 pub struct KernelRouter {
     dataplane: Dataplane,
@@ -74,7 +77,7 @@ impl KernelRouter {
 
     fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Sent> {
         let ifindex = self.ifindexes[&(nic as u8)];
-        let before = self.dataplane.counters()?;
+        let before = self.dataplane.counters(SLOTS)?;
         let mut out = vec![0; frame.len() + 256];
         let hook = self.hook;
         let ebpf = self.dataplane.ebpf();
@@ -101,7 +104,7 @@ impl KernelRouter {
             }
         };
         out.truncate(result.data_size_out as usize);
-        let outcome = counted(&before, &self.dataplane.counters()?)?;
+        let outcome = counted(&before, &self.dataplane.counters(SLOTS)?)?;
         Ok(Sent { outcome, frame: out })
     }
 }

@@ -223,8 +223,19 @@ pub struct Read {
     pub ports: (u16, u16),
     /// IP header checksum (IPv4) and transport checksum hold; an absent UDP checksum does.
     pub sums_hold: bool,
-    /// The packet inside an ICMP error: its ends and ports, and whether its checksums hold.
-    pub about: Option<((IpAddr, IpAddr), (u16, u16), bool)>,
+    /// The packet inside an ICMP error.
+    pub about: Option<About>,
+}
+
+/// What a packet inside an ICMP error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Source and destination address.
+    pub ends: (IpAddr, IpAddr),
+    /// Source and destination port; for ICMP the identifier and 0.
+    pub ports: (u16, u16),
+    /// Its checksums hold.
+    pub sums_hold: bool,
 }
 
 /// Reads an untagged frame back.
@@ -234,8 +245,8 @@ pub fn read(frame: &[u8]) -> Read {
     let (ends, ttl, protocol, ports, sums_hold, l4) = read_ip(ip);
     let error = matches!((protocol, ip[l4]), (1, 3 | 11 | 12) | (58, 1..=4));
     let about = error.then(|| {
-        let (ends, _, _, ports, hold, _) = read_ip(&ip[l4 + 8..]);
-        (ends, ports, hold)
+        let (ends, _, _, ports, sums_hold, _) = read_ip(&ip[l4 + 8..]);
+        About { ends, ports, sums_hold }
     });
     Read { macs, ends, ttl, protocol, ports, sums_hold, about }
 }

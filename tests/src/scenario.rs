@@ -15,7 +15,7 @@ use router_common::account::Hook;
 use router_common::port::Role;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
-use crate::packet::{Frame, Payload, Read, Sum, read};
+use crate::packet::{About, Frame, Payload, Read, Sum, read};
 
 /// A NIC of the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,6 +113,10 @@ pub type Scenario = (&'static str, fn(&mut dyn Router));
 
 fn from(nic: Nic, src: &str, dst: &str, payload: Payload) -> Frame {
     Frame::new((nic.mac(), host_mac(nic)), src, dst, payload)
+}
+
+fn told_about(src: &str, dst: &str, ports: (u16, u16)) -> Option<About> {
+    Some(About { ends: (ip(src), ip(dst)), ports, sums_hold: true })
 }
 
 fn udp(src: u16, dst: u16) -> Payload {
@@ -243,7 +247,7 @@ pub const SCENARIOS: &[Scenario] = &[
             let error = from(Nic::Public, hop, PUBLIC, Payload::Error { kind, about: about.clone() });
             let back = forwarded(r, Nic::Public, &error, Nic::Tier1);
             assert_eq!(back.ends, (ip(hop), ip("10.1.1.50")));
-            assert_eq!(back.about, Some(((ip("10.1.1.50"), ip("192.0.2.9")), (5000, 33_434), true)));
+            assert_eq!(back.about, told_about("10.1.1.50", "192.0.2.9", (5000, 33_434)));
         }
     }),
     ("an error about a ping comes back with the guest's identifier", |r| {
@@ -252,7 +256,7 @@ pub const SCENARIOS: &[Scenario] = &[
         let about = from(Nic::Public, PUBLIC, "192.0.2.9", echo).ip();
         let error = from(Nic::Public, "198.51.100.1", PUBLIC, Payload::Error { kind: 11, about });
         let back = forwarded(r, Nic::Public, &error, Nic::Tier1);
-        assert_eq!(back.about, Some(((ip("10.1.1.50"), ip("192.0.2.9")), (70, 0), true)));
+        assert_eq!(back.about, told_about("10.1.1.50", "192.0.2.9", (70, 0)));
     }),
     ("a guest's error about an answer leaves with the public address, inside and out", |r| {
         forwarded(r, Nic::Tier1, &from(Nic::Tier1, "10.1.1.50", "192.0.2.9", udp(5000, 53)), Nic::Public);
@@ -260,7 +264,7 @@ pub const SCENARIOS: &[Scenario] = &[
         let error = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", Payload::Error { kind: 3, about });
         let out = forwarded(r, Nic::Tier1, &error, Nic::Public);
         assert_eq!(out.ends, (ip(PUBLIC), ip("192.0.2.9")));
-        assert_eq!(out.about, Some(((ip("192.0.2.9"), ip(PUBLIC)), (53, 5000), true)));
+        assert_eq!(out.about, told_about("192.0.2.9", PUBLIC, (53, 5000)));
     }),
     ("an IPv6 packet-too-big finds its flow", |r| {
         let there = from(Nic::Tier1, "fd00:1::50", "2001:db8:100::77", tcp(1234, 80, SYN));

@@ -229,6 +229,8 @@ pub fn many_connections(
     limit: Duration,
 ) -> Result<Duration> {
     allow_open_files(count as u64 + 1024)?;
+    // Before the server has open files of its own: tokio's first runtime opens some for all.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let open = |address| {
         own_open_files()?;
         TcpListener::bind(address)
@@ -237,7 +239,6 @@ pub fn many_connections(
     let target = SocketAddr::new(address, serving.port);
     let begin = Instant::now();
     client.namespace.inside(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let all = async { tokio::time::timeout(limit, connect_all(target, count)).await };
         runtime.block_on(all).with_context(|| format!("{count} connections within {limit:?}"))?
     })??;

@@ -25,7 +25,7 @@ pub fn run(demo: &Demo) -> Result<()> {
     // SAFETY: cannot fail and touches nothing.
     let root = unsafe { libc::geteuid() } == 0;
     ensure!(root, "the demo makes network namespaces and loads BPF programs: run it as root");
-    setup::everything()?;
+    setup::to_run_the_lab()?;
     // Not --release: the packet programs are optimised in every profile, and the daemon's share
     // of the time to the first packet is too small to wait minutes for.
     build::bins()?;

@@ -12,29 +12,46 @@ use crate::{run, vm};
 /// `rust-src`.
 const BPF_TOOLCHAIN: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
 
-/// Debian packages, by a file that each brings, and what it is for.
-const PACKAGES: &[(&str, &str, &str)] = &[
-    ("gcc", "/usr/bin/cc", "linking"),
-    ("nftables", "/usr/sbin/nft", "the guard against forwarding by Linux"),
-    ("iproute2", "/usr/sbin/ip", "the lab"),
-    ("util-linux", "/usr/bin/nsenter", "the lab"),
-    ("procps", "/usr/sbin/sysctl", "the lab"),
-    ("ethtool", "/usr/sbin/ethtool", "offloads of the lab's NICs"),
-    ("iputils-ping", "/usr/bin/ping", "a client"),
-    ("traceroute", "/usr/bin/traceroute", "a client"),
-    ("curl", "/usr/bin/curl", "a client"),
-    ("iperf3", "/usr/bin/iperf3", "a client and its server"),
-    ("tcpdump", "/usr/bin/tcpdump", "watching wires"),
-    ("kmod", "/usr/sbin/depmod", "the modules of vm-test's kernel"),
-    ("qemu-system-x86", "/usr/bin/qemu-system-x86_64", "vm-test"),
+/// A Debian package that is needed.
+#[derive(Clone, Copy)]
+struct Package {
+    name: &'static str,
+    /// A file that it brings; the package is not looked for where that is there from elsewhere.
+    file: &'static str,
+    purpose: &'static str,
+}
+
+const fn package(name: &'static str, file: &'static str, purpose: &'static str) -> Package {
+    Package { name, file, purpose }
+}
+
+/// What the lab and its clients need: demo, test, vm-test.
+const LAB: &[Package] = &[
+    package("nftables", "/usr/sbin/nft", "the guard against forwarding by Linux"),
+    package("iproute2", "/usr/sbin/ip", "the lab"),
+    package("util-linux", "/usr/bin/nsenter", "the lab"),
+    package("procps", "/usr/sbin/sysctl", "the lab"),
+    package("ethtool", "/usr/sbin/ethtool", "offloads of the lab's NICs"),
+    package("iputils-ping", "/usr/bin/ping", "a client"),
+    package("traceroute", "/usr/bin/traceroute", "a client"),
+    package("curl", "/usr/bin/curl", "a client"),
+    package("iperf3", "/usr/bin/iperf3", "a client and its server"),
+    package("tcpdump", "/usr/bin/tcpdump", "watching wires"),
+    package("bpftool", "/usr/sbin/bpftool", "taking programs off by force"),
 ];
 
-/// Packages that the linker is built with.
-const LINKER_BUILD: &[&str] = &["zlib1g-dev", "libzstd-dev"];
+/// What the guest with the other kernel needs: vm-test.
+const GUEST: &[Package] = &[
+    package("kmod", "/usr/sbin/depmod", "the modules of vm-test's kernel"),
+    package("qemu-system-x86", "/usr/bin/qemu-system-x86_64", "vm-test"),
+];
+
+/// Packages that the linker is built with, besides LLVM's; a C++ compiler for its library.
+const LINKER_BUILD: &[&str] = &["g++", "zlib1g-dev", "libzstd-dev"];
 
 /// Says what is missing.
 pub fn check() -> Result<()> {
-    let packages = missing_packages();
+    let packages: Vec<_> = LAB.iter().chain(GUEST).filter(|package| is_missing(package)).collect();
     let toolchain = ebpf_build::toolchain();
     let linker =
         toolchain.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(ebpf_build::linker);
@@ -42,8 +59,8 @@ pub fn check() -> Result<()> {
         println!("nothing is missing");
         return Ok(());
     }
-    for (package, _, purpose) in &packages {
-        println!("package {package} ({purpose}) is missing");
+    for Package { name, purpose, .. } in packages {
+        println!("package {name} ({purpose}) is missing");
     }
     if let Err(error) = linker {
         println!("{error:#}");
@@ -51,11 +68,17 @@ pub fn check() -> Result<()> {
     bail!("`cargo xtask setup` installs what is missing");
 }
 
-/// Installs what is missing.
+/// Installs what is missing for anything.
 pub fn everything() -> Result<()> {
-    packages(&missing_packages().iter().map(|(package, ..)| *package).collect::<Vec<_>>())?;
     to_build()?;
+    install_missing(&[LAB, GUEST].concat())?;
     vm::fetch_kernel()
+}
+
+/// Installs what the lab and its clients need, and what building needs.
+pub fn to_run_the_lab() -> Result<()> {
+    to_build()?;
+    install_missing(LAB)
 }
 
 /// Installs what building needs, nothing else.
@@ -74,15 +97,28 @@ pub fn to_build() -> Result<()> {
     let path = format!("{prefix}/bin:{}", env::var("PATH").unwrap_or_default());
     println!("building bpf-linker");
     run(Command::new("cargo")
-        .args(["install", "bpf-linker", "--version", "0.13.0", "--locked", "--no-default-features"])
+        .args([
+            "install",
+            "bpf-linker",
+            "--version",
+            ebpf_build::LINKER_VERSION,
+            "--locked",
+            "--no-default-features",
+        ])
         .args(["--features", &format!("llvm-{llvm}")])
         .env("LLVM_PREFIX", &prefix)
         .env(format!("LLVM_SYS_{llvm}1_PREFIX"), &prefix)
         .env("PATH", path))
 }
 
-fn missing_packages() -> Vec<(&'static str, &'static str, &'static str)> {
-    PACKAGES.iter().copied().filter(|(_, file, _)| !Path::new(file).exists()).collect()
+fn is_missing(package: &Package) -> bool {
+    !Path::new(package.file).exists()
+}
+
+fn install_missing(wanted: &[Package]) -> Result<()> {
+    let missing: Vec<_> =
+        wanted.iter().filter(|package| is_missing(package)).map(|package| package.name).collect();
+    packages(&missing)
 }
 
 /// Installs Debian packages, if any are named.

@@ -6,7 +6,7 @@ use crate::{build, setup};
 
 /// Runs the tests; `filter` as for `cargo test`.
 pub fn run(filter: Option<&str>) -> Result<()> {
-    setup::everything()?;
+    setup::to_run_the_lab()?;
     build::bins()?;
     let mut command = build::cargo("test");
     command.args(["--workspace", "--no-fail-fast"]);
@@ -15,14 +15,5 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     }
     // Tests with namespaces, clients and timing share two cores badly with each other.
     command.args(["--", "--test-threads=2"]);
-    crate::run(&mut command)
-}
-
-/// Tests that need neither root nor a BPF object: the walk's scenarios on the host, and the
-/// control walk from CloudStack's messages to the desired state.
-pub fn on_the_host() -> Result<()> {
-    let mut command = build::cargo("test");
-    command.env("ROUTER_BPF_SKIP", "1");
-    command.args(["--package", "router-tests", "--test", "walk", "--test", "control_walk"]);
     crate::run(&mut command)
 }

@@ -164,9 +164,9 @@ impl Control {
         let save = || {
             let saved = after.bags.save(&folder).map(drop).context("save the databags");
             // Several files, and the first may be the new one already.
-            saved.or_else(|error| match before.bags.save(&folder) {
-                Ok(_) => Err(error),
-                Err(_) => Err(error.context("the databags on disk are neither old nor new")),
+            saved.map_err(|error| match before.bags.save(&folder) {
+                Ok(_) => error,
+                Err(_) => error.context("the databags on disk are neither old nor new"),
             })
         };
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, save).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
-use router_common::account::{Hook, Traffic};
+use router_common::account::{COUNTER_SLOTS, Hook, Traffic};
 use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
 
@@ -52,7 +52,7 @@ fn problems(control: &Control) -> Vec<String> {
 pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
     let tables = control.reconciler.backend.programs.tables().observe()?;
     let fronts = control.reconciler.backend.programs.observe_attachments()?;
-    let counters = control.reconciler.backend.programs.counters()?;
+    let counters = control.reconciler.backend.programs.counters(COUNTER_SLOTS)?;
     let mut views = Vec::new();
     for ((ifindex, _, _), port) in &tables.ports {
         let Names { name, nic } = names(control, *ifindex);
@@ -123,7 +123,7 @@ pub fn drops(control: &mut Control) -> Result<Vec<CounterView>> {
     let slots: BTreeMap<u32, u32> =
         ports.iter().map(|((ifindex, _, _), port)| (port.slot, *ifindex)).collect();
     let mut views = Vec::new();
-    for row in control.reconciler.backend.programs.counters()? {
+    for row in control.reconciler.backend.programs.counters(COUNTER_SLOTS)? {
         let (outcome, reason) = match row.outcome {
             Outcome::Forwarded => continue,
             Outcome::Dropped(reason) => ("dropped", reason.label()),

@@ -26,16 +26,17 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Reads all of a map: keys, and `per_key` values for each (one, or one per possible CPU).
+/// Reads all of a map, or its first `limit` entries if it is an array: keys, and `per_key` values
+/// for each (one, or one per possible CPU).
 ///
 /// # Errors
 /// The kernel refuses the call.
-pub(super) fn read<K: Pod, V: Pod>(map: &MapData, per_key: usize) -> Result<(Vec<K>, Vec<V>)> {
+pub(super) fn read<K: Pod, V: Pod>(map: &MapData, per_key: usize, limit: usize) -> Result<(Vec<K>, Vec<V>)> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     let mut token = 0u64;
     let mut first = true;
     // A hash bucket is read whole: when one has more entries than fit, the kernel says ENOSPC.
-    let mut chunk = CHUNK;
+    let mut chunk = CHUNK.min(limit);
     loop {
         let mut some_keys = Vec::<K>::with_capacity(chunk);
         let mut some_values = Vec::<V>::with_capacity(chunk * per_key);
@@ -74,7 +75,7 @@ pub(super) fn read<K: Pod, V: Pod>(map: &MapData, per_key: usize) -> Result<(Vec
         }
         keys.append(&mut some_keys);
         values.append(&mut some_values);
-        if end {
+        if end || keys.len() >= limit {
             return Ok((keys, values));
         }
         first = false;

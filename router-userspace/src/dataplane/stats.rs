@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
-use router_common::account::{Hook, Traffic};
+use router_common::account::{Hook, Traffic, counter_index};
 use router_common::flow::{Direction, FlowEntry, FlowKey};
 use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, OUTCOMES, PuntReason};
@@ -80,13 +80,17 @@ pub struct FlowRecord {
 }
 
 impl Dataplane {
-    /// Every counter that is not zero.
+    /// Every counter of the first `slots` ports that is not zero.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn counters(&self) -> Result<Vec<CounterRow>> {
+    pub fn counters(&self, slots: u32) -> Result<Vec<CounterRow>> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count CPUs")?;
-        let (indices, values) = batch::read::<u32, Traffic>(&self.tables.counters, cpus)?;
+        let (indices, values) = batch::read::<u32, Traffic>(
+            &self.tables.counters,
+            cpus,
+            counter_index(slots, Hook::Xdp, 0) as usize,
+        )?;
         let mut rows = Vec::new();
         for (index, per_cpu) in indices.into_iter().zip(values.chunks_exact(cpus)) {
             let packets: u64 = per_cpu.iter().map(|traffic| traffic.packets).sum();
@@ -94,7 +98,7 @@ impl Dataplane {
                 continue;
             }
             let bytes = per_cpu.iter().map(|traffic| traffic.bytes).sum();
-            let hook = if index / OUTCOMES % 2 == 0 { Hook::Xdp } else { Hook::Tc };
+            let hook = if (index / OUTCOMES).is_multiple_of(2) { Hook::Xdp } else { Hook::Tc };
             let Some(outcome) = Outcome::from_number(index % OUTCOMES) else { continue };
             rows.push(CounterRow {
                 slot: index / OUTCOMES / 2,
@@ -126,7 +130,7 @@ where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    let (keys, values) = batch::read::<FlowKey<A>, FlowEntry<A>>(flows.map(), 1)?;
+    let (keys, values) = batch::read::<FlowKey<A>, FlowEntry<A>>(flows.map(), 1, usize::MAX)?;
     Ok(keys.into_iter().zip(values).collect())
 }
 

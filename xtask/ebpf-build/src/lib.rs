@@ -24,7 +24,7 @@ const TARGET: &str = "bpfel-unknown-none";
 /// What the kernels we serve understand: 6.1 has everything of v3, v4 came with 6.6.
 const CPU: &str = "v3";
 /// The linker's version that the project is tested with.
-const LINKER_VERSION: &str = "0.13.0";
+pub const LINKER_VERSION: &str = "0.13.0";
 
 /// A compiler with the source of its `core`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,11 +142,20 @@ pub fn llvm_version(toolchain: &Toolchain) -> Result<String> {
     Ok(version.split('.').next().unwrap_or(version).to_owned())
 }
 
-/// Builds the object of the workspace at `root` into `target_dir`; gives its path.
+/// A BPF object that was built and looked over.
+#[derive(Debug)]
+pub struct Object {
+    /// The ELF file.
+    pub path: PathBuf,
+    /// What the compiler said about our own crates without failing, line by line.
+    pub warnings: Vec<String>,
+}
+
+/// Builds the object of the workspace at `root` into `target_dir`.
 ///
 /// # Errors
 /// A part is missing, the build fails, or the object has a panic in it, which no verifier takes.
-pub fn build(root: &Path, target_dir: &Path) -> Result<PathBuf> {
+pub fn build(root: &Path, target_dir: &Path) -> Result<Object> {
     let toolchain = toolchain()?;
     let linker = linker(&toolchain)?;
     let flags = [
@@ -183,7 +192,17 @@ pub fn build(root: &Path, target_dir: &Path) -> Result<PathBuf> {
         "the packet programs can panic, which no verifier accepts: {}",
         panics.join(", ")
     );
-    Ok(object)
+    // Cargo repeats warnings of what it need not build again. Its own progress is indented.
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines = text.lines().skip_while(|line| !line.starts_with("warning:"));
+    let warnings = lines.filter(|line| !is_progress(line)).map(str::to_owned).collect();
+    Ok(Object { path: object, warnings })
+}
+
+/// Is this cargo's `   Compiling core v0.0.0` and the like?
+fn is_progress(line: &str) -> bool {
+    let first = line.split_whitespace().next().unwrap_or_default();
+    line.starts_with(' ') && ["Compiling", "Finished", "Fresh", "Locking", "Downloaded"].contains(&first)
 }
 
 /// Takes out of the environment whatever the outer cargo, rustup or clippy would have the inner
@@ -200,6 +219,8 @@ fn scrub(command: &mut Command) {
         }
     }
     command.env_remove("MAKEFLAGS");
+    // `cargo run` and cargo's build scripts point it at the outer compiler's libraries.
+    command.env_remove("LD_LIBRARY_PATH");
 }
 
 /// The body of `router-userspace/build.rs`: puts `router-ebpf.o` into `OUT_DIR`.
@@ -227,7 +248,11 @@ pub fn build_script() -> Result<()> {
             for path in ["router-ebpf", "router-common", "Cargo.toml", "Cargo.lock"] {
                 println!("cargo::rerun-if-changed={}", root.join(path).display());
             }
-            build(&root, &bpf_target_dir(&out_dir)?)?
+            let built = build(&root, &bpf_target_dir(&out_dir)?)?;
+            if !built.warnings.is_empty() {
+                println!("cargo::warning=in the packet programs; `cargo xtask lint` shows it");
+            }
+            built.path
         }
     };
     fs::copy(&object, &embedded)
