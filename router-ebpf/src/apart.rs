@@ -9,14 +9,18 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use router_common::net::{Ipv4, Ipv6};
 use router_common::verdict::{DropReason, PuntReason};
-use router_ebpf::conntrack::{self, Decision};
+use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::passage::Decided;
 use router_ebpf::walk;
 
 use crate::frame::{TcFrame, XdpFrame};
-use crate::maps::{Context, FamilyMaps, Maps, arrival};
+use crate::maps::{Context, FamilyMaps, Maps, arrival, opening};
 
 const FLOW: u32 = 0;
+const GRANTED: u32 = 0;
+const TAKEN: u32 = u32::MAX;
+/// Where a map of one entry has none, which cannot be.
+pub const NO_ROOM: u32 = DropReason::FlowTableFull.outcome();
 
 /// Drop and punt reasons have numbers of their own; 0 is neither.
 #[inline(always)]
@@ -67,7 +71,7 @@ pub extern "C" fn xvr_tc_pass(skb: *mut __sk_buff, flag: u32) -> u64 {
 
 #[inline(always)]
 fn decide<A: FamilyMaps>(ctx: Context) -> u32 {
-    let Some(arrival) = arrival::<A>() else { return DropReason::FlowTableFull.outcome() };
+    let Some(arrival) = arrival::<A>() else { return NO_ROOM };
     // SAFETY: the program's own context, handed on by it.
     let maps = unsafe { Maps::new(ctx) };
     encoded(conntrack::decide(&maps, &*arrival))
@@ -99,4 +103,40 @@ pub extern "C" fn xvr_tc_decide4(skb: *mut __sk_buff) -> u32 {
 #[inline(never)]
 pub extern "C" fn xvr_tc_decide6(skb: *mut __sk_buff) -> u32 {
     decide::<Ipv6>(Context::Tc(skb))
+}
+
+#[inline(always)]
+fn claim<A: FamilyMaps>(attempt: u32) -> u32 {
+    let (Some(arrival), Some(opening)) = (arrival::<A>(), opening::<A>()) else { return NO_ROOM };
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    match conntrack::claim(&maps, &*arrival, &*opening, attempt) {
+        Ok(Claim::Granted) => GRANTED,
+        Ok(Claim::Taken) => TAKEN,
+        Err(reason) => reason.outcome(),
+    }
+}
+
+/// What a number from [`xvr_claim4`] or [`xvr_claim6`] says.
+#[inline(always)]
+pub fn claimed(number: u32) -> Result<Claim, DropReason> {
+    match number {
+        GRANTED => Ok(Claim::Granted),
+        TAKEN => Ok(Claim::Taken),
+        number => Err(DropReason::from_outcome(number).unwrap_or(DropReason::FlowTableFull)),
+    }
+}
+
+/// An attempt to open a flow, IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_claim4(attempt: u32) -> u32 {
+    claim::<Ipv4>(attempt)
+}
+
+/// An attempt to open a flow, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_claim6(attempt: u32) -> u32 {
+    claim::<Ipv6>(attempt)
 }

@@ -153,7 +153,7 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     let egress = forward::egress(tables, &next_hop)?;
     let next_hop = forward::for_port(next_hop, &egress);
     let source = nat::source(tables, arrival.transport, &egress)?;
-    record(tables, &Opening { arrival, next_hop, source, egress_role: egress.role })?;
+    record(tables, &Opening { next_hop, source, egress_role: egress.role })?;
     Ok(Decision::Flow)
 }
 
@@ -174,78 +174,99 @@ fn may_begin<A: Family>(arrival: &Arrival<A>) -> Result<(), DropReason> {
 }
 
 /// What is decided about a new flow.
-#[derive(Clone, Copy)]
-struct Opening<'a, A> {
-    arrival: &'a Arrival<A>,
-    next_hop: NextHop,
-    source: nat::Source<A>,
-    egress_role: u8,
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<A> {
+    /// Its way out.
+    pub next_hop: NextHop,
+    /// What becomes of its source.
+    pub source: nat::Source<A>,
+    /// [`Role`] of the port it leaves by, as a number.
+    pub egress_role: u8,
 }
 
-/// Writes both directions down. With a source NAT, tries one port after the other until one is
-/// free.
+/// Tries one source port after the other until one is free.
 #[inline(always)]
 fn record<A: Family, T: Flows<A>>(tables: &T, opening: &Opening<A>) -> Result<(), DropReason> {
-    let Opening { arrival, next_hop, source, egress_role } = *opening;
+    tables.begin(opening);
+    for attempt in 0..nat::ATTEMPTS {
+        match tables.claim(attempt)? {
+            Claim::Granted => return Ok(()),
+            Claim::Taken => {}
+        }
+    }
+    Err(DropReason::NoFreePort)
+}
+
+/// What came of an attempt to open a flow.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is in the table.
+    Granted,
+    /// Another flow has the tuple.
+    Taken,
+}
+
+/// One attempt to write both directions down.
+#[inline(always)]
+pub fn claim<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    opening: &Opening<A>,
+    attempt: u32,
+) -> Result<Claim, DropReason> {
+    let Opening { next_hop, source, egress_role } = opening;
     let key = &arrival.key;
     let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;
     let Draft { entry, reply_key } = &mut *draft;
+    let ends = source.ends(key, source.candidate(tables, key, attempt));
+    *reply_key =
+        FlowKey { src: ends.dst, dst: ends.src, src_port: ends.dst_port, dst_port: ends.src_port, ..*key };
     entry.last_seen = arrival.now;
     entry.opened = arrival.now;
     entry.packets = 0;
     entry.bytes = 0;
     entry.tcp_flags = 0;
-    for attempt in 0..nat::ATTEMPTS {
-        let ends = source.ends(key, source.candidate(tables, key, attempt));
-        *reply_key = FlowKey {
-            src: ends.dst,
-            dst: ends.src,
-            src_port: ends.dst_port,
-            dst_port: ends.src_port,
-            ..*key
-        };
-        entry.rewrite = nat::compile(reply_key, source.reply_ends(key));
-        // Looked up when the first reply comes.
-        entry.next_hop = NextHop::UNKNOWN;
-        entry.resolved = 0;
-        entry.generation = arrival.generation;
-        entry.ingress = next_hop.ifindex;
-        entry.ingress_role = egress_role;
-        entry.direction = Direction::Reply as u8;
-        entry.translation = source.reply_translation();
-        match tables.insert(reply_key, entry) {
-            Ok(()) => {}
-            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
-            Err(InsertError::Exists) => {
-                // Translated: the tuple is taken, try the next. Untranslated: the tuple is the
-                // flow's own, so what is there is left over from it, and makes room.
-                if !source.is_translated() {
-                    tables.remove(reply_key);
-                }
-                continue;
-            }
-        }
-        entry.rewrite = nat::compile(key, ends);
-        entry.next_hop = next_hop;
-        entry.resolved = arrival.now;
-        entry.ingress = arrival.ifindex;
-        entry.ingress_role = arrival.role;
-        entry.direction = Direction::Original as u8;
-        entry.translation = source.translation();
-        return match tables.insert(key, entry) {
-            Ok(()) => Ok(()),
-            Err(InsertError::Exists) => {
-                // Another CPU opened the same flow meanwhile: its entries stand, our claim goes.
-                if source.is_translated() {
-                    tables.remove(reply_key);
-                }
-                Ok(())
-            }
-            Err(InsertError::Full) => {
+    entry.rewrite = nat::compile(reply_key, source.reply_ends(key));
+    // Looked up when the first reply comes.
+    (entry.next_hop.ifindex, entry.next_hop.mtu, entry.next_hop.flags) = (0, 0, 0);
+    entry.resolved = 0;
+    entry.generation = arrival.generation;
+    entry.ingress = next_hop.ifindex;
+    entry.ingress_role = *egress_role;
+    entry.direction = Direction::Reply as u8;
+    entry.translation = source.reply_translation();
+    match tables.insert(reply_key, entry) {
+        Ok(()) => {}
+        Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+        Err(InsertError::Exists) => {
+            // Translated: the tuple is taken, the next one is to be tried. Untranslated: the
+            // tuple is the flow's own, so what is there is left over from it, and makes room.
+            if !source.is_translated() {
                 tables.remove(reply_key);
-                Err(DropReason::FlowTableFull)
             }
-        };
+            return Ok(Claim::Taken);
+        }
     }
-    Err(DropReason::NoFreePort)
+    entry.rewrite = nat::compile(key, ends);
+    entry.next_hop = *next_hop;
+    entry.resolved = arrival.now;
+    entry.ingress = arrival.ifindex;
+    entry.ingress_role = arrival.role;
+    entry.direction = Direction::Original as u8;
+    entry.translation = source.translation();
+    match tables.insert(key, entry) {
+        Ok(()) => Ok(Claim::Granted),
+        Err(InsertError::Exists) => {
+            // Another CPU opened the same flow meanwhile: its entries stand, our claim goes.
+            if source.is_translated() {
+                tables.remove(reply_key);
+            }
+            Ok(Claim::Granted)
+        }
+        Err(InsertError::Full) => {
+            tables.remove(reply_key);
+            Err(DropReason::FlowTableFull)
+        }
+    }
 }

@@ -58,6 +58,8 @@ pub trait Family: Address + Plain {
     const ADDRESSES: usize;
     /// Whether its ICMP checksum covers a pseudo header.
     const ICMP_PSEUDO_HEADER: bool;
+    /// Whether its addresses are ever translated: IPv6 is only routed.
+    const TRANSLATED: bool;
 
     /// An IPv4 address as one of this family, if it is IPv4.
     fn from_ipv4(address: Ipv4) -> Option<Self>;
@@ -81,6 +83,7 @@ impl Family for Ipv4 {
     const HEADER: usize = 20;
     const ADDRESSES: usize = 12;
     const ICMP_PSEUDO_HEADER: bool = false;
+    const TRANSLATED: bool = true;
 
     #[inline(always)]
     fn from_ipv4(address: Ipv4) -> Option<Self> {
@@ -146,6 +149,7 @@ impl Family for Ipv6 {
     const HEADER: usize = 40;
     const ADDRESSES: usize = 8;
     const ICMP_PSEUDO_HEADER: bool = true;
+    const TRANSLATED: bool = false;
 
     #[inline(always)]
     fn from_ipv4(_address: Ipv4) -> Option<Self> {

@@ -1,6 +1,7 @@
 //! Step 6: the way out: next hop, hop limit, Ethernet addresses.
 
 use router_common::flow::NextHop;
+use router_common::net::MacPair;
 use router_common::port::{Port, PortKey, Role};
 use router_common::verdict::DropReason;
 
@@ -44,7 +45,11 @@ pub fn by_port<T: Tables>(tables: &T, next_hop: NextHop) -> Result<NextHop, Drop
 pub fn send<A: Family, P: Packet>(packet: &mut P, l3: usize, next_hop: &NextHop) -> Option<Verdict> {
     A::decrement_hop_limit(packet, l3)?;
     let neighbour = if next_hop.flags & NextHop::RESOLVED != 0 {
-        packet.store(0, next_hop.macs)?;
+        // One after the other: as a whole they would be moved byte by byte.
+        let MacPair([first, second, third]) = next_hop.macs;
+        packet.store(0, first)?;
+        packet.store(4, second)?;
+        packet.store(8, third)?;
         Neighbour::Resolved
     } else {
         Neighbour::Unresolved

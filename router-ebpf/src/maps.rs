@@ -3,7 +3,6 @@
 //! One of the files that may write `unsafe` (with `packet.rs` and `frame.rs`).
 
 use core::ffi::c_void;
-use core::mem::zeroed;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
@@ -21,7 +20,7 @@ use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::net::{Address, Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
-use router_ebpf::conntrack::{Arrival, Decision};
+use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::packet::Packet;
 use router_ebpf::passage::{Decided, Passage};
@@ -53,6 +52,10 @@ static ARRIVAL4: PerCpuArray<Arrival<Ipv4>> = PerCpuArray::with_max_entries(1, 0
 #[map]
 static ARRIVAL6: PerCpuArray<Arrival<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
+static OPENING4: PerCpuArray<Opening<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static OPENING6: PerCpuArray<Opening<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 static FIB: PerCpuArray<FibLookup> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static DRAFT4: PerCpuArray<Draft<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
@@ -71,6 +74,8 @@ pub enum Context {
     Xdp(*mut xdp_md),
     /// Of the TC program.
     Tc(*mut __sk_buff),
+    /// None, in a function that asks the kernel nothing about the frame.
+    Absent,
 }
 
 impl Context {
@@ -79,6 +84,7 @@ impl Context {
         match self {
             Self::Xdp(ctx) => ctx.cast(),
             Self::Tc(skb) => skb.cast(),
+            Self::Absent => core::ptr::null_mut(),
         }
     }
 }
@@ -180,6 +186,12 @@ pub fn arrival<A: FamilyMaps>() -> Option<Own<Arrival<A>>> {
     own(A::arrivals())
 }
 
+/// What is decided about the flow that is being opened.
+#[inline(always)]
+pub fn opening<A: FamilyMaps>() -> Option<Own<Opening<A>>> {
+    own(A::openings())
+}
+
 /// Where a family's tables are.
 pub trait FamilyMaps: Family {
     /// `AF_INET` or `AF_INET6`.
@@ -188,6 +200,10 @@ pub trait FamilyMaps: Family {
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>>;
     /// What the slow path is called with.
     fn arrivals() -> &'static PerCpuArray<Arrival<Self>>;
+    /// What is decided about a flow.
+    fn openings() -> &'static PerCpuArray<Opening<Self>>;
+    /// One more attempt to open it, see [`apart`].
+    fn claim(attempt: u32) -> u32;
     /// Room for an entry to be.
     fn drafts() -> &'static PerCpuArray<Draft<Self>>;
     /// The router's addresses.
@@ -212,6 +228,16 @@ impl FamilyMaps for Ipv4 {
     #[inline(always)]
     fn arrivals() -> &'static PerCpuArray<Arrival<Self>> {
         &ARRIVAL4
+    }
+
+    #[inline(always)]
+    fn openings() -> &'static PerCpuArray<Opening<Self>> {
+        &OPENING4
+    }
+
+    #[inline(always)]
+    fn claim(attempt: u32) -> u32 {
+        apart::xvr_claim4(attempt)
     }
 
     #[inline(always)]
@@ -246,6 +272,16 @@ impl FamilyMaps for Ipv6 {
     }
 
     #[inline(always)]
+    fn openings() -> &'static PerCpuArray<Opening<Self>> {
+        &OPENING6
+    }
+
+    #[inline(always)]
+    fn claim(attempt: u32) -> u32 {
+        apart::xvr_claim6(attempt)
+    }
+
+    #[inline(always)]
     fn locals() -> &'static HashMap<LocalKey<Self>, Local> {
         &LOCAL6
     }
@@ -265,6 +301,7 @@ impl World for Maps {
         Passage::from_number(match self.ctx {
             Context::Xdp(ctx) => apart::xvr_xdp_pass(ctx, decided),
             Context::Tc(skb) => apart::xvr_tc_pass(skb, decided),
+            Context::Absent => 0,
         })
     }
 
@@ -275,7 +312,19 @@ impl World for Maps {
             (Context::Xdp(ctx), _) => apart::xvr_xdp_decide4(ctx),
             (Context::Tc(skb), Ipv6::VERSION) => apart::xvr_tc_decide6(skb),
             (Context::Tc(skb), _) => apart::xvr_tc_decide4(skb),
+            (Context::Absent, _) => apart::NO_ROOM,
         })
+    }
+}
+
+/// All zeroes, in whole words: a `memset` would go byte by byte.
+#[inline(always)]
+fn clear(lookup: &mut FibLookup) {
+    const WORDS: usize = size_of::<FibLookup>() / 4;
+    let words = (&raw mut *lookup).cast::<u32>();
+    for word in 0..WORDS {
+        // SAFETY: within the lookup, whose alignment is 4; all zeroes is a valid one.
+        unsafe { words.add(word).write_volatile(0) };
     }
 }
 
@@ -299,6 +348,18 @@ impl<A: FamilyMaps> Flows<A> for Maps {
         (room.now, room.ifindex, room.generation) = (now, ifindex, generation);
         (room.role, room.transport) = (role, transport);
         (room.hop_limit, room.tcp_flags) = (hop_limit, tcp_flags);
+    }
+
+    #[inline(always)]
+    fn begin(&self, opening: &Opening<A>) {
+        let Some(mut room) = own(A::openings()) else { return };
+        let Opening { next_hop, source, egress_role } = *opening;
+        (room.next_hop, room.source, room.egress_role) = (next_hop, source, egress_role);
+    }
+
+    #[inline(always)]
+    fn claim(&self, attempt: u32) -> Result<Claim, DropReason> {
+        apart::claimed(A::claim(attempt))
     }
 
     #[inline(always)]
@@ -358,8 +419,7 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     #[inline(always)]
     fn route(&self, query: &RouteQuery<A>) -> Route {
         let Some(mut lookup) = own(&FIB) else { return Route::Nowhere };
-        // SAFETY: all zeroes is a valid lookup.
-        *lookup = unsafe { zeroed() };
+        clear(&mut lookup);
         lookup.family = A::ADDRESS_FAMILY;
         lookup.l4_protocol = query.protocol;
         lookup.ifindex = query.ingress;

@@ -49,7 +49,7 @@ pub fn source<A: Family, T: Tables>(
 ) -> Result<Source<A>, DropReason> {
     let config = tables.config();
     let own_ports = (config.own_ports_first, config.own_ports_last);
-    if A::VERSION != 4 || egress.source_nat == Ipv4::UNSPECIFIED || egress.role == Role::Guest as u8 {
+    if !A::TRANSLATED || egress.source_nat == Ipv4::UNSPECIFIED || egress.role == Role::Guest as u8 {
         return Ok(Source { address: None, own_ports });
     }
     if transport == Transport::Other {
@@ -137,7 +137,7 @@ pub fn compile<A: Address>(key: &FlowKey<A>, ends: Ends<A>) -> Rewrite<A> {
 /// Makes a packet what its flow says it becomes.
 #[inline(always)]
 pub fn rewrite<A: Header, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &FlowEntry<A>) -> Option<()> {
-    if flow.translation == 0 {
+    if !A::TRANSLATED || flow.translation == 0 {
         return Some(());
     }
     if parsed.transport == Transport::IcmpError {

@@ -11,7 +11,7 @@ use router_common::net::{Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 
-use crate::conntrack::{Arrival, Decision};
+use crate::conntrack::{Arrival, Claim, Decision, Opening};
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::passage::{Decided, Passage};
@@ -103,6 +103,15 @@ pub trait Flows<A: Family>: Tables + Sized {
     fn local(&self, key: &LocalKey<A>) -> Option<Local>;
     /// Keeps what the slow path needs of a packet, for [`World::decide`].
     fn arrive(&self, arrival: &Arrival<A>);
+    /// Keeps what is decided about the flow of the packet that arrived last, for
+    /// [`claim`](Self::claim).
+    fn begin(&self, opening: &Opening<A>);
+    /// [`conntrack::claim`](crate::conntrack::claim) for that packet and that decision; the
+    /// programs make it a function of its own.
+    ///
+    /// # Errors
+    /// Why the packet is refused.
+    fn claim(&self, attempt: u32) -> Result<Claim, DropReason>;
     /// The kernel's route.
     fn route(&self, query: &RouteQuery<A>) -> Route;
 }

@@ -11,7 +11,7 @@ use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
-use router_ebpf::conntrack::{self, Arrival, Decision};
+use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
 
@@ -26,6 +26,8 @@ pub struct FamilyTables<A> {
     pub routes: RefCell<Vec<(A, u32, Route)>>,
     /// The packet that the slow path is to decide about.
     pub arrival: RefCell<Option<Arrival<A>>>,
+    /// What it has decided about that packet's flow.
+    pub opening: RefCell<Option<Opening<A>>>,
 }
 
 impl<A> Default for FamilyTables<A> {
@@ -35,6 +37,7 @@ impl<A> Default for FamilyTables<A> {
             locals: RefCell::default(),
             routes: RefCell::default(),
             arrival: RefCell::default(),
+            opening: RefCell::default(),
         }
     }
 }
@@ -236,6 +239,17 @@ impl<A: WorldFamily> Flows<A> for World {
         A::tables(self).arrival.replace(Some(*arrival));
     }
 
+    fn begin(&self, opening: &Opening<A>) {
+        A::tables(self).opening.replace(Some(*opening));
+    }
+
+    fn claim(&self, attempt: u32) -> Result<Claim, DropReason> {
+        let (arrival, opening) = (&A::tables(self).arrival, &A::tables(self).opening);
+        let arrival = arrival.borrow().expect("a packet has arrived");
+        let opening = opening.borrow().expect("something is decided about it");
+        conntrack::claim(self, &arrival, &opening, attempt)
+    }
+
     fn local(&self, key: &LocalKey<A>) -> Option<Local> {
         A::tables(self).locals.borrow().get(&key.address).map(|&ifindex| Local { ifindex })
     }
@@ -250,7 +264,7 @@ impl<A: WorldFamily> Flows<A> for World {
 impl tables::World for World {
     fn decide(&self, version: u8) -> Result<Decision, DropReason> {
         fn about<A: WorldFamily>(world: &World) -> Result<Decision, DropReason> {
-            let arrival = A::tables(world).arrival.take().expect("a packet has arrived");
+            let arrival = A::tables(world).arrival.borrow().expect("a packet has arrived");
             conntrack::decide(world, &arrival)
         }
         if version == Ipv6::VERSION { about::<Ipv6>(self) } else { about::<Ipv4>(self) }
