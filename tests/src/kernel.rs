@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,9 +33,12 @@ impl KernelRouter {
     /// # Errors
     /// Not root, or the kernel refuses the programs.
     pub fn new(hook: Hook) -> Result<Self> {
+        // Several at once in a process may not share their tables.
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
         mount_bpffs()?;
         let ifindexes = build_network()?;
-        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/xvr-test-{}-{}", std::process::id(), hook.label()));
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/xvr-test-{}-{serial}", std::process::id()));
         let mut dataplane = Dataplane::open(&Options { pin_dir: pin_dir.clone(), max_flows: 4096 })?;
         let tables = dataplane.tables();
         for nic in Nic::ALL {

@@ -11,13 +11,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cpio::Archive;
-use crate::{build, run as run_command, setup, target_dir};
+use crate::{build, root, run as run_command, setup, target_dir};
 
-/// Test programs that run in the guest.
-const TESTS: &[&str] = &["kernel_walk"];
+/// Test programs that run in the guest, and which of their tests (none named: all): what differs
+/// between kernels. The guest has no time for the clients that move much.
+const TESTS: &[(&str, &[&str])] = &[
+    ("kernel_walk", &[]),
+    ("netns_forward", &["ping_and_traceroute_see_every_hop", "the_first_packet"]),
+    ("netns_restart", &["the_next_daemon_adopts", "killing_the_daemon"]),
+];
 
 /// Programs of this machine that tests in the guest call.
-const PROGRAMS: &[&str] = &["/usr/sbin/ip", "/usr/sbin/nft"];
+const PROGRAMS: &[&str] = &[
+    "/usr/sbin/ip",
+    "/usr/sbin/nft",
+    "/usr/sbin/ethtool",
+    "/usr/bin/iperf3",
+    "/usr/bin/ping",
+    "/usr/bin/traceroute",
+];
 
 /// Kernel modules that the tests need; those they depend on come along.
 const MODULES: &[&str] = &[
@@ -103,7 +115,7 @@ pub fn fetch_kernel() -> Result<()> {
 fn test_programs() -> Result<Vec<(String, PathBuf)>> {
     let mut command = build::cargo("test");
     command.args(["--no-run", "--message-format=json-render-diagnostics", "--package", "router-tests"]);
-    for test in TESTS {
+    for (test, _) in TESTS {
         command.args(["--test", test]);
     }
     let output = command.stderr(Stdio::inherit()).output()?;
@@ -116,8 +128,8 @@ fn test_programs() -> Result<Vec<(String, PathBuf)>> {
     };
     let programs = text.lines().filter_map(|line| {
         let path = string(line, "executable")?;
-        let name =
-            TESTS.iter().find(|test| path.rsplit('/').next().is_some_and(|file| file.starts_with(*test)))?;
+        let file = path.rsplit('/').next()?.to_owned();
+        let (name, _) = TESTS.iter().find(|(name, _)| file.starts_with(name))?;
         Some(((*name).to_owned(), PathBuf::from(path)))
     });
     let programs: Vec<_> = programs.collect();
@@ -136,8 +148,21 @@ fn initial_file_system(
     }
     let init = build::programs().join("vm-init");
     archive.file("init", &read(&init)?);
-    archive.file("etc/xvr-test-filter", filter.unwrap_or_default().as_bytes());
+    let lines = TESTS.iter().map(|(test, names)| {
+        let names = filter.map_or_else(|| names.join(" "), str::to_owned);
+        format!("{test} {names}\n")
+    });
+    archive.file("etc/xvr-tests", lines.collect::<String>().as_bytes());
     let mut files = libraries(&init)?;
+    let router = build::programs().join("xvr");
+    archive.file("usr/sbin/xvr", &read(&router)?);
+    files.extend(libraries(&router)?);
+    for fixture in files_below(&root().join("tests/fixtures"))? {
+        archive.file(
+            Path::new("fixtures").join(fixture.strip_prefix(root().join("tests/fixtures"))?),
+            &read(&fixture)?,
+        );
+    }
     for (name, path) in tests {
         archive.file(Path::new("tests").join(name), &read(path)?);
         files.extend(libraries(path)?);
@@ -154,6 +179,15 @@ fn initial_file_system(
         archive.file(format!("modules/{order:03}-{name}"), &read(module)?);
     }
     Ok(archive.finish())
+}
+
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() { files.extend(files_below(&path)?) } else { files.push(path) }
+    }
+    Ok(files)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

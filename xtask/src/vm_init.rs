@@ -35,21 +35,21 @@ fn run() -> io::Result<bool> {
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     println!("vm-init: kernel {}", release.trim());
-    let filter = fs::read_to_string("/etc/xvr-test-filter")?;
     let mut ok = true;
-    for test in sorted("/tests")? {
-        println!("vm-init: running {}", test.display());
-        let mut command = Command::new(&test);
-        command.args(["--nocapture", "--test-threads=1"]);
-        if !filter.is_empty() {
-            command.arg(&filter);
-        }
+    // A test program a line, and which of its tests.
+    for line in fs::read_to_string("/etc/xvr-tests")?.lines() {
+        println!("vm-init: running {line}");
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(format!("/tests/{}", words.next().unwrap_or_default()));
         command
+            .args(["--nocapture", "--test-threads=1"])
+            .args(words)
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("XVR_TEST_ROOT", "1")
-            .env("XVR_TEST_VM", "1");
+            .env("XVR_BIN", "/usr/sbin/xvr")
+            .env("XVR_FIXTURES", "/fixtures")
+            .env("XVR_TEST_ROOT", "1");
         let status = command.status()?;
-        println!("vm-init: {} {status}", test.display());
+        println!("vm-init: {line}: {status}");
         ok &= status.success();
     }
     Ok(ok)
