@@ -15,7 +15,10 @@ use crate::lab::Lab;
 use crate::netns::{Namespace, Output, Process, run_bounded};
 
 /// How long a command of the router may take before a test gives up.
-const COMMAND_TIME: Duration = Duration::from_secs(60);
+const COMMAND_TIME: Duration = Duration::from_secs(120);
+
+/// Seconds that a daemon has to start; in an emulated machine it needs many.
+const READY_TIME: &str = "100";
 
 /// What CloudStack sends to a VPC's router, in the order in which it does: two tiers of both
 /// address families.
@@ -85,7 +88,7 @@ impl<'lab> Router<'lab> {
     /// Starts the daemon and waits until it takes commands.
     pub fn start_daemon(&mut self) -> Result<()> {
         self.spawn_daemon()?;
-        let ready = run_bounded(&mut self.command(["status", "--wait", "30"]), COMMAND_TIME)?.ok();
+        let ready = run_bounded(&mut self.command(["status", "--wait", READY_TIME]), COMMAND_TIME)?.ok();
         ready.with_context(|| format!("the daemon is not ready; its log:\n{}", self.log()))?;
         Ok(())
     }

@@ -10,7 +10,7 @@ use router_tests::router::{Router, VPC_COMMANDS};
 use router_tests::{needs, servers};
 
 fn killing_the_daemon_loses_no_packet(attach: &str) -> Result<()> {
-    if !needs::are_met(&["iperf3", "ping"]) {
+    if !needs::are_met(&["bpftool", "iperf3", "ping"]) {
         return Ok(());
     }
     let lab = Lab::vpc()?;

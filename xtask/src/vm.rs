@@ -14,22 +14,16 @@ use crate::cpio::Archive;
 use crate::{build, root, run as run_command, setup, target_dir};
 
 /// Test programs that run in the guest, and which of their tests (none named: all): what differs
-/// between kernels. The guest has no time for the clients that move much.
+/// between kernels. A lab takes the guest minutes, so there is one a hook, and one restart.
 const TESTS: &[(&str, &[&str])] = &[
     ("kernel_walk", &[]),
-    ("netns_forward", &["ping_and_traceroute_see_every_hop", "the_first_packet"]),
-    ("netns_restart", &["the_next_daemon_adopts", "killing_the_daemon"]),
+    ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
+    ("netns_restart", &["the_next_daemon_adopts"]),
 ];
 
 /// Programs of this machine that tests in the guest call.
-const PROGRAMS: &[&str] = &[
-    "/usr/sbin/ip",
-    "/usr/sbin/nft",
-    "/usr/sbin/ethtool",
-    "/usr/bin/iperf3",
-    "/usr/bin/ping",
-    "/usr/bin/traceroute",
-];
+const PROGRAMS: &[&str] =
+    &["/usr/sbin/ip", "/usr/sbin/nft", "/usr/sbin/ethtool", "/usr/bin/ping", "/usr/bin/traceroute"];
 
 /// Kernel modules that the tests need; those they depend on come along.
 const MODULES: &[&str] = &[
