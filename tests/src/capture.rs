@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
-use crate::netns::{Namespace, Process, run_bounded};
+use crate::netns::{Namespace, Process, run_bounded, wait_until};
 
 /// How tcpdump 4.99 marks checksums that do not hold: TCP, UDP, IPv4, ICMP, ICMPv6.
 const WRONG: [&str; 5] =
@@ -30,6 +30,8 @@ const RIGHT: [&str; 3] = ["(correct)", "udp sum ok", "icmp6 sum ok"];
 /// The kernel hands frames over in blocks, the last one when it is full or, at the latest, after
 /// tcpdump's timeout of a second.
 const HANDED_OVER: Duration = Duration::from_millis(1200);
+/// How long a busy machine may take to let tcpdump write down what it was handed.
+const WRITTEN_DOWN: Duration = Duration::from_secs(20);
 
 /// Which frames of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +94,11 @@ impl Capture {
         captures.into_iter().map(Self::stop_now).collect()
     }
 
+    /// tcpdump throws away what it was handed and has not written: it is let finish, which it has
+    /// when it waits for more.
     fn stop_now(mut self) -> Result<Recording> {
+        let tcpdump = &self.tcpdump;
+        wait_until("tcpdump waits for frames", WRITTEN_DOWN, || tcpdump.is_asleep())?;
         self.tcpdump.signal(libc::SIGINT);
         self.tcpdump.wait(Duration::from_secs(20))?;
         let complaints = self.complaints.join().unwrap_or_default();

@@ -19,11 +19,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use router_userspace::dataplane::namespace_pin_dir;
 
 /// Where `ip netns` keeps its names.
 const NETNS_DIR: &str = "/run/netns";
-/// Where the router pins its programs and tables, one directory per namespace cookie.
-const PIN_DIR: &str = "/sys/fs/bpf/xvr";
 /// How every name begins that [`sweep`] may remove.
 const PREFIX: &str = "xvrlab";
 /// How long a command that sets something up may take: the machine may be busy.
@@ -142,14 +141,9 @@ impl Namespace {
         Ok(handle)
     }
 
-    /// The kernel's number for it, which names the router's pins.
-    pub fn cookie(&self) -> Result<u64> {
-        self.inside(netns_cookie)?.with_context(|| format!("cookie of {}", self.name))
-    }
-
     /// Where a router in this namespace pins its programs and tables.
     pub fn pin_dir(&self) -> Result<PathBuf> {
-        Ok(Path::new(PIN_DIR).join(format!("netns-{}", self.cookie()?)))
+        self.inside(namespace_pin_dir)?.with_context(|| format!("in {}", self.name))
     }
 
     /// Is there an interface of this name?
@@ -256,25 +250,6 @@ fn set_namespace(file: &File) -> io::Result<()> {
     }
 }
 
-/// SO_NETNS_COOKIE (Linux 5.14) of the calling thread's namespace.
-fn netns_cookie() -> io::Result<u64> {
-    const SO_NETNS_COOKIE: i32 = 71;
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-    let mut cookie = 0u64;
-    let mut len = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the buffer is a u64, and `len` says so.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
-    };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-}
-
 /// What a command that ended has to say.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -338,6 +313,13 @@ impl Process {
     /// Has it not ended yet?
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Does it wait for something, with nothing to do before that?
+    pub fn is_asleep(&self) -> bool {
+        // `PID (name) STATE ...`, where the name may contain anything.
+        fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S')))
     }
 
     /// Sends a signal, for example `libc::SIGINT`.

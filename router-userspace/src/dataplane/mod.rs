@@ -26,7 +26,7 @@ use router_common::config::RouterConfig;
 pub use attach::Attached;
 pub use expiry::Timeouts;
 pub use maps::Tables;
-pub use pins::{default_pin_dir, mount_bpffs};
+pub use pins::{default_pin_dir, mount_bpffs, namespace_pin_dir};
 pub use stats::{CounterRow, FlowRecord, Outcome};
 
 /// The programs, made by the build script; empty when built with `ROUTER_BPF_SKIP=1`.

@@ -38,22 +38,27 @@ pub fn mount_bpffs() -> Result<()> {
     Ok(())
 }
 
-/// The folder of the current network namespace: named after its cookie, which no other namespace
-/// has until the next boot, and after the version of the tables.
+/// The folder of the current network namespace's tables, named after their version.
+///
+/// # Errors
+/// As [`namespace_pin_dir`].
+pub fn default_pin_dir() -> Result<PathBuf> {
+    Ok(namespace_pin_dir()?.join(format!("v{ABI_VERSION}")))
+}
+
+/// The folder of the current network namespace, tables of every version: named after the cookie,
+/// which no other namespace has until the next boot.
 ///
 /// # Errors
 /// The kernel does not tell the cookie (before 5.14).
-pub fn default_pin_dir() -> Result<PathBuf> {
+pub fn namespace_pin_dir() -> Result<PathBuf> {
     let cookie = netns_cookie().context("ask for the network namespace's cookie")?;
-    Ok(Path::new(BPFFS).join(format!("xvr/netns-{cookie}/v{ABI_VERSION}")))
+    Ok(Path::new(BPFFS).join(format!("xvr/netns-{cookie}")))
 }
 
 fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| {
-        // A namespace whose loopback is down has no 127.0.0.1 to bind to.
-        std::net::UdpSocket::bind("0.0.0.0:0")
-    })?;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the buffer has the length that is given.
