@@ -176,6 +176,28 @@ pub fn start_iperf(
     direction: Direction,
     seconds: u32,
 ) -> Result<RunningIperf> {
+    let reverse = (direction == Direction::Download).then_some("--reverse");
+    spawn_iperf(client, server, address, seconds, reverse)
+}
+
+/// Starts an upload at 200 Mbit/s, which fills no queue: what is lost beside it was not lost to
+/// congestion.
+pub fn start_paced_iperf(
+    client: &Host,
+    server: &Host,
+    address: IpAddr,
+    seconds: u32,
+) -> Result<RunningIperf> {
+    spawn_iperf(client, server, address, seconds, Some("--bitrate=200M"))
+}
+
+fn spawn_iperf(
+    client: &Host,
+    server: &Host,
+    address: IpAddr,
+    seconds: u32,
+    option: Option<&str>,
+) -> Result<RunningIperf> {
     let port = fresh_port();
     let port_text = port.to_string();
     let mut listen = server.namespace.command("iperf3");
@@ -186,7 +208,7 @@ pub fn start_iperf(
     connect
         .args(["--json", "--client", &address.to_string(), "--port", &port_text])
         .args(["--time", &seconds.to_string(), "--connect-timeout", "10000"])
-        .args((direction == Direction::Download).then_some("--reverse"))
+        .args(option)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     Ok(RunningIperf { server: listener, client: Process::spawn(&mut connect)?, seconds })

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
-use router_tests::clients::{self, Direction};
+use router_tests::clients;
 use router_tests::lab::Lab;
 use router_tests::router::{Router, VPC_COMMANDS};
 use router_tests::{needs, servers};
@@ -23,7 +23,7 @@ fn killing_the_daemon_loses_no_packet(attach: &str) -> Result<()> {
         clients::start_ping(web1, db1.v4.into(), every)?,
         clients::start_ping(web1, far.v6.into(), every)?,
     ];
-    let iperf = clients::start_iperf(web1, far, far.v4.into(), Direction::Upload, 8)?;
+    let iperf = clients::start_paced_iperf(web1, far, far.v4.into(), 8)?;
     sleep(Duration::from_secs(2));
     let programs = router.attached_programs()?;
     router.kill_daemon();
