@@ -15,13 +15,22 @@ abi! {
         pub own_ports_first: u16,
         /// Last of them.
         pub own_ports_last: u16,
-        /// Zero.
-        pub pad: u32,
+        /// Bits, see the associated constants.
+        pub flags: u32,
     }
 }
 
 impl RouterConfig {
+    /// A guest that calls another by a public address is seen with the address that it would
+    /// have on the public side (RFC 4787 REQ-9a); otherwise, as CloudStack's own router does it,
+    /// with the tier's gateway address by guests of its own tier and its own by others.
+    pub const HAIRPIN_EXTERNAL: u32 = 1;
+    /// Whoever knows a binding's external address and port may send to it (RFC 4787: endpoint
+    /// independent filtering).
+    pub const OPEN_BINDINGS: u32 = 2;
+
     /// The local port range that the router's own sockets get (`ip_local_port_range`): kept
-    /// apart so that a guest's translated flow never has the tuple of a socket of the router.
+    /// apart, until no other port is left, so that a guest's translated flow has not the tuple of a
+    /// socket of the router.
     pub const OWN_PORTS: (u16, u16) = (64_000, 65_023);
 }

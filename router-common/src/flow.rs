@@ -83,7 +83,7 @@ abi! {
     /// One direction of a flow: everything its packets need.
     ///
     /// Never exists without its reverse, whose key is that of the rewritten packet, reversed.
-    pub struct FlowEntry<A>[Ipv4: 88, Ipv6: 112] {
+    pub struct FlowEntry<A>[Ipv4: 96, Ipv6: 120] {
         /// When a packet was last seen, nanoseconds of the monotonic clock.
         pub last_seen: u64,
         /// When the way out was last looked up, nanoseconds of the monotonic clock.
@@ -103,6 +103,10 @@ abi! {
         /// Interface the flow's packets come in by; in the reply direction the one they are
         /// expected on.
         pub ingress: u32,
+        /// The interface that the flow's packets leave by, whatever the routes say; 0 for any.
+        pub pinned: u32,
+        /// The last acknowledgment number that was seen in this direction, host byte order.
+        pub tcp_ack: u32,
         /// TCP flags seen in this direction, as they are in the header (FIN 1, SYN 2, RST 4,
         /// ACK 16).
         pub tcp_flags: u8,
@@ -110,7 +114,8 @@ abi! {
         pub direction: u8,
         /// [`Role`](crate::port::Role) of the port the packets come in by, as a number.
         pub ingress_role: u8,
-        /// Which ends the rewrite changes: [`SOURCE`](Self::SOURCE), [`DESTINATION`](Self::DESTINATION).
+        /// Which ends the rewrite changes: [`SOURCE`](Self::SOURCE), [`DESTINATION`](Self::DESTINATION);
+        /// and whose the external port is: [`BOUND`](Self::BOUND).
         pub translation: u8,
     }
 }
@@ -118,7 +123,7 @@ abi! {
 abi! {
     /// A flow being written down: room of the programs' own, one per CPU, since it does not fit
     /// on their stack.
-    pub struct Draft<A>[Ipv4: 104, Ipv6: 152] {
+    pub struct Draft<A>[Ipv4: 112, Ipv6: 160] {
         /// The entry.
         pub entry: FlowEntry<A>,
         /// The reply's key.
@@ -131,6 +136,8 @@ impl<A> FlowEntry<A> {
     pub const SOURCE: u8 = 1;
     /// The rewrite changes the destination.
     pub const DESTINATION: u8 = 2;
+    /// The external port is a binding's.
+    pub const BOUND: u8 = 4;
 }
 
 /// Which way a flow entry's packets go.

@@ -13,6 +13,7 @@ pub mod account;
 pub mod config;
 pub mod flow;
 pub mod layout;
+pub mod nat;
 pub mod net;
 pub mod port;
 pub mod verdict;
@@ -24,4 +25,4 @@ pub use aya::Pod;
 /// Version of everything in this crate. Pinned maps live in a folder named after it, so a
 /// program never meets a table of another layout. Raise it with every change of a layout or of
 /// a discriminant's meaning.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

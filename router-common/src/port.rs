@@ -61,6 +61,8 @@ abi! {
         pub mtu: u32,
         /// Where source NAT puts new IPv4 flows that leave here; `0.0.0.0` for no source NAT.
         pub source_nat: Ipv4,
+        /// The port's own first IPv4 address; `0.0.0.0` for none.
+        pub address: Ipv4,
         /// `RouterId`: which router the port belongs to.
         pub router: u16,
         /// A [`Role`] as a number.
@@ -70,7 +72,7 @@ abi! {
         /// The port's own MAC address.
         pub mac: [u8; 6],
         /// Zero.
-        pub pad: [u8; 6],
+        pub pad: [u8; 2],
     }
 }
 
@@ -80,6 +82,9 @@ impl Port {
     pub const PARTIAL_CHECKSUMS: u8 = 1;
     /// The port takes frames that XDP redirects to it (`ndo_xdp_xmit` with a receiver behind it).
     pub const XDP_TARGET: u8 = 2;
+    /// Source NAT of what comes in here depends on the destination (RFC 4787: address and port
+    /// dependent mapping), where it is endpoint-independent otherwise.
+    pub const SYMMETRIC: u8 = 4;
 }
 
 abi! {

@@ -11,7 +11,7 @@ use router_common::net::{Ipv4, Ipv6};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::passage::Decided;
-use router_ebpf::walk;
+use router_ebpf::{nat, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{Context, FamilyMaps, Maps, arrival, opening};
@@ -103,6 +103,28 @@ pub extern "C" fn xvr_tc_decide4(skb: *mut __sk_buff) -> u32 {
 #[inline(never)]
 pub extern "C" fn xvr_tc_decide6(skb: *mut __sk_buff) -> u32 {
     decide::<Ipv6>(Context::Tc(skb))
+}
+
+/// Where a packet that opens a flow is really for: a
+/// [`Destination`](router_ebpf::nat::Destination) as a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_destination4() -> u64 {
+    let Some(arrival) = arrival::<Ipv4>() else { return 0 };
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    nat::destination(&maps, &*arrival).to_number()
+}
+
+/// Finds or makes the binding of the flow that is being opened.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_bind4() -> u32 {
+    let (Some(arrival), Some(mut opening)) = (arrival::<Ipv4>(), opening::<Ipv4>()) else { return NO_ROOM };
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    nat::bind(&maps, &*arrival, &mut opening);
+    GRANTED
 }
 
 #[inline(always)]

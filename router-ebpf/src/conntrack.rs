@@ -10,12 +10,13 @@
 //! two guests behind one tuple.
 
 use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
+use router_common::net::{Be16, Ipv4};
 use router_common::port::{LocalKey, Role};
 use router_common::verdict::{DropReason, PuntReason};
 
 use crate::family::{Family, Scope};
 use crate::forward;
-use crate::nat;
+use crate::nat::{self, Ends, PortChoice};
 use crate::parse::{Transport, tcp_flags};
 use crate::tables::{Flows, InsertError, Route, RouteQuery};
 
@@ -34,8 +35,12 @@ pub struct Arrival<A> {
     pub ifindex: u32,
     /// The settings' generation.
     pub generation: u32,
-    /// [`Role`] of the port it came in by, as a number.
+    /// The counters' row of the port it came in by.
+    pub slot: u32,
+    /// [`Role`] of that port, as a number.
     pub role: u8,
+    /// [`Port::flags`](router_common::port::Port::flags) of that port.
+    pub flags: u8,
     /// What carries its ports.
     pub transport: Transport,
     /// TTL or hop limit.
@@ -71,13 +76,10 @@ pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Resul
     if !comes_as_expected(&*flow, arrival) {
         return Err(DropReason::WrongPort);
     }
-    let route = tables.route(&RouteQuery {
-        ingress: arrival.ifindex,
-        src: key.src,
-        dst: flow.rewrite.dst,
-        protocol: key.protocol,
-    });
-    let next_hop = match route {
+    if !address_is_ours(tables, key, &*flow) {
+        return reopen(tables, arrival, &*flow);
+    }
+    let next_hop = match route(tables, arrival, flow.rewrite.dst, flow.pinned) {
         Route::Via(next_hop) => next_hop,
         Route::Refused => return Err(DropReason::RouteRefuses),
         Route::Nowhere if flow.translation & FlowEntry::<A>::DESTINATION != 0 => {
@@ -89,18 +91,47 @@ pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Resul
     // translated because of it: nothing may leave untranslated, so it is opened anew.
     let moved = flow.next_hop.ifindex != 0 && flow.next_hop.ifindex != next_hop.ifindex;
     if moved && flow.direction == Direction::Original as u8 {
-        tables.remove(&reply_key(key, &*flow));
-        tables.remove(key);
-        return open(tables, arrival);
+        return reopen(tables, arrival, &*flow);
     }
     let next_hop = forward::by_port(tables, next_hop)?;
     tables.set_next_hop(&flow, next_hop, arrival.now, arrival.generation);
     Ok(Decision::Flow)
 }
 
+/// Forgets a flow and opens it as if it were new.
+#[inline(always)]
+fn reopen<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    flow: &FlowEntry<A>,
+) -> Result<Decision, DropReason> {
+    tables.remove(&reply_key(&arrival.key, flow));
+    tables.remove(&arrival.key);
+    open(tables, arrival)
+}
+
+/// Whether the address that a flow is translated to, or from, is still the router's: CloudStack
+/// may have given it to somebody else.
+#[inline(always)]
+fn address_is_ours<A: Family, T: Flows<A>>(tables: &T, key: &FlowKey<A>, flow: &FlowEntry<A>) -> bool {
+    let address = match flow.translation & (FlowEntry::<A>::SOURCE | FlowEntry::<A>::DESTINATION) {
+        0 => return true,
+        FlowEntry::<A>::DESTINATION => key.dst,
+        _ => flow.rewrite.src,
+    };
+    tables.local(&LocalKey { address, router: key.router, pad: [0; 2] }).is_some()
+}
+
+/// The kernel's route for a packet, by a certain interface if it has one there.
+#[inline(always)]
+fn route<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, dst: A, egress: u32) -> Route {
+    let key = &arrival.key;
+    tables.route(&RouteQuery { ingress: arrival.ifindex, egress, src: key.src, dst, protocol: key.protocol })
+}
+
 /// The key of the flow's other direction.
 #[inline(always)]
-fn reply_key<A: Copy>(key: &FlowKey<A>, flow: &FlowEntry<A>) -> FlowKey<A> {
+pub fn reply_key<A: Copy>(key: &FlowKey<A>, flow: &FlowEntry<A>) -> FlowKey<A> {
     let rewrite = &flow.rewrite;
     FlowKey {
         src: rewrite.dst,
@@ -124,7 +155,10 @@ fn comes_as_expected<A>(flow: &FlowEntry<A>, arrival: &Arrival<A>) -> bool {
 #[inline(always)]
 fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
     let key = &arrival.key;
-    if tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] }).is_some() {
+    let destination = tables.destination(arrival);
+    if !destination.is_translated
+        && tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] }).is_some()
+    {
         return Ok(Decision::Punt(PuntReason::ToRouter));
     }
     // Errors open nothing.
@@ -137,24 +171,83 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
         (Scope::Link, Scope::Unicast) => return Err(DropReason::Martian),
         (Scope::Unicast, Scope::Unicast) => {}
     }
-    if arrival.role != Role::Guest as u8 {
+    // Who is no guest reaches what is translated for it here, and nothing else (SEMANTICS T11).
+    if arrival.role != Role::Guest as u8 && !destination.is_translated {
         return Err(DropReason::NotPermitted);
     }
     if arrival.hop_limit <= 1 {
-        return Ok(Decision::Punt(PuntReason::TtlExceeded));
+        return match destination.is_translated {
+            false => Ok(Decision::Punt(PuntReason::TtlExceeded)),
+            true => Err(DropReason::TtlExceeded),
+        };
     }
     may_begin(arrival)?;
-    let query = RouteQuery { ingress: arrival.ifindex, src: key.src, dst: key.dst, protocol: key.protocol };
-    let next_hop = match tables.route(&query) {
-        Route::Via(next_hop) => next_hop,
-        Route::Nowhere => return Ok(Decision::Punt(PuntReason::NoRoute)),
-        Route::Refused => return Err(DropReason::RouteRefuses),
+    let way_out = match way_out(tables, arrival, destination.address)? {
+        Some(way_out) => way_out,
+        None if destination.is_translated => return Err(DropReason::RouteRefuses),
+        None => return Ok(Decision::Punt(PuntReason::NoRoute)),
     };
-    let egress = forward::egress(tables, &next_hop)?;
-    let next_hop = forward::for_port(next_hop, &egress);
-    let source = nat::source(tables, arrival.transport, &egress)?;
-    record(tables, &Opening { next_hop, source, egress_role: egress.role })?;
+    let egress = forward::egress(tables, &way_out.next_hop)?;
+    let next_hop = forward::for_port(way_out.next_hop, &egress);
+    let source = nat::source(tables, arrival, &egress, &way_out, &destination);
+    tables.begin(&Opening {
+        next_hop,
+        source,
+        dst: destination.address,
+        dst_port: destination.port,
+        pinned: way_out.pinned,
+        egress_role: egress.role,
+        destination_translated: u8::from(destination.is_translated),
+    });
+    if source.choice == PortChoice::Bound {
+        tables.bind();
+    }
+    record(tables)?;
     Ok(Decision::Flow)
+}
+
+/// The way out of a new flow.
+#[derive(Clone, Copy, Debug)]
+pub struct WayOut {
+    /// Where to.
+    pub next_hop: NextHop,
+    /// The interface that it has to be, 0 for any.
+    pub pinned: u32,
+    /// The guest's public address by static NAT, if it leaves with that.
+    pub static_nat: Ipv4,
+}
+
+/// Where a flow's first packet leaves: by the routes, but a guest with static NAT that would leave by
+/// a public port leaves by the one that has its address (SEMANTICS B.5). `None`: no route.
+#[inline(always)]
+fn way_out<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    dst: A,
+) -> Result<Option<WayOut>, DropReason> {
+    let mut way_out = WayOut { next_hop: NextHop::UNKNOWN, pinned: 0, static_nat: Ipv4::UNSPECIFIED };
+    for _ in 0..2 {
+        way_out.next_hop = match route(tables, arrival, dst, way_out.pinned) {
+            Route::Via(next_hop) => next_hop,
+            Route::Nowhere => return Ok(None),
+            Route::Refused => return Err(DropReason::RouteRefuses),
+        };
+        if way_out.pinned != 0 || arrival.role != Role::Guest as u8 {
+            break;
+        }
+        let Some(address) = arrival.key.src.to_ipv4() else { break };
+        let guest = LocalKey { address, router: arrival.key.router, pad: [0; 2] };
+        let Some(public) = tables.static_out(&guest) else { break };
+        if forward::egress(tables, &way_out.next_hop)?.role != Role::Public as u8 {
+            break;
+        }
+        way_out.static_nat = public.address;
+        if public.ifindex == way_out.next_hop.ifindex {
+            break;
+        }
+        way_out.pinned = public.ifindex;
+    }
+    Ok(Some(way_out))
 }
 
 /// Whether a packet can be the first of a flow (SEMANTICS T17: what cannot be must not leave).
@@ -180,14 +273,21 @@ pub struct Opening<A> {
     pub next_hop: NextHop,
     /// What becomes of its source.
     pub source: nat::Source<A>,
+    /// Its destination, translated if it is.
+    pub dst: A,
+    /// Its destination port, translated if it is.
+    pub dst_port: Be16,
+    /// The interface that it has to leave by, 0 for any.
+    pub pinned: u32,
     /// [`Role`] of the port it leaves by, as a number.
     pub egress_role: u8,
+    /// Whether its destination is translated.
+    pub destination_translated: u8,
 }
 
 /// Tries one source port after the other until one is free.
 #[inline(always)]
-fn record<A: Family, T: Flows<A>>(tables: &T, opening: &Opening<A>) -> Result<(), DropReason> {
-    tables.begin(opening);
+fn record<A: Family, T: Flows<A>>(tables: &T) -> Result<(), DropReason> {
     for attempt in 0..nat::ATTEMPTS {
         match tables.claim(attempt)? {
             Claim::Granted => return Ok(()),
@@ -215,51 +315,58 @@ pub fn claim<A: Family, T: Flows<A>>(
     opening: &Opening<A>,
     attempt: u32,
 ) -> Result<Claim, DropReason> {
-    let Opening { next_hop, source, egress_role } = opening;
+    let Opening { next_hop, source, dst, dst_port, .. } = opening;
     let key = &arrival.key;
+    let (src_port, bound) = source.candidate(tables, key, attempt).ok_or(DropReason::NoFreePort)?;
+    let src = source.address.unwrap_or(key.src);
+    let (to_source, to_destination) = translations(opening, bound);
     let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;
     let Draft { entry, reply_key } = &mut *draft;
-    let ends = source.ends(key, source.candidate(tables, key, attempt));
-    *reply_key =
-        FlowKey { src: ends.dst, dst: ends.src, src_port: ends.dst_port, dst_port: ends.src_port, ..*key };
+    *reply_key = FlowKey { src: *dst, dst: src, src_port: *dst_port, dst_port: src_port, ..*key };
     entry.last_seen = arrival.now;
     entry.opened = arrival.now;
     entry.packets = 0;
     entry.bytes = 0;
-    entry.tcp_flags = 0;
-    entry.rewrite = nat::compile(reply_key, source.reply_ends(key));
+    (entry.tcp_flags, entry.tcp_ack) = (0, 0);
+    let back = Ends { src: key.dst, dst: key.src, src_port: key.dst_port, dst_port: key.src_port };
+    entry.rewrite = nat::compile(reply_key, back);
     // Looked up when the first reply comes.
     (entry.next_hop.ifindex, entry.next_hop.mtu, entry.next_hop.flags) = (0, 0, 0);
     entry.resolved = 0;
     entry.generation = arrival.generation;
     entry.ingress = next_hop.ifindex;
-    entry.ingress_role = *egress_role;
+    // Answers leave by the public port that the question came in by (SEMANTICS A.3).
+    entry.pinned = if arrival.role == Role::Public as u8 { arrival.ifindex } else { 0 };
+    entry.ingress_role = opening.egress_role;
     entry.direction = Direction::Reply as u8;
-    entry.translation = source.reply_translation();
+    entry.translation = to_destination;
     match tables.insert(reply_key, entry) {
         Ok(()) => {}
         Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
         Err(InsertError::Exists) => {
             // Translated: the tuple is taken, the next one is to be tried. Untranslated: the
             // tuple is the flow's own, so what is there is left over from it, and makes room.
-            if !source.is_translated() {
+            if !source.is_translated() && opening.destination_translated == 0 {
                 tables.remove(reply_key);
             }
             return Ok(Claim::Taken);
         }
     }
-    entry.rewrite = nat::compile(key, ends);
+    entry.rewrite = nat::compile(key, Ends { src, dst: *dst, src_port, dst_port: *dst_port });
     entry.next_hop = *next_hop;
     entry.resolved = arrival.now;
     entry.ingress = arrival.ifindex;
+    entry.pinned = opening.pinned;
     entry.ingress_role = arrival.role;
     entry.direction = Direction::Original as u8;
-    entry.translation = source.translation();
+    entry.translation = to_source;
     match tables.insert(key, entry) {
         Ok(()) => Ok(Claim::Granted),
         Err(InsertError::Exists) => {
-            // Another CPU opened the same flow meanwhile: its entries stand, our claim goes.
-            if source.is_translated() {
+            // Another CPU opened the same flow meanwhile: its entries stand, our claim goes, if it
+            // is not theirs too.
+            let theirs = tables.flow(key).is_some_and(|flow| self::reply_key(key, &*flow) == *reply_key);
+            if !theirs {
                 tables.remove(reply_key);
             }
             Ok(Claim::Granted)
@@ -269,4 +376,20 @@ pub fn claim<A: Family, T: Flows<A>>(
             Err(DropReason::FlowTableFull)
         }
     }
+}
+
+/// [`FlowEntry::translation`] of the original direction and of the reply.
+#[inline(always)]
+fn translations<A: Family>(opening: &Opening<A>, bound: bool) -> (u8, u8) {
+    let (mut original, mut reply) =
+        if bound { (FlowEntry::<A>::BOUND, FlowEntry::<A>::BOUND) } else { (0, 0) };
+    if opening.source.is_translated() {
+        original |= FlowEntry::<A>::SOURCE;
+        reply |= FlowEntry::<A>::DESTINATION;
+    }
+    if opening.destination_translated != 0 {
+        original |= FlowEntry::<A>::DESTINATION;
+        reply |= FlowEntry::<A>::SOURCE;
+    }
+    (original, reply)
 }

@@ -13,6 +13,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
 }
@@ -63,6 +65,8 @@ pub trait Family: Address + Plain {
 
     /// An IPv4 address as one of this family, if it is IPv4.
     fn from_ipv4(address: Ipv4) -> Option<Self>;
+    /// The address as IPv4, if it is.
+    fn to_ipv4(self) -> Option<Ipv4>;
     /// What the address is good for as a destination.
     fn destination_scope(&self) -> Scope;
     /// What the address is good for as a source.
@@ -88,6 +92,11 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn from_ipv4(address: Ipv4) -> Option<Self> {
         Some(address)
+    }
+
+    #[inline(always)]
+    fn to_ipv4(self) -> Option<Ipv4> {
+        Some(self)
     }
 
     #[inline(always)]
@@ -153,6 +162,11 @@ impl Family for Ipv6 {
 
     #[inline(always)]
     fn from_ipv4(_address: Ipv4) -> Option<Self> {
+        None
+    }
+
+    #[inline(always)]
+    fn to_ipv4(self) -> Option<Ipv4> {
         None
     }
 

@@ -21,5 +21,7 @@ pub mod nat;
 pub mod packet;
 pub mod parse;
 pub mod passage;
+pub mod ports;
 pub mod tables;
+pub mod tcp_state;
 pub mod walk;

@@ -2,28 +2,37 @@
 //!
 //! One of the files that may write `unsafe` (with `packet.rs` and `frame.rs`).
 
+use core::arch::asm;
 use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
-    BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST,
-    bpf_fib_lookup as FibLookup, xdp_md,
+    __sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_FIB_LOOKUP_OUTPUT,
+    BPF_NOEXIST, bpf_fib_lookup as FibLookup, xdp_md,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use router_common::account::{COUNTERS as COUNTERS_LENGTH, Hook, Traffic, counter_index};
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
-use router_common::net::{Address, Ipv4, Ipv6, MacPair};
+use router_common::nat::{
+    Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, POOLS as POOLS_LENGTH, Pool, SourceKey,
+    StaticNat,
+};
+use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
+use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
+use router_ebpf::parse::tcp_flags;
 use router_ebpf::passage::{Decided, Passage};
+use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
 
 use crate::apart;
@@ -44,6 +53,20 @@ static FLOWS4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>> =
 #[map]
 static FLOWS6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>> =
     HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static STATIC_IN: HashMap<LocalKey<Ipv4>, StaticNat> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static STATIC_OUT: HashMap<LocalKey<Ipv4>, StaticNat> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static FORWARDS: LpmTrie<ForwardKey, Forward> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static FORWARD_SOURCES: LpmTrie<SourceKey, Forward> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static POOLS: Array<Pool> = Array::with_max_entries(POOLS_LENGTH, BPF_F_MMAPABLE);
 #[map]
 static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(COUNTERS_LENGTH, 0);
 /// What the slow path is called with, see [`apart`].
@@ -100,6 +123,7 @@ impl Maps {
 
 impl Tables for Maps {
     type Port = &'static Port;
+    type Pool = PoolInPlace;
 
     #[inline(always)]
     fn now(&self) -> u64 {
@@ -116,7 +140,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn config(&self) -> RouterConfig {
         const NONE: RouterConfig =
-            RouterConfig { abi_version: 0, generation: 0, own_ports_first: 0, own_ports_last: 0, pad: 0 };
+            RouterConfig { abi_version: 0, generation: 0, own_ports_first: 0, own_ports_last: 0, flags: 0 };
         CONFIG.get(0).copied().unwrap_or(NONE)
     }
 
@@ -127,6 +151,65 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn static_in(&self, public: &LocalKey<Ipv4>) -> Option<StaticNat> {
+        // SAFETY: userspace replaces entries whole.
+        unsafe { STATIC_IN.get(public) }.copied()
+    }
+
+    #[inline(always)]
+    fn static_out(&self, guest: &LocalKey<Ipv4>) -> Option<StaticNat> {
+        // SAFETY: as above.
+        unsafe { STATIC_OUT.get(guest) }.copied()
+    }
+
+    #[inline(always)]
+    fn forward(&self, key: &ForwardKey) -> Option<Forward> {
+        FORWARDS.get(&Key::new(ForwardKey::FULL, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn forward_by_source(&self, key: &SourceKey) -> Option<Forward> {
+        FORWARD_SOURCES.get(&Key::new(64, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16> {
+        let binding = BINDINGS.get_ptr_mut(key)?;
+        // SAFETY: from a lookup of this run; other CPUs write the same clock.
+        unsafe {
+            (*binding).last_used = now;
+            Some((*binding).port)
+        }
+    }
+
+    #[inline(always)]
+    fn insert_binding(&self, key: &BindingKey, binding: &Binding) -> Result<(), InsertError> {
+        insert(&BINDINGS, key, binding, u64::from(BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn external(&self, key: &ExternalKey) -> Option<Internal> {
+        // SAFETY: entries are replaced whole.
+        unsafe { EXTERNALS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_external(&self, key: &ExternalKey, internal: &Internal) -> Result<(), InsertError> {
+        insert(&EXTERNALS, key, internal, 0)
+    }
+
+    #[inline(always)]
+    fn remove_external(&self, key: &ExternalKey) {
+        // ENOENT is what the caller wants.
+        let _ = EXTERNALS.remove(key);
+    }
+
+    #[inline(always)]
+    fn pool(&self, index: u32) -> Option<PoolInPlace> {
+        POOLS.get_ptr_mut(index).and_then(NonNull::new).map(PoolInPlace)
+    }
+
+    #[inline(always)]
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize) {
         if let Some(traffic) = COUNTERS.get_ptr_mut(counter_index(slot, hook, outcome)) {
             // SAFETY: this CPU's own entry, and programs on it do not interrupt each other.
@@ -134,6 +217,112 @@ impl Tables for Maps {
                 (*traffic).packets += 1;
                 (*traffic).bytes += bytes as u64;
             }
+        }
+    }
+}
+
+/// Puts an entry into a map.
+#[inline(always)]
+fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &V, flags: u64) -> Result<(), InsertError> {
+    match map.insert(key, value, flags) {
+        Ok(()) => Ok(()),
+        Err(EEXIST) => Err(InsertError::Exists),
+        // E2BIG when the table is full, ENOMEM when the machine is.
+        Err(_) => Err(InsertError::Full),
+    }
+}
+
+/// A pool of ports in its map, which other CPUs and userspace change too.
+pub struct PoolInPlace(NonNull<Pool>);
+
+impl PoolInPlace {
+    #[inline(always)]
+    fn word_pointer(&self, word: u32) -> *mut u64 {
+        // SAFETY: the index is within the array.
+        unsafe { (&raw mut (*self.0.as_ptr()).words).cast::<u64>().add(masked::<1023>(word)) }
+    }
+
+    #[inline(always)]
+    fn full_pointer(&self, group: u32) -> *mut u64 {
+        // SAFETY: the index is within the array.
+        unsafe { (&raw mut (*self.0.as_ptr()).full).cast::<u64>().add(masked::<15>(group)) }
+    }
+}
+
+/// An index that the verifier sees the bound of, on the register that is added.
+#[inline(always)]
+fn masked<const MAX: u32>(index: u32) -> usize {
+    let mut index = index as usize;
+    // SAFETY: a register alone, no memory, no flags.
+    unsafe {
+        asm!("{0} &= {max}", inout(reg) index, max = const MAX, options(pure, nomem, nostack, preserves_flags));
+    }
+    index
+}
+
+/// Atomic; what was there before. The operations that `core` has for this do not exist on BPF.
+#[inline(always)]
+fn fetch_or(pointer: *mut u64, bits: u64) -> u64 {
+    let mut bits = bits;
+    // SAFETY: the pointer is to an aligned word of a map's value.
+    unsafe {
+        asm!("{bits} = atomic_fetch_or((u64 *)({pointer} + 0), {bits})",
+             pointer = in(reg) pointer, bits = inout(reg) bits, options(nostack));
+    }
+    bits
+}
+
+/// Atomic.
+#[inline(always)]
+fn fetch_and(pointer: *mut u64, bits: u64) {
+    let mut bits = bits;
+    // SAFETY: as in `fetch_or`.
+    unsafe {
+        asm!("{bits} = atomic_fetch_and((u64 *)({pointer} + 0), {bits})",
+             pointer = in(reg) pointer, bits = inout(reg) bits, options(nostack));
+    }
+    let _ = bits;
+}
+
+impl PortPool for PoolInPlace {
+    #[inline(always)]
+    fn word(&self, word: u32) -> u64 {
+        // SAFETY: a word of a map's value; others change it by atomic operations alone.
+        unsafe { self.word_pointer(word).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn claim(&self, word: u32, bits: u64) -> u64 {
+        fetch_or(self.word_pointer(word), bits)
+    }
+
+    #[inline(always)]
+    fn release(&self, word: u32, bits: u64) {
+        fetch_and(self.word_pointer(word), !bits);
+    }
+
+    #[inline(always)]
+    fn full(&self, group: u32) -> u64 {
+        // SAFETY: as in `word`.
+        unsafe { self.full_pointer(group).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_full(&self, group: u32, bits: u64) {
+        fetch_or(self.full_pointer(group), bits);
+    }
+
+    #[inline(always)]
+    fn clear_full(&self, group: u32, bits: u64) {
+        fetch_and(self.full_pointer(group), !bits);
+    }
+
+    #[inline(always)]
+    fn count_shared(&self) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe {
+            let shared = &raw mut (*self.0.as_ptr()).shared;
+            asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) shared, in(reg) 1u64, options(nostack));
         }
     }
 }
@@ -202,6 +391,10 @@ pub trait FamilyMaps: Family {
     fn arrivals() -> &'static PerCpuArray<Arrival<Self>>;
     /// What is decided about a flow.
     fn openings() -> &'static PerCpuArray<Opening<Self>>;
+    /// Its destination, see [`apart`].
+    fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
+    /// Its binding, see [`apart`].
+    fn bind();
     /// One more attempt to open it, see [`apart`].
     fn claim(attempt: u32) -> u32;
     /// Room for an entry to be.
@@ -233,6 +426,16 @@ impl FamilyMaps for Ipv4 {
     #[inline(always)]
     fn openings() -> &'static PerCpuArray<Opening<Self>> {
         &OPENING4
+    }
+
+    #[inline(always)]
+    fn destination(_arrival: &Arrival<Self>) -> Destination<Self> {
+        Destination::from_number(apart::xvr_destination4())
+    }
+
+    #[inline(always)]
+    fn bind() {
+        apart::xvr_bind4();
     }
 
     #[inline(always)]
@@ -275,6 +478,14 @@ impl FamilyMaps for Ipv6 {
     fn openings() -> &'static PerCpuArray<Opening<Self>> {
         &OPENING6
     }
+
+    #[inline(always)]
+    fn destination(arrival: &Arrival<Self>) -> Destination<Self> {
+        Destination { address: arrival.key.dst, port: arrival.key.dst_port, is_translated: false }
+    }
+
+    #[inline(always)]
+    fn bind() {}
 
     #[inline(always)]
     fn claim(attempt: u32) -> u32 {
@@ -343,18 +554,32 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     fn arrive(&self, arrival: &Arrival<A>) {
         let Some(mut room) = own(A::arrivals()) else { return };
         // Field by field: the whole would be built on the stack first.
-        let Arrival { key, now, ifindex, generation, role, transport, hop_limit, tcp_flags } = *arrival;
+        let Arrival { key, now, ifindex, generation, slot, role, flags, transport, hop_limit, tcp_flags } =
+            *arrival;
         room.key = key;
         (room.now, room.ifindex, room.generation) = (now, ifindex, generation);
-        (room.role, room.transport) = (role, transport);
+        (room.slot, room.role, room.flags, room.transport) = (slot, role, flags, transport);
         (room.hop_limit, room.tcp_flags) = (hop_limit, tcp_flags);
     }
 
     #[inline(always)]
     fn begin(&self, opening: &Opening<A>) {
         let Some(mut room) = own(A::openings()) else { return };
-        let Opening { next_hop, source, egress_role } = *opening;
-        (room.next_hop, room.source, room.egress_role) = (next_hop, source, egress_role);
+        let Opening { next_hop, source, dst, dst_port, pinned, egress_role, destination_translated } =
+            *opening;
+        (room.next_hop, room.source) = (next_hop, source);
+        (room.dst, room.dst_port, room.pinned) = (dst, dst_port, pinned);
+        (room.egress_role, room.destination_translated) = (egress_role, destination_translated);
+    }
+
+    #[inline(always)]
+    fn destination(&self, arrival: &Arrival<A>) -> Destination<A> {
+        A::destination(arrival)
+    }
+
+    #[inline(always)]
+    fn bind(&self) {
+        A::bind();
     }
 
     #[inline(always)]
@@ -369,12 +594,7 @@ impl<A: FamilyMaps> Flows<A> for Maps {
 
     #[inline(always)]
     fn insert(&self, key: &FlowKey<A>, entry: &FlowEntry<A>) -> Result<(), InsertError> {
-        match A::flows().insert(key, entry, u64::from(BPF_NOEXIST)) {
-            Ok(()) => Ok(()),
-            Err(EEXIST) => Err(InsertError::Exists),
-            // E2BIG when the table is full, ENOMEM when the machine is.
-            Err(_) => Err(InsertError::Full),
-        }
+        insert(A::flows(), key, entry, u64::from(BPF_NOEXIST))
     }
 
     #[inline(always)]
@@ -395,7 +615,16 @@ impl<A: FamilyMaps> Flows<A> for Maps {
             if activity.tcp_flags & !(*flow).tcp_flags != 0 {
                 (*flow).tcp_flags |= activity.tcp_flags;
             }
+            if activity.tcp_flags & tcp_flags::ACK != 0 {
+                (*flow).tcp_ack = activity.tcp_ack;
+            }
         }
+    }
+
+    #[inline(always)]
+    fn forget_tcp(&self, flow: &InPlace<A>) {
+        // SAFETY: as in `account`.
+        unsafe { (*flow.0.as_ptr()).tcp_flags = 0 };
     }
 
     #[inline(always)]
@@ -422,14 +651,15 @@ impl<A: FamilyMaps> Flows<A> for Maps {
         clear(&mut lookup);
         lookup.family = A::ADDRESS_FAMILY;
         lookup.l4_protocol = query.protocol;
-        lookup.ifindex = query.ingress;
+        let flags = if query.egress == 0 { 0 } else { BPF_FIB_LOOKUP_OUTPUT };
+        lookup.ifindex = if query.egress == 0 { query.ingress } else { query.egress };
         // Not the packet's length: that would mix "too big" into the answer. Not zero: TC would
         // leave the MTU out.
         lookup.__bindgen_anon_1.tot_len = 1;
         A::set_ends(&mut lookup, query);
         let size = size_of::<FibLookup>() as i32;
         // SAFETY: the program's own context and a whole lookup.
-        let result = unsafe { bpf_fib_lookup(self.ctx.pointer(), &raw mut *lookup, size, 0) } as u32;
+        let result = unsafe { bpf_fib_lookup(self.ctx.pointer(), &raw mut *lookup, size, flags) } as u32;
         let resolved = match result {
             BPF_FIB_LKUP_RET_SUCCESS => NextHop::RESOLVED,
             BPF_FIB_LKUP_RET_NO_NEIGH => 0,

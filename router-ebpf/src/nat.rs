@@ -1,19 +1,22 @@
 //! Step 4: what a flow's packets become, and making them so.
 //!
-//! The slow path compiles a [`Rewrite`]; the fast path has nothing left to decide.
+//! The slow path finds the destination, then the source, and compiles both into a [`Rewrite`]; the
+//! fast path has nothing left to decide.
 
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, Rewrite};
+use router_common::nat::{self, Binding, BindingKey, ExternalKey, ForwardKey, Internal, SourceKey};
 use router_common::net::{Address, Be16, Ipv4};
-use router_common::port::{Port, Role};
-use router_common::verdict::DropReason;
+use router_common::port::{LocalKey, Port, PortKey, Role};
 
 use crate::checksum;
+use crate::conntrack::{Arrival, Opening, WayOut};
 use crate::family::Family;
 use crate::icmp;
 use crate::packet::{ChecksumPatch, Packet};
 use crate::parse::{Header, Parsed, Transport};
-use crate::tables::Tables;
+use crate::ports::{self, PortPool};
+use crate::tables::{Flows, Tables};
 
 /// How many ports are tried before a flow is refused.
 pub const ATTEMPTS: u32 = 24;
@@ -31,31 +34,252 @@ pub struct Ends<A> {
     pub dst_port: Be16,
 }
 
+/// Where a packet is really for. Always whole: of an optional one LLVM would move parts that were never
+/// written, which the kernel's verifier refuses.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<A> {
+    /// The guest, or the packet's own destination.
+    pub address: A,
+    /// Its port.
+    pub port: Be16,
+    /// Whether that is by translation.
+    pub is_translated: bool,
+}
+
+/// Destination NAT of a flow's first packet: static NAT, port forwarding, then the bindings of
+/// other guests (hairpin, RFC 4787 REQ-9) and, where that is asked for, of anybody.
+#[inline(always)]
+pub fn destination<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Destination<A> {
+    let key = &arrival.key;
+    let mut destination = Destination { address: key.dst, port: key.dst_port, is_translated: false };
+    let (Some(address), Some(source)) = (key.dst.to_ipv4(), key.src.to_ipv4()) else { return destination };
+    let router = key.router;
+    if let Some(guest) = tables.static_in(&LocalKey { address, router, pad: [0; 2] }) {
+        destination.translate(guest.address, key.dst_port);
+        return destination;
+    }
+    if !has_ports(arrival.transport) {
+        return destination;
+    }
+    let (protocol, port) = (key.protocol, key.dst_port);
+    if let Some(mut forward) = tables.forward(&ForwardKey { address, router, protocol, pad: 0, port, end: 0 })
+    {
+        if forward.group != 0 {
+            let group = forward.group.to_be_bytes();
+            if let Some(member) = tables.forward_by_source(&SourceKey { group, source }) {
+                forward = member;
+            }
+        }
+        if forward.address != Ipv4::UNSPECIFIED {
+            let offset = if forward.to_one != 0 { 0 } else { port.get().wrapping_sub(forward.first_public) };
+            destination.translate(forward.address, Be16::new(forward.first_internal.wrapping_add(offset)));
+            return destination;
+        }
+    }
+    let is_open = tables.config().flags & RouterConfig::OPEN_BINDINGS != 0;
+    if (arrival.role == Role::Guest as u8 || is_open)
+        && let Some(internal) =
+            tables.external(&ExternalKey { external: address, port, router, protocol, pad: [0; 3] })
+    {
+        destination.translate(internal.address, internal.port);
+    }
+    destination
+}
+
+impl Destination<Ipv4> {
+    /// As one number, for the programs: bits 0 to 15 the port, bit 16 whether it is translated, bits 32
+    /// to 63 the address.
+    #[inline(always)]
+    pub const fn to_number(self) -> u64 {
+        (self.address.to_host() as u64) << 32 | (self.is_translated as u64) << 16 | self.port.get() as u64
+    }
+
+    /// The reverse.
+    #[inline(always)]
+    pub const fn from_number(number: u64) -> Self {
+        Self {
+            address: Ipv4([((number >> 32) as u32).to_be()]),
+            port: Be16::new(number as u16),
+            is_translated: number & 0x1_0000 != 0,
+        }
+    }
+}
+
+impl<A: Family> Destination<A> {
+    #[inline(always)]
+    fn translate(&mut self, address: Ipv4, port: Be16) {
+        if let Some(address) = A::from_ipv4(address) {
+            (self.address, self.port, self.is_translated) = (address, port, true);
+        }
+    }
+}
+
+#[inline(always)]
+const fn has_ports(transport: Transport) -> bool {
+    matches!(transport, Transport::Tcp | Transport::Udp)
+}
+
+/// How the source port of a translated flow is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortChoice {
+    /// It stays as it is: static NAT, and protocols without ports or with checksums that we
+    /// cannot mend.
+    Kept,
+    /// Any that leaves the flow's own tuple unique, the guest's own first. Also where no port is
+    /// left for a binding: then flows to different destinations share one.
+    PerFlow,
+    /// The binding's, which is the same for every destination.
+    Bound,
+}
+
 /// What source NAT does to a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<A> {
     /// The address it leaves with, if it is translated.
-    address: Option<A>,
-    own_ports: (u16, u16),
+    pub address: Option<A>,
+    /// How its port is found.
+    pub choice: PortChoice,
+    /// The binding's port, once there is one.
+    pub port: Be16,
+    /// The pool that bindings take their ports from.
+    pub pool: u32,
 }
 
-/// Whether and where to a new flow's source is translated: IPv4 flows from guests to a port
-/// that has a source NAT address.
+impl<A> Source<A> {
+    /// The flow keeps its source.
+    const NONE: Self = Self { address: None, choice: PortChoice::Kept, port: Be16::from_raw(0), pool: 0 };
+}
+
+/// What becomes of the source of a guest's new IPv4 flow that leaves by a port; Flows of anybody else keep their source.
 #[inline(always)]
-pub fn source<A: Family, T: Tables>(
+pub fn source<A: Family, T: Flows<A>>(
     tables: &T,
-    transport: Transport,
+    arrival: &Arrival<A>,
     egress: &Port,
-) -> Result<Source<A>, DropReason> {
+    way_out: &WayOut,
+    destination: &Destination<A>,
+) -> Source<A> {
+    let Some(guest) = arrival.key.src.to_ipv4() else { return Source::NONE };
+    if arrival.role != Role::Guest as u8 {
+        return Source::NONE;
+    }
+    if egress.role == Role::Guest as u8 {
+        return match destination.is_translated {
+            true => hairpin(tables, arrival, egress, guest),
+            false => Source::NONE,
+        };
+    }
+    if way_out.static_nat != Ipv4::UNSPECIFIED {
+        return Source { address: A::from_ipv4(way_out.static_nat), ..Source::NONE };
+    }
+    dynamic(arrival, egress)
+}
+
+/// A guest calls another by a public address. The answers have to come back through the router:
+/// within a tier they would not without source NAT.
+#[inline(always)]
+fn hairpin<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    egress: &Port,
+    guest: Ipv4,
+) -> Source<A> {
+    if tables.config().flags & RouterConfig::HAIRPIN_EXTERNAL == 0 {
+        if egress.slot != arrival.slot || egress.address == Ipv4::UNSPECIFIED {
+            return Source::NONE;
+        }
+        let choice = choice(arrival.transport, PortChoice::PerFlow);
+        return Source { address: A::from_ipv4(egress.address), choice, ..Source::NONE };
+    }
+    let router = arrival.key.router;
+    if let Some(public) = tables.static_out(&LocalKey { address: guest, router, pad: [0; 2] }) {
+        return Source { address: A::from_ipv4(public.address), ..Source::NONE };
+    }
+    // As it would be seen on the public port that has the address it called.
+    let called = LocalKey { address: arrival.key.dst, router, pad: [0; 2] };
+    let public = tables.local(&called).and_then(|local| tables.port(&PortKey::untagged(local.ifindex)));
+    match public {
+        Some(public) => dynamic(arrival, &public),
+        None => Source::NONE,
+    }
+}
+
+/// Source NAT to the address of a port.
+#[inline(always)]
+fn dynamic<A: Family>(arrival: &Arrival<A>, egress: &Port) -> Source<A> {
+    if egress.source_nat == Ipv4::UNSPECIFIED {
+        return Source::NONE;
+    }
+    let wanted = if arrival.flags & Port::SYMMETRIC != 0 { PortChoice::PerFlow } else { PortChoice::Bound };
+    let pool = nat::pool_index(egress.slot, arrival.key.protocol);
+    Source {
+        address: A::from_ipv4(egress.source_nat),
+        choice: if pool.is_none() { PortChoice::Kept } else { choice(arrival.transport, wanted) },
+        port: Be16::from_raw(0),
+        pool: pool.unwrap_or(0),
+    }
+}
+
+#[inline(always)]
+const fn choice(transport: Transport, wanted: PortChoice) -> PortChoice {
+    match transport {
+        Transport::Tcp | Transport::Udp | Transport::IcmpQuery => wanted,
+        _ => PortChoice::Kept,
+    }
+}
+
+/// Finds or makes the binding of a new flow, and leaves its port in the opening. Where no port is
+/// left the flow shares one instead.
+#[inline(always)]
+pub fn bind<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &mut Opening<A>) {
+    let key = &arrival.key;
+    let source = &mut opening.source;
+    source.choice = PortChoice::PerFlow;
+    let (Some(internal), Some(external)) = (key.src.to_ipv4(), source.address.and_then(A::to_ipv4)) else {
+        return;
+    };
+    let binding_key = BindingKey {
+        internal,
+        external,
+        port: key.src_port,
+        router: key.router,
+        protocol: key.protocol,
+        pad: [0; 3],
+    };
+    if let Some(port) = tables.binding(&binding_key, arrival.now) {
+        (source.port, source.choice) = (port, PortChoice::Bound);
+        return;
+    }
+    let Some(pool) = tables.pool(source.pool) else { return };
     let config = tables.config();
-    let own_ports = (config.own_ports_first, config.own_ports_last);
-    if !A::TRANSLATED || egress.source_nat == Ipv4::UNSPECIFIED || egress.role == Role::Guest as u8 {
-        return Ok(Source { address: None, own_ports });
+    let own = (config.own_ports_first, config.own_ports_last);
+    let Some(port) = ports::take(&pool, key.src_port.get(), own, tables.random()) else {
+        pool.count_shared();
+        return;
+    };
+    let external_key = ExternalKey {
+        external,
+        port: Be16::new(port),
+        router: key.router,
+        protocol: key.protocol,
+        pad: [0; 3],
+    };
+    // The external end first: a binding never exists without it.
+    let whose = Internal { address: internal, port: key.src_port, pad: 0 };
+    let binding = Binding { last_used: arrival.now, port: Be16::new(port), pad: [0; 6] };
+    let written = tables
+        .set_external(&external_key, &whose)
+        .and_then(|()| tables.insert_binding(&binding_key, &binding));
+    if written.is_ok() {
+        (source.port, source.choice) = (Be16::new(port), PortChoice::Bound);
+        return;
     }
-    if transport == Transport::Other {
-        return Err(DropReason::Untranslatable);
+    tables.remove_external(&external_key);
+    ports::give_back(&pool, port);
+    // Another CPU was faster with the same socket: its binding counts. Or there is no room.
+    if let Some(port) = tables.binding(&binding_key, arrival.now) {
+        (source.port, source.choice) = (port, PortChoice::Bound);
     }
-    Ok(Source { address: A::from_ipv4(egress.source_nat), own_ports })
 }
 
 impl<A: Family> Source<A> {
@@ -65,53 +289,31 @@ impl<A: Family> Source<A> {
         self.address.is_some()
     }
 
-    /// [`FlowEntry::translation`] of the original direction.
+    /// The source port of an attempt to open the flow, and whether it is a binding's; `None` when
+    /// there is nothing more to try.
     #[inline(always)]
-    pub const fn translation(&self) -> u8 {
-        if self.is_translated() { FlowEntry::<A>::SOURCE } else { 0 }
-    }
-
-    /// [`FlowEntry::translation`] of the reply direction.
-    #[inline(always)]
-    pub const fn reply_translation(&self) -> u8 {
-        if self.is_translated() { FlowEntry::<A>::DESTINATION } else { 0 }
-    }
-
-    /// The source port to try: the guest's own first (port preservation), then unpredictable
-    /// ones of the same range and parity (RFC 4787 REQ-3a and REQ-4, RFC 7857 §9).
-    #[inline(always)]
-    pub fn candidate<T: Tables>(&self, tables: &T, key: &FlowKey<A>, attempt: u32) -> Be16 {
+    pub fn candidate<T: Tables>(&self, tables: &T, key: &FlowKey<A>, attempt: u32) -> Option<(Be16, bool)> {
         let own = key.src_port;
-        if !self.is_translated() || (attempt == 0 && !self.is_the_routers(own.get())) {
-            return own;
+        let config = tables.config();
+        let is_the_routers = |port: u16| config.own_ports_first <= port && port <= config.own_ports_last;
+        match self.choice {
+            PortChoice::Kept => return (attempt == 0 || !self.is_translated()).then_some((own, false)),
+            PortChoice::Bound if attempt == 0 => return Some((self.port, true)),
+            PortChoice::PerFlow if attempt == 0 && !is_the_routers(own.get()) => return Some((own, false)),
+            _ => {}
         }
         let random = tables.random();
         let (base, size) = if own.get() < 1024 { (512, 512) } else { (1024, u32::from(u16::MAX) + 1 - 1024) };
         let port = (base + random % size) as u16;
         let port = (port & !1) | (own.get() & 1);
-        if self.is_the_routers(port) {
+        if is_the_routers(port) {
             // Below the router's own range, same parity.
-            return Be16::new(port - (RouterConfig::OWN_PORTS.1 - RouterConfig::OWN_PORTS.0 + 1));
+            return Some((
+                Be16::new(port - (RouterConfig::OWN_PORTS.1 - RouterConfig::OWN_PORTS.0 + 1)),
+                false,
+            ));
         }
-        Be16::new(port)
-    }
-
-    #[inline(always)]
-    const fn is_the_routers(&self, port: u16) -> bool {
-        self.own_ports.0 <= port && port <= self.own_ports.1
-    }
-
-    /// The ends of the flow's packets when they leave.
-    #[inline(always)]
-    pub fn ends(&self, key: &FlowKey<A>, port: Be16) -> Ends<A> {
-        let src = self.address.unwrap_or(key.src);
-        Ends { src, dst: key.dst, src_port: port, dst_port: key.dst_port }
-    }
-
-    /// The ends of the replies when they reach the guest.
-    #[inline(always)]
-    pub fn reply_ends(&self, key: &FlowKey<A>) -> Ends<A> {
-        Ends { src: key.dst, dst: key.src, src_port: key.dst_port, dst_port: key.src_port }
+        Some((Be16::new(port), false))
     }
 }
 

@@ -57,6 +57,10 @@ pub struct Parsed<A> {
     pub hop_limit: u8,
     /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
+    /// TCP sequence number, host byte order.
+    pub tcp_seq: u32,
+    /// TCP acknowledgment number, host byte order; counts with the ACK flag only.
+    pub tcp_ack: u32,
     /// It must not be fragmented: always so for IPv6.
     pub dont_fragment: bool,
     /// Length of the IP packet in bytes.
@@ -139,6 +143,8 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
         transport: Transport::Other,
         hop_limit: header.hop_limit,
         tcp_flags: 0,
+        tcp_seq: 0,
+        tcp_ack: 0,
         dont_fragment: header.dont_fragment,
         length: header.length,
     };
@@ -147,9 +153,18 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
         (parsed.key.src_port, parsed.key.dst_port) = (src_port, dst_port);
         parsed.transport = Transport::Udp;
         if header.protocol == protocol::TCP {
+            let [seq, ack]: [u32; 2] = load(packet, l4 + 4)?;
+            (parsed.tcp_seq, parsed.tcp_ack) = (u32::from_be(seq), u32::from_be(ack));
             parsed.tcp_flags = load(packet, l4 + 13)?;
             parsed.transport = Transport::Tcp;
         }
+    } else if header.protocol == protocol::SCTP {
+        // Its checksum covers no addresses, so it is translated by them alone; the ports tell
+        // associations apart.
+        (parsed.key.src_port, parsed.key.dst_port) = {
+            let [src_port, dst_port]: [Be16; 2] = load(packet, l4)?;
+            (src_port, dst_port)
+        };
     } else if header.protocol == A::ICMP {
         let kind: u8 = load(packet, l4)?;
         let identifier: Be16 = load(packet, l4 + 4)?;

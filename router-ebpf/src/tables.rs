@@ -7,20 +7,27 @@ use core::ops::{Deref, DerefMut};
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
-use router_common::net::{Ipv4, Ipv6};
+use router_common::nat::{
+    Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
+};
+use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 
 use crate::conntrack::{Arrival, Claim, Decision, Opening};
 use crate::family::Family;
+use crate::nat::Destination;
 use crate::packet::Packet;
 use crate::passage::{Decided, Passage};
+use crate::ports::PortPool;
 use crate::walk;
 
-/// What does not depend on the address family.
+/// What does not depend on the address family: NAT is IPv4's alone.
 pub trait Tables {
     /// A port in place.
     type Port: Deref<Target = Port> + Copy;
+    /// A pool of external ports in place.
+    type Pool: PortPool;
 
     /// The monotonic clock in nanoseconds.
     fn now(&self) -> u64;
@@ -30,6 +37,32 @@ pub trait Tables {
     fn config(&self) -> RouterConfig;
     /// The port that a frame belongs to.
     fn port(&self, key: &PortKey) -> Option<Self::Port>;
+    /// The guest behind a public address of static NAT.
+    fn static_in(&self, public: &LocalKey<Ipv4>) -> Option<StaticNat>;
+    /// The public address that a guest has by static NAT.
+    fn static_out(&self, guest: &LocalKey<Ipv4>) -> Option<StaticNat>;
+    /// The port forwarding with the longest prefix.
+    fn forward(&self, key: &ForwardKey) -> Option<Forward>;
+    /// The same by the asker's address: longest prefix.
+    fn forward_by_source(&self, key: &SourceKey) -> Option<Forward>;
+    /// The external port of a guest's socket; notes that it is in use `now`.
+    fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16>;
+    /// Puts a new binding in. Atomic: of two that insert one key, one gets `Exists`.
+    ///
+    /// # Errors
+    /// See [`InsertError`].
+    fn insert_binding(&self, key: &BindingKey, binding: &Binding) -> Result<(), InsertError>;
+    /// Whose an external port is.
+    fn external(&self, key: &ExternalKey) -> Option<Internal>;
+    /// Writes down whose an external port is.
+    ///
+    /// # Errors
+    /// See [`InsertError`]; an old entry is overwritten.
+    fn set_external(&self, key: &ExternalKey, internal: &Internal) -> Result<(), InsertError>;
+    /// Forgets whose an external port was.
+    fn remove_external(&self, key: &ExternalKey);
+    /// A pool of external ports, see [`router_common::nat::pool_index`].
+    fn pool(&self, index: u32) -> Option<Self::Pool>;
     /// Counts a frame: `outcome` as in [`router_common::verdict`].
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize);
 }
@@ -50,6 +83,8 @@ pub enum Route {
 pub struct RouteQuery<A> {
     /// The interface the packet came in by.
     pub ingress: u32,
+    /// The interface it has to leave by; 0 for any.
+    pub egress: u32,
     /// Its source.
     pub src: A,
     /// Its destination.
@@ -76,6 +111,8 @@ pub struct Activity {
     pub bytes: usize,
     /// TCP flags of the packet, 0 for other protocols.
     pub tcp_flags: u8,
+    /// Its acknowledgment number, host byte order; counts with the ACK flag only.
+    pub tcp_ack: u32,
 }
 
 /// What depends on the address family.
@@ -97,15 +134,22 @@ pub trait Flows<A: Family>: Tables + Sized {
     fn remove(&self, key: &FlowKey<A>);
     /// Notes a forwarded packet in its flow.
     fn account(&self, flow: &Self::Flow, activity: Activity);
+    /// Forgets the TCP flags that a direction has seen.
+    fn forget_tcp(&self, flow: &Self::Flow);
     /// Gives a flow another way out, decided `now` under a generation.
     fn set_next_hop(&self, flow: &Self::Flow, next_hop: NextHop, now: u64, generation: u32);
     /// The router's own address.
     fn local(&self, key: &LocalKey<A>) -> Option<Local>;
     /// Keeps what the slow path needs of a packet, for [`World::decide`].
     fn arrive(&self, arrival: &Arrival<A>);
+    /// [`nat::destination`](crate::nat::destination) of the packet that arrived last; the programs make it a function of its own.
+    fn destination(&self, arrival: &Arrival<A>) -> Destination<A>;
     /// Keeps what is decided about the flow of the packet that arrived last, for
-    /// [`claim`](Self::claim).
+    /// [`bind`](Self::bind) and [`claim`](Self::claim).
     fn begin(&self, opening: &Opening<A>);
+    /// [`nat::bind`](crate::nat::bind) for that packet and that decision; the programs make it a
+    /// function of its own.
+    fn bind(&self);
     /// [`conntrack::claim`](crate::conntrack::claim) for that packet and that decision; the
     /// programs make it a function of its own.
     ///

@@ -27,7 +27,7 @@ use crate::packet::Packet;
 use crate::parse::{self, Header, Link, Parse, Parsed, Transport};
 use crate::passage::{Decided, End, Passage};
 use crate::tables::{Activity, Flows, Tables, World};
-use crate::{checksum, forward, nat};
+use crate::{checksum, forward, nat, tcp_state};
 
 /// What becomes of a frame.
 #[must_use]
@@ -185,7 +185,8 @@ where
     let verdict = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
     // An error neither refreshes nor ends a flow (RFC 5508 REQ-6).
     if parsed.transport != Transport::IcmpError {
-        tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags: parsed.tcp_flags });
+        let tcp_flags = tcp_state::observe(tables, &parsed, &flow);
+        tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags, tcp_ack: parsed.tcp_ack });
     }
     Ok(verdict.into())
 }
@@ -202,7 +203,9 @@ fn arrival<A: Family, B: Deref<Target = Port>>(
         now,
         ifindex: ingress.ifindex,
         generation,
+        slot: ingress.port.slot,
         role: ingress.port.role,
+        flags: ingress.port.flags,
         transport: parsed.transport,
         hop_limit: parsed.hop_limit,
         tcp_flags: parsed.tcp_flags,

@@ -3,12 +3,14 @@
 use router_common::account::Hook;
 use router_common::flow::NextHop;
 use router_common::net::{Ipv4, Ipv6, MacPair};
-use router_common::port::{Port, PortKey};
+use router_common::port::{Port, PortKey, Role};
 use router_ebpf::packet::SliceFrame;
 use router_ebpf::tables::Route;
 use router_ebpf::walk::walk;
 
-use crate::scenario::{Nic, Router, Sent, host_mac};
+use router_userspace::compile::{TableSet, nat};
+
+use crate::scenario::{self, Nic, Router, Sent, host_mac};
 use crate::world::World;
 
 /// The walk over tables in memory, as one hook runs it.
@@ -26,19 +28,28 @@ pub const fn ifindex(nic: Nic) -> u32 {
 
 /// The port's row for a NIC, at an interface index.
 pub fn port(nic: Nic) -> Port {
-    let public = matches!(nic, Nic::Public);
     let partial = if matches!(nic, Nic::Tier2) { Port::PARTIAL_CHECKSUMS } else { 0 };
-    let source_nat: std::net::Ipv4Addr = crate::scenario::PUBLIC.parse().expect("an address");
+    let ipv4 = |text: &str| Ipv4::from(text.parse::<std::net::Ipv4Addr>().expect("an address"));
+    let first = nic.addresses()[0].split('/').next().expect("an address");
     Port {
         slot: nic as u32 + 1,
         mtu: u32::from(nic.mtu()),
-        source_nat: if public { Ipv4::from(source_nat) } else { Ipv4::UNSPECIFIED },
+        source_nat: if nic.role() == Role::Public { ipv4(first) } else { Ipv4::UNSPECIFIED },
+        address: ipv4(first),
         router: 0,
         role: nic.role() as u8,
         flags: Port::XDP_TARGET | partial,
         mac: nic.mac(),
-        pad: [0; 6],
+        pad: [0; 2],
     }
+}
+
+/// The router's IPv4 addresses and where they are.
+pub fn locals4(ifindex: impl Fn(Nic) -> u32) -> Vec<(std::net::Ipv4Addr, u32)> {
+    let of = |nic: Nic| nic.addresses().iter().map(move |address| (nic, address));
+    let addresses = Nic::ALL.into_iter().flat_map(of);
+    let split = |(nic, address): (Nic, &&str)| Some((address.split('/').next()?.parse().ok()?, ifindex(nic)));
+    addresses.filter_map(split).collect()
 }
 
 impl HostRouter {
@@ -51,8 +62,15 @@ impl HostRouter {
                 connect(&world, nic, address);
             }
         }
-        let gateway = Route::Via(next_hop(Nic::Public, NextHop::RESOLVED));
-        world.v4.routes.borrow_mut().push((Ipv4::UNSPECIFIED, 0, gateway));
+        // The last of equals is the one without a metric.
+        for nic in [Nic::Public2, Nic::Public] {
+            let gateway = Route::Via(next_hop(nic, NextHop::RESOLVED));
+            world.v4.routes.borrow_mut().push((Ipv4::UNSPECIFIED, 0, gateway));
+        }
+        let mut tables = TableSet::default();
+        tables.local4.extend(locals4(ifindex));
+        nat::tables(&scenario::nat_rules(), &mut tables);
+        world.nat.replace(tables.nat);
         let hole = "198.18.0.0".parse::<std::net::Ipv4Addr>().expect("an address");
         world.v4.routes.borrow_mut().push((hole.into(), 15, Route::Refused));
         Self { world, hook }

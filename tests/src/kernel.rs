@@ -13,7 +13,9 @@ use router_common::account::Hook;
 use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeouts, mount_bpffs};
 
 use crate::host;
-use crate::scenario::{ETHERNET, Nic, Router, Sent, host_mac};
+use router_userspace::compile::{TableSet, nat};
+
+use crate::scenario::{self, ETHERNET, Nic, Router, Sent, host_mac};
 
 /// More than the scenarios' ports have.
 const SLOTS: u32 = 8;
@@ -49,6 +51,12 @@ impl KernelRouter {
                 tables.set_local(address.parse()?, ifindex)?;
             }
         }
+        let mut wanted = TableSet::default();
+        wanted.local4.extend(host::locals4(|nic| ifindexes[&(nic as u8)]));
+        nat::tables(&scenario::nat_rules(), &mut wanted);
+        for (key, entry) in &wanted.nat {
+            tables.set_nat(key, entry)?;
+        }
         Ok(Self { dataplane, hook, ifindexes, pin_dir })
     }
 
@@ -68,6 +76,7 @@ impl KernelRouter {
             udp: none,
             icmp: none,
             other: none,
+            hold_down: none,
         })?;
         let left = self.dataplane.flows()?.len();
         ensure!(left == 0, "{left} flows are left");
@@ -174,7 +183,7 @@ fn build_network() -> Result<BTreeMap<u8, u32>> {
             batch += &format!("neighbour add {neighbour} lladdr {} dev {name}\n", colons(host_mac(nic)));
         }
     }
-    batch += "route add default via 203.0.113.1\nroute add blackhole 198.18.0.0/15\n";
+    batch += "route add default via 203.0.113.1\nroute add default via 203.0.114.1 metric 104\nroute add blackhole 198.18.0.0/15\n";
     for (path, value) in [
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv6/conf/all/forwarding", "1"),

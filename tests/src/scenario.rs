@@ -6,14 +6,24 @@
 //! ```text
 //! tier 1  10.1.1.0/24, fd00:1::/64 ── .1 ┐          ┌ 203.0.113.10, 2001:db8:100::10
 //! tier 2  10.1.2.0/24, fd00:2::/64 ── .1 ┤  router  ├── public 203.0.113.0/24, gateway .1
-//!         (MTU 1400)                     └──────────┘   control 169.254.0.0/16
+//!         (MTU 1400)                     │          ├── public 2 203.0.114.0/24, gateway .1
+//!                                        └──────────┘   control 169.254.0.0/16
 //! ```
+//! Static NAT: 203.0.113.20 is 10.1.1.60, 203.0.114.20 is 10.1.2.60. Port forwardings of
+//! 203.0.113.21: TCP 8080 to 10.1.1.50:80; UDP 30000-30010 to 10.1.2.50:40000-40010; TCP 2222 to
+//! 10.1.1.51:22 for 192.0.2.0/24 alone.
 //! Neighbours are known but for those whose address ends in .99 (`::99`). 198.18.0.0/15 is a
 //! blackhole. There is no IPv6 default route.
+
+mod nat;
+
+use std::net::Ipv4Addr;
 
 use router_common::account::Hook;
 use router_common::port::Role;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
+
+use router_userspace::model::nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 
 use crate::packet::{About, Frame, Payload, Read, Sum, read};
 
@@ -28,17 +38,19 @@ pub enum Nic {
     Public,
     /// Management.
     Control,
+    /// Provider's side, a second network.
+    Public2,
 }
 
 impl Nic {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Tier1, Self::Tier2, Self::Public, Self::Control];
+    pub const ALL: [Self; 5] = [Self::Tier1, Self::Tier2, Self::Public, Self::Control, Self::Public2];
 
     /// What the port is for.
     pub const fn role(self) -> Role {
         match self {
             Self::Tier1 | Self::Tier2 => Role::Guest,
-            Self::Public => Role::Public,
+            Self::Public | Self::Public2 => Role::Public,
             Self::Control => Role::Control,
         }
     }
@@ -58,7 +70,8 @@ impl Nic {
         match self {
             Self::Tier1 => &["10.1.1.1/24", "fd00:1::1/64"],
             Self::Tier2 => &["10.1.2.1/24", "fd00:2::1/64"],
-            Self::Public => &["203.0.113.10/24", "2001:db8:100::10/64"],
+            Self::Public => &["203.0.113.10/24", "203.0.113.20/24", "203.0.113.21/24", "2001:db8:100::10/64"],
+            Self::Public2 => &["203.0.114.10/24", "203.0.114.20/24"],
             Self::Control => &["169.254.3.4/16"],
         }
     }
@@ -66,9 +79,10 @@ impl Nic {
     /// Hosts that are known there.
     pub const fn neighbours(self) -> &'static [&'static str] {
         match self {
-            Self::Tier1 => &["10.1.1.50", "10.1.1.51", "fd00:1::50"],
-            Self::Tier2 => &["10.1.2.50", "fd00:2::50"],
+            Self::Tier1 => &["10.1.1.50", "10.1.1.51", "10.1.1.60", "fd00:1::50"],
+            Self::Tier2 => &["10.1.2.50", "10.1.2.60", "fd00:2::50"],
             Self::Public => &["203.0.113.1", "203.0.113.77", "2001:db8:100::77"],
+            Self::Public2 => &["203.0.114.1", "203.0.114.77"],
             Self::Control => &[],
         }
     }
@@ -76,6 +90,30 @@ impl Nic {
 
 /// The public address of the router.
 pub const PUBLIC: &str = "203.0.113.10";
+
+/// What CloudStack wants translated.
+pub fn nat_rules() -> Nat {
+    let ipv4 = |text: &str| text.parse::<Ipv4Addr>().expect("an address");
+    let static_nat = |public, internal| StaticNat { public: ipv4(public), internal: ipv4(internal) };
+    let forward =
+        |protocol, public: (u16, u16), internal: &str, to: (u16, u16), sources: &[&str]| PortForward {
+            public: ipv4("203.0.113.21"),
+            protocol,
+            public_ports: PortRange::new(public.0, public.1).ok(),
+            internal: ipv4(internal),
+            internal_ports: PortRange::new(to.0, to.1).ok(),
+            sources: sources.iter().map(|text| text.parse().expect("a network")).collect(),
+        };
+    use ForwardProtocol::{Tcp, Udp};
+    Nat {
+        static_nats: vec![static_nat("203.0.113.20", "10.1.1.60"), static_nat("203.0.114.20", "10.1.2.60")],
+        forwards: vec![
+            forward(Tcp, (8080, 8080), "10.1.1.50", (80, 80), &[]),
+            forward(Udp, (30_000, 30_010), "10.1.2.50", (40_000, 40_010), &[]),
+            forward(Tcp, (2222, 2222), "10.1.1.51", (22, 22), &["192.0.2.0/24"]),
+        ],
+    }
+}
 
 /// Ethernet address of whoever is at the other end of a NIC. All hosts of a segment share it:
 /// it is the segment that scenarios tell apart.
@@ -164,7 +202,11 @@ fn ip(text: &str) -> std::net::IpAddr {
 }
 
 /// Every scenario.
-pub const SCENARIOS: &[Scenario] = &[
+pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
+    SCENARIOS.iter().chain(nat::SCENARIOS)
+}
+
+const SCENARIOS: &[Scenario] = &[
     ("a guest's datagram leaves with the public address and the answer finds the guest", |r| {
         let out =
             forwarded(r, Nic::Tier1, &from(Nic::Tier1, "10.1.1.50", "192.0.2.9", udp(5000, 53)), Nic::Public);
@@ -350,8 +392,6 @@ pub const SCENARIOS: &[Scenario] = &[
         }
         let pong = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", Payload::Echo { kind: 0, id: 3 });
         dropped(r, Nic::Tier1, &pong.bytes(), DropReason::InvalidState);
-        let gre = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", Payload::Other { protocol: 47 });
-        dropped(r, Nic::Tier1, &gre.bytes(), DropReason::Untranslatable);
         let redirect = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", Payload::Echo { kind: 5, id: 3 });
         dropped(r, Nic::Tier1, &redirect.bytes(), DropReason::IcmpUnsupported);
     }),

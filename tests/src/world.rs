@@ -1,19 +1,27 @@
 //! `World`: the walk's tables in `HashMap`s, with a clock that tests set.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::ops::Deref;
+use std::rc::Rc;
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
+use router_common::nat::{
+    Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
+};
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
+use router_ebpf::nat::{self, Destination};
+use router_ebpf::parse::tcp_flags;
+use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
+use router_userspace::compile::nat::{NatEntry, NatKey};
 
 /// One family's tables.
 #[derive(Debug)]
@@ -57,6 +65,14 @@ pub struct World {
     pub capacity: Cell<usize>,
     /// State of the random numbers.
     pub seed: Cell<u64>,
+    /// Static NAT and port forwardings.
+    pub nat: RefCell<BTreeMap<NatKey, NatEntry>>,
+    /// Bindings by the guest's end.
+    pub bindings: RefCell<HashMap<BindingKey, Binding>>,
+    /// Bindings by the external end.
+    pub externals: RefCell<HashMap<ExternalKey, Internal>>,
+    /// External ports in use, by pool.
+    pub pools: RefCell<HashMap<u32, Rc<Words>>>,
     /// IPv4.
     pub v4: FamilyTables<Ipv4>,
     /// IPv6.
@@ -73,12 +89,16 @@ impl Default for World {
                 generation: 1,
                 own_ports_first,
                 own_ports_last,
-                pad: 0,
+                flags: 0,
             }),
             ports: RefCell::default(),
             counters: RefCell::default(),
             capacity: Cell::new(1 << 20),
             seed: Cell::new(0x9e37_79b9_7f4a_7c15),
+            nat: RefCell::default(),
+            bindings: RefCell::default(),
+            externals: RefCell::default(),
+            pools: RefCell::default(),
             v4: FamilyTables::default(),
             v6: FamilyTables::default(),
         }
@@ -97,8 +117,142 @@ impl Deref for FoundPort {
     }
 }
 
+/// A pool of external ports.
+#[derive(Debug)]
+pub struct Words {
+    words: Vec<Cell<u64>>,
+    full: Vec<Cell<u64>>,
+    /// How often a port had to be shared.
+    pub shared: Cell<u64>,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self { words: vec![Cell::new(0); 1024], full: vec![Cell::new(0); 16], shared: Cell::new(0) }
+    }
+}
+
+/// A pool as the walk holds it.
+#[derive(Clone, Debug)]
+pub struct SharedWords(Rc<Words>);
+
+impl Deref for SharedWords {
+    type Target = Words;
+
+    fn deref(&self) -> &Words {
+        &self.0
+    }
+}
+
+impl PortPool for SharedWords {
+    fn word(&self, word: u32) -> u64 {
+        self.words[word as usize].get()
+    }
+
+    fn claim(&self, word: u32, bits: u64) -> u64 {
+        self.words[word as usize].replace(self.word(word) | bits)
+    }
+
+    fn release(&self, word: u32, bits: u64) {
+        self.words[word as usize].set(self.word(word) & !bits);
+    }
+
+    fn full(&self, group: u32) -> u64 {
+        self.full[group as usize].get()
+    }
+
+    fn set_full(&self, group: u32, bits: u64) {
+        self.full[group as usize].set(self.full(group) | bits);
+    }
+
+    fn clear_full(&self, group: u32, bits: u64) {
+        self.full[group as usize].set(self.full(group) & !bits);
+    }
+
+    fn count_shared(&self) {
+        self.shared.set(self.shared.get() + 1);
+    }
+}
+
+impl World {
+    fn static_nat(&self, key: NatKey) -> Option<StaticNat> {
+        match self.nat.borrow().get(&key) {
+            Some(NatEntry::Static(entry)) => Some(*entry),
+            _ => None,
+        }
+    }
+}
+
 impl Tables for World {
     type Port = FoundPort;
+    type Pool = SharedWords;
+
+    fn static_in(&self, public: &LocalKey<Ipv4>) -> Option<StaticNat> {
+        self.static_nat(NatKey::StaticIn(public.address.into()))
+    }
+
+    fn static_out(&self, guest: &LocalKey<Ipv4>) -> Option<StaticNat> {
+        self.static_nat(NatKey::StaticOut(guest.address.into()))
+    }
+
+    fn forward(&self, wanted: &ForwardKey) -> Option<Forward> {
+        let nat = self.nat.borrow();
+        let matching = nat.iter().filter_map(|(key, entry)| match (key, entry) {
+            (NatKey::Forward { address, protocol, port, bits }, NatEntry::Forward(forward)) => {
+                let shift = 16 - u32::from(*bits);
+                let is_it = Ipv4::from(*address) == wanted.address
+                    && *protocol == wanted.protocol
+                    && u32::from(*port) >> shift == u32::from(wanted.port.get()) >> shift;
+                is_it.then_some((*bits, *forward))
+            }
+            _ => None,
+        });
+        matching.max_by_key(|(bits, _)| *bits).map(|(_, forward)| forward)
+    }
+
+    fn forward_by_source(&self, wanted: &SourceKey) -> Option<Forward> {
+        let nat = self.nat.borrow();
+        let matching = nat.iter().filter_map(|(key, entry)| match (key, entry) {
+            (NatKey::Source { group, network }, NatEntry::Forward(forward)) => {
+                let is_it = group.to_be_bytes() == wanted.group
+                    && network.contains(&std::net::Ipv4Addr::from(wanted.source));
+                is_it.then_some((network.prefix_len(), *forward))
+            }
+            _ => None,
+        });
+        matching.max_by_key(|(length, _)| *length).map(|(_, forward)| forward)
+    }
+
+    fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16> {
+        let mut bindings = self.bindings.borrow_mut();
+        let binding = bindings.get_mut(key)?;
+        binding.last_used = now;
+        Some(binding.port)
+    }
+
+    fn insert_binding(&self, key: &BindingKey, binding: &Binding) -> Result<(), InsertError> {
+        match self.bindings.borrow_mut().insert(*key, *binding) {
+            None => Ok(()),
+            Some(_) => Err(InsertError::Exists),
+        }
+    }
+
+    fn external(&self, key: &ExternalKey) -> Option<Internal> {
+        self.externals.borrow().get(key).copied()
+    }
+
+    fn set_external(&self, key: &ExternalKey, internal: &Internal) -> Result<(), InsertError> {
+        self.externals.borrow_mut().insert(*key, *internal);
+        Ok(())
+    }
+
+    fn remove_external(&self, key: &ExternalKey) {
+        self.externals.borrow_mut().remove(key);
+    }
+
+    fn pool(&self, index: u32) -> Option<SharedWords> {
+        Some(SharedWords(self.pools.borrow_mut().entry(index).or_default().clone()))
+    }
 
     fn now(&self) -> u64 {
         self.now.get()
@@ -182,6 +336,8 @@ impl<A: WorldFamily> Flows<A> for World {
             next_hop: NextHop::UNKNOWN,
             generation: 0,
             ingress: 0,
+            pinned: 0,
+            tcp_ack: 0,
             tcp_flags: 0,
             direction: 0,
             ingress_role: 0,
@@ -226,7 +382,27 @@ impl<A: WorldFamily> Flows<A> for World {
             entry.packets += 1;
             entry.bytes += activity.bytes as u64;
             entry.tcp_flags |= activity.tcp_flags;
+            if activity.tcp_flags & tcp_flags::ACK != 0 {
+                entry.tcp_ack = activity.tcp_ack;
+            }
         }
+    }
+
+    fn forget_tcp(&self, flow: &Found<A>) {
+        if let Some(entry) = A::tables(self).flows.borrow_mut().get_mut(&flow.key) {
+            entry.tcp_flags = 0;
+        }
+    }
+
+    fn destination(&self, arrival: &Arrival<A>) -> Destination<A> {
+        nat::destination(self, arrival)
+    }
+
+    fn bind(&self) {
+        let arrival = A::tables(self).arrival.borrow().expect("a packet has arrived");
+        let mut opening = A::tables(self).opening.borrow().expect("something is decided about it");
+        nat::bind(self, &arrival, &mut opening);
+        self.begin(&opening);
     }
 
     fn set_next_hop(&self, flow: &Found<A>, next_hop: NextHop, now: u64, generation: u32) {
@@ -256,7 +432,13 @@ impl<A: WorldFamily> Flows<A> for World {
 
     fn route(&self, query: &RouteQuery<A>) -> Route {
         let routes = A::tables(self).routes.borrow();
-        let matches = routes.iter().filter(|(network, length, _)| within(&query.dst, network, *length));
+        let leaves_there = |route: &Route| match route {
+            Route::Via(next_hop) => query.egress == 0 || next_hop.ifindex == query.egress,
+            Route::Nowhere | Route::Refused => query.egress == 0,
+        };
+        let matches = routes
+            .iter()
+            .filter(|(network, length, route)| within(&query.dst, network, *length) && leaves_there(route));
         matches.max_by_key(|(_, length, _)| *length).map_or(Route::Nowhere, |(_, _, route)| *route)
     }
 }

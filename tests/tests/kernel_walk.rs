@@ -3,7 +3,7 @@
 use router_common::account::Hook;
 use router_tests::kernel::KernelRouter;
 use router_tests::needs;
-use router_tests::scenario::SCENARIOS;
+use router_tests::scenario::scenarios;
 
 /// Verified instructions that a program may cost, half as much again as it does. The kernel's
 /// limit is a million, but a start waits for them. A jump shows here before it hurts.
@@ -24,7 +24,7 @@ fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
 fn scenarios_hold(hook: Hook) {
     in_new_namespace(move || {
         let mut router = KernelRouter::new(hook).expect("the programs load");
-        for (name, scenario) in SCENARIOS {
+        for (name, scenario) in scenarios() {
             println!("{}: {name}", hook.label());
             router.forget_flows().expect("flows can be removed");
             scenario(&mut router);

@@ -9,6 +9,7 @@ use std::{env, fs, thread};
 
 use anyhow::Result;
 use router_common::port::{Port as PortEntry, Role};
+use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::compile::{AttachMode, Attachment, Compiled, Driver, Front, TableSet, compile};
 use router_userspace::dataplane::Attached;
 use router_userspace::model::{DesiredState, Port, PortSelector, Route, RouteTarget, SourceNat};
@@ -43,6 +44,16 @@ impl Programs for Memory {
             IpAddr::V4(address) => self.tables.local4.insert(address, ifindex),
             IpAddr::V6(address) => self.tables.local6.insert(address, ifindex),
         };
+        Ok(())
+    }
+
+    fn set_nat(&mut self, key: &NatKey, entry: &NatEntry) -> Result<()> {
+        self.tables.nat.insert(*key, *entry);
+        Ok(())
+    }
+
+    fn remove_nat(&mut self, key: &NatKey) -> Result<()> {
+        self.tables.nat.remove(key);
         Ok(())
     }
 

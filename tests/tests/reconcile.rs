@@ -70,6 +70,8 @@ fn apply(system: &mut Observed, change: Change) {
         Change::SetLocal(nic, std::net::IpAddr::V6(address)) => {
             system.tables.local6.insert(address, nic.ifindex);
         }
+        Change::SetNat(key, entry) => drop(system.tables.nat.insert(*key, *entry)),
+        Change::RemoveNat(key) => drop(system.tables.nat.remove(key)),
         Change::RemoveLocal(std::net::IpAddr::V4(address)) => drop(system.tables.local4.remove(&address)),
         Change::RemoveLocal(std::net::IpAddr::V6(address)) => drop(system.tables.local6.remove(&address)),
         Change::Attach(nic, Attachment { front, .. }) => {
@@ -102,7 +104,12 @@ fn net(text: &str) -> IpNet {
 }
 
 fn default_route(gateway: &str) -> KernelRoute {
-    KernelRoute { destination: net("0.0.0.0/0"), gateway: gateway.parse().unwrap(), ifindex: PUBLIC }
+    KernelRoute {
+        destination: net("0.0.0.0/0"),
+        gateway: gateway.parse().unwrap(),
+        ifindex: PUBLIC,
+        metric: 0,
+    }
 }
 
 fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str]) {

@@ -4,12 +4,12 @@ use router_common::account::Hook;
 use router_common::verdict::{DropReason, FORWARDED};
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
-use router_tests::scenario::{Nic, Router, SCENARIOS, host_mac};
+use router_tests::scenario::{Nic, Router, host_mac, scenarios};
 
 #[test]
 fn every_scenario_holds_for_both_hooks() {
     for hook in [Hook::Xdp, Hook::Tc] {
-        for (name, scenario) in SCENARIOS {
+        for (name, scenario) in scenarios() {
             println!("{}: {name}", hook.label());
             scenario(&mut HostRouter::new(hook));
         }

@@ -6,6 +6,7 @@
 //! that is a reason to refuse a command is told by [`Compiled::refusals`].
 
 pub mod attach;
+pub mod nat;
 mod port;
 mod route;
 mod sysctl;
@@ -18,6 +19,7 @@ use ipnet::IpNet;
 use router_common::port::{Port, PortKey};
 
 use crate::model::{DesiredState, Mac};
+use nat::{NatEntry, NatKey};
 
 pub use attach::{AttachMode, Attachment, Driver, Front};
 
@@ -30,6 +32,7 @@ pub fn compile(desired: &DesiredState, inventory: &Inventory, mode: AttachMode) 
         compiled.links.insert(port.nic.ifindex, port.link());
     }
     port::tables(&placed, mode, &mut compiled);
+    nat::tables(&desired.nat, &mut compiled.tables);
     compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
     compiled.sysctls = sysctl::compile(&placed);
     compiled
@@ -93,6 +96,9 @@ pub struct KernelRoute {
     pub gateway: IpAddr,
     /// Way out.
     pub ifindex: u32,
+    /// Of several routes to a destination the one with the lowest metric counts, if nothing else
+    /// says which interface it has to be. IPv4; 0 for IPv6, whose metric is the kernel's default.
+    pub metric: u32,
 }
 
 /// Marks the routes that are XVR's (`rtm_protocol`): others are not touched. A number that
@@ -108,6 +114,8 @@ pub struct TableSet {
     pub local4: BTreeMap<Ipv4Addr, u32>,
     /// `LOCAL6`: address → interface index.
     pub local6: BTreeMap<Ipv6Addr, u32>,
+    /// Static NAT and port forwardings.
+    pub nat: BTreeMap<NatKey, NatEntry>,
 }
 
 impl TableSet {

@@ -111,11 +111,12 @@ pub(super) fn tables(placed: &[Placed<'_>], mode: AttachMode, compiled: &mut Com
             slot: *slot,
             mtu: placed.mtu(),
             source_nat,
+            address: first_address(port),
             router: ROUTER,
             role: port.role as u8,
             flags: attachment.port_flags(&nic.driver, nic.takes_xdp_frames),
             mac: nic.mac.0,
-            pad: [0; 6],
+            pad: [0; 2],
         };
         compiled.tables.ports.insert((nic.ifindex, 0, 0), entry);
         compiled.attachments.insert(nic.ifindex, attachment);
@@ -146,6 +147,15 @@ fn locals(placed: &Placed<'_>, compiled: &mut Compiled) {
             message: format!("source NAT to {address}, which is none of its addresses"),
         });
     }
+}
+
+/// The port's first IPv4 address.
+fn first_address(port: &Port) -> Ipv4 {
+    let of = |net: &ipnet::IpNet| match net.addr() {
+        IpAddr::V4(address) => Some(address.into()),
+        IpAddr::V6(_) => None,
+    };
+    port.addresses.iter().find_map(of).unwrap_or(Ipv4::UNSPECIFIED)
 }
 
 fn holds(port: &Port, address: Ipv4Addr) -> bool {

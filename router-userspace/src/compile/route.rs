@@ -7,7 +7,7 @@ use super::port::Placed;
 use super::{KernelRoute, Problem, Subject};
 use crate::model::{Route, RouteTarget};
 
-/// The kernel's routes, one per destination: the first that is possible.
+/// The kernel's routes, one per destination and metric: the first that is possible.
 pub(super) fn compile(
     routes: &[Route],
     placed: &[Placed<'_>],
@@ -16,9 +16,10 @@ pub(super) fn compile(
     let mut chosen: BTreeMap<_, KernelRoute> = BTreeMap::new();
     for route in routes {
         let destination = route.destination.trunc();
+        let place = (destination, route.metric);
         match one(route, placed) {
             Ok(kernel_route) => {
-                let first = *chosen.entry(destination).or_insert(kernel_route);
+                let first = *chosen.entry(place).or_insert(kernel_route);
                 if first != kernel_route {
                     let message = format!(
                         "via {} is left out, there is another via {}",
@@ -57,7 +58,7 @@ fn one(route: &Route, placed: &[Placed<'_>]) -> Result<KernelRoute, String> {
     if gateway.is_ipv4() != destination.addr().is_ipv4() {
         return Err(format!("the gateway {gateway} is of another address family"));
     }
-    Ok(KernelRoute { destination, gateway, ifindex: port.nic.ifindex })
+    Ok(KernelRoute { destination, gateway, ifindex: port.nic.ifindex, metric: route.metric })
 }
 
 /// The port with the narrowest connected network that holds an address.

@@ -85,6 +85,7 @@ fn a_router_is_compiled_whole() {
     assert_eq!(compiled.tables.local4[&Ipv4Addr::new(203, 0, 113, 11)], PUBLIC);
     assert_eq!(compiled.tables.local6.len(), 1);
     let default = KernelRoute {
+        metric: 0,
         destination: "0.0.0.0/0".parse().unwrap(),
         gateway: IpAddr::from([203, 0, 113, 1]),
         ifindex: PUBLIC,

@@ -9,6 +9,7 @@
 //! ```
 //! Each direction's entry keeps the TCP flags it has seen; the state is read off the two.
 
+use std::collections::HashSet;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -16,10 +17,11 @@ use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, MapData};
 use router_common::flow::{Direction, FlowEntry, FlowKey};
-use router_common::net::Address;
+use router_common::net::{Address, Ipv4};
 
 use super::Dataplane;
 use super::maps::absent_is_fine;
+use super::pools::external_key;
 use super::stats::{entries, reply_key};
 
 /// How long a flow may be silent.
@@ -39,6 +41,9 @@ pub struct Timeouts {
     pub icmp: Duration,
     /// Anything else.
     pub other: Duration,
+    /// How long a binding without flows keeps its external port, so that nobody else gets it at
+    /// once (RFC 6888 REQ-8: 120 seconds). Cut short when a pool runs out of ports.
+    pub hold_down: Duration,
 }
 
 impl Default for Timeouts {
@@ -52,6 +57,7 @@ impl Default for Timeouts {
             udp: minutes(5),
             icmp: minutes(1),
             other: minutes(5),
+            hold_down: minutes(2),
         }
     }
 }
@@ -77,14 +83,23 @@ impl Timeouts {
 }
 
 impl Dataplane {
-    /// Removes flows whose time is over, both directions; says how many.
+    /// Removes flows whose time is over, both directions, and gives back the external ports of
+    /// bindings that have none left; says how many flows.
     ///
     /// # Errors
     /// A map cannot be read or written.
     pub fn expire(&mut self, timeouts: &Timeouts) -> Result<usize> {
         let now = monotonic_now();
-        Ok(expire_family(&mut self.tables.flows4, timeouts, now)?
-            + expire_family(&mut self.tables.flows6, timeouts, now)?)
+        let mut bound = HashSet::new();
+        let mut note = |key: &FlowKey<Ipv4>, entry: &FlowEntry<Ipv4>| {
+            if entry.translation & FlowEntry::<Ipv4>::BOUND != 0 {
+                bound.insert(external_key(key, entry));
+            }
+        };
+        let removed = expire_family(&mut self.tables.flows4, timeouts, now, &mut note)?
+            + expire_family(&mut self.tables.flows6, timeouts, now, &mut |_, _| {})?;
+        self.settle_pools(&bound, now, timeouts.hold_down)?;
+        Ok(removed)
     }
 }
 
@@ -92,6 +107,7 @@ fn expire_family<A>(
     flows: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
     timeouts: &Timeouts,
     now: u64,
+    survives: &mut impl FnMut(&FlowKey<A>, &FlowEntry<A>),
 ) -> Result<usize>
 where
     A: Address + Hash,
@@ -113,6 +129,7 @@ where
             || refreshed(flows, key, seen)
             || refreshed(flows, &other_key, seen)
         {
+            survives(key, entry);
             continue;
         }
         // The original first: a packet that comes in between opens the flow anew.

@@ -4,17 +4,39 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use ipnet::Ipv4Net;
 use router_common::account::Traffic;
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey};
-use router_common::net::{Ipv4, Ipv6};
+use router_common::nat::{
+    Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, Pool, SourceKey, StaticNat,
+};
+use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 
+use super::pools::Pools;
 use crate::compile::TableSet;
+use crate::compile::nat::{NatEntry, NatKey};
 
 /// Every map, by the name it is pinned under.
-pub(super) const NAMES: &[&str] = &["CONFIG", "PORTS", "LOCAL4", "LOCAL6", "FLOWS4", "FLOWS6", "COUNTERS"];
+pub(super) const NAMES: &[&str] = &[
+    "CONFIG",
+    "PORTS",
+    "LOCAL4",
+    "LOCAL6",
+    "FLOWS4",
+    "FLOWS6",
+    "COUNTERS",
+    "STATIC_IN",
+    "STATIC_OUT",
+    "FORWARDS",
+    "FORWARD_SOURCES",
+    "BINDINGS",
+    "EXTERNALS",
+    "POOLS",
+];
 
 /// What a pinned map must look like to be this version's.
 pub(super) struct Shape {
@@ -30,6 +52,8 @@ const fn shape<K, V>(name: &'static str, flags: u32) -> Shape {
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1024;
 
 pub(super) const SHAPES: &[Shape] = &[
     shape::<u32, RouterConfig>("CONFIG", 0),
@@ -39,6 +63,13 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<FlowKey<Ipv4>, FlowEntry<Ipv4>>("FLOWS4", NO_PREALLOC),
     shape::<FlowKey<Ipv6>, FlowEntry<Ipv6>>("FLOWS6", NO_PREALLOC),
     shape::<u32, Traffic>("COUNTERS", 0),
+    shape::<LocalKey<Ipv4>, StaticNat>("STATIC_IN", NO_PREALLOC),
+    shape::<LocalKey<Ipv4>, StaticNat>("STATIC_OUT", NO_PREALLOC),
+    shape::<(u32, ForwardKey), Forward>("FORWARDS", NO_PREALLOC),
+    shape::<(u32, SourceKey), Forward>("FORWARD_SOURCES", NO_PREALLOC),
+    shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
+    shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),
+    shape::<u32, Pool>("POOLS", MMAPABLE),
 ];
 
 /// `RouterId` of the one router of a network namespace, see [`Port::router`].
@@ -53,6 +84,13 @@ pub struct Tables {
     pub(super) flows4: HashMap<MapData, FlowKey<Ipv4>, FlowEntry<Ipv4>>,
     pub(super) flows6: HashMap<MapData, FlowKey<Ipv6>, FlowEntry<Ipv6>>,
     pub(super) counters: MapData,
+    static_in: HashMap<MapData, LocalKey<Ipv4>, StaticNat>,
+    static_out: HashMap<MapData, LocalKey<Ipv4>, StaticNat>,
+    pub(super) forwards: LpmTrie<MapData, ForwardKey, Forward>,
+    sources: LpmTrie<MapData, SourceKey, Forward>,
+    pub(super) bindings: HashMap<MapData, BindingKey, Binding>,
+    pub(super) externals: HashMap<MapData, ExternalKey, Internal>,
+    pub(super) pools: Pools,
 }
 
 impl Tables {
@@ -69,6 +107,16 @@ impl Tables {
             counters: match map("COUNTERS")? {
                 Map::PerCpuArray(data) => data,
                 other => anyhow::bail!("COUNTERS is {other:?}, not a per-CPU array"),
+            },
+            static_in: HashMap::try_from(map("STATIC_IN")?)?,
+            static_out: HashMap::try_from(map("STATIC_OUT")?)?,
+            forwards: LpmTrie::try_from(map("FORWARDS")?)?,
+            sources: LpmTrie::try_from(map("FORWARD_SOURCES")?)?,
+            bindings: HashMap::try_from(map("BINDINGS")?)?,
+            externals: HashMap::try_from(map("EXTERNALS")?)?,
+            pools: match map("POOLS")? {
+                Map::Array(data) => Pools::map(&data).context("map POOLS into memory")?,
+                other => anyhow::bail!("POOLS is {other:?}, not an array"),
             },
         })
     }
@@ -116,7 +164,76 @@ impl Tables {
             let (key, local) = entry.context("read LOCAL6")?;
             tables.local6.insert(Ipv6Addr::from(key.address), local.ifindex);
         }
+        self.observe_nat(&mut tables)?;
         Ok(tables)
+    }
+
+    fn observe_nat(&self, tables: &mut TableSet) -> Result<()> {
+        for entry in self.static_in.iter() {
+            let (key, value) = entry.context("read STATIC_IN")?;
+            tables.nat.insert(NatKey::StaticIn(key.address.into()), NatEntry::Static(value));
+        }
+        for entry in self.static_out.iter() {
+            let (key, value) = entry.context("read STATIC_OUT")?;
+            tables.nat.insert(NatKey::StaticOut(key.address.into()), NatEntry::Static(value));
+        }
+        for entry in self.forwards.iter() {
+            let (key, value) = entry.context("read FORWARDS")?;
+            let ForwardKey { address, protocol, port, .. } = key.data();
+            let bits = (key.prefix_len() - ForwardKey::BEFORE_PORT) as u8;
+            let key = NatKey::Forward { address: address.into(), protocol, port: port.get(), bits };
+            tables.nat.insert(key, NatEntry::Forward(value));
+        }
+        for entry in self.sources.iter() {
+            let (key, value) = entry.context("read FORWARD_SOURCES")?;
+            let SourceKey { group, source } = key.data();
+            let network = Ipv4Net::new(source.into(), (key.prefix_len() - 32) as u8)?;
+            let key = NatKey::Source { group: u32::from_be_bytes(group), network };
+            tables.nat.insert(key, NatEntry::Forward(value));
+        }
+        Ok(())
+    }
+
+    /// Adds or replaces an entry of the NAT tables.
+    ///
+    /// # Errors
+    /// The table is full or cannot be written.
+    pub fn set_nat(&mut self, key: &NatKey, entry: &NatEntry) -> Result<()> {
+        match (key, entry) {
+            (NatKey::StaticIn(address), NatEntry::Static(entry)) => {
+                self.static_in.insert(local_key(Ipv4::from(*address)), entry, 0)
+            }
+            (NatKey::StaticOut(address), NatEntry::Static(entry)) => {
+                self.static_out.insert(local_key(Ipv4::from(*address)), entry, 0)
+            }
+            (NatKey::Forward { .. }, NatEntry::Forward(entry)) => {
+                self.forwards.insert(&forward_key(key), entry, 0)
+            }
+            (NatKey::Source { group, network }, NatEntry::Forward(entry)) => {
+                self.sources.insert(&source_key(*group, *network), entry, 0)
+            }
+            (key, entry) => anyhow::bail!("{key} cannot lead to {entry}"),
+        }
+        .with_context(|| format!("write {key}"))
+    }
+
+    /// Removes an entry of the NAT tables, if it is there.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn remove_nat(&mut self, key: &NatKey) -> Result<()> {
+        let removed = match key {
+            NatKey::StaticIn(address) => self.static_in.remove(&local_key(Ipv4::from(*address))),
+            NatKey::StaticOut(address) => self.static_out.remove(&local_key(Ipv4::from(*address))),
+            NatKey::Forward { .. } => self.forwards.remove(&forward_key(key)),
+            NatKey::Source { group, network } => self.sources.remove(&source_key(*group, *network)),
+        };
+        absent_is_fine(removed).with_context(|| format!("remove {key}"))
+    }
+
+    /// The ports that the programs know.
+    pub(super) fn observe_ports(&self) -> Result<Vec<Port>> {
+        self.ports.iter().map(|entry| Ok(entry.context("read PORTS")?.1)).collect()
     }
 
     /// Adds or replaces a port.
@@ -164,6 +281,26 @@ impl Tables {
 
 const fn local_key<A>(address: A) -> LocalKey<A> {
     LocalKey { address, router: ROUTER, pad: [0; 2] }
+}
+
+/// # Panics
+/// For a key of another table.
+fn forward_key(key: &NatKey) -> Key<ForwardKey> {
+    let NatKey::Forward { address, protocol, port, bits } = *key else { unreachable!("{key} is no forward") };
+    let data = ForwardKey {
+        address: address.into(),
+        router: ROUTER,
+        protocol,
+        pad: 0,
+        port: Be16::new(port),
+        end: 0,
+    };
+    Key::new(ForwardKey::BEFORE_PORT + u32::from(bits), data)
+}
+
+fn source_key(group: u32, network: Ipv4Net) -> Key<SourceKey> {
+    let data = SourceKey { group: group.to_be_bytes(), source: network.network().into() };
+    Key::new(32 + u32::from(network.prefix_len()), data)
 }
 
 /// A removal's result, where nothing to remove is what was wanted.

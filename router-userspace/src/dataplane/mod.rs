@@ -14,6 +14,7 @@ mod batch;
 mod expiry;
 mod maps;
 mod pins;
+mod pools;
 mod stats;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub use attach::Attached;
 pub use expiry::Timeouts;
 pub use maps::Tables;
 pub use pins::{default_pin_dir, mount_bpffs, namespace_pin_dir};
+pub use pools::PoolUse;
 pub use stats::{CounterRow, FlowRecord, Outcome};
 
 /// The programs, made by the build script; empty when built with `ROUTER_BPF_SKIP=1`.
@@ -47,6 +49,7 @@ pub struct Dataplane {
     tables: Tables,
     pin_dir: PathBuf,
     adopted: bool,
+    settling: pools::Settling,
 }
 
 impl Dataplane {
@@ -79,10 +82,10 @@ impl Dataplane {
                 generation: 1,
                 own_ports_first,
                 own_ports_last,
-                pad: 0,
+                flags: 0,
             })?;
         }
-        Ok(Self { ebpf, tables, pin_dir, adopted })
+        Ok(Self { ebpf, tables, pin_dir, adopted, settling: pools::Settling::default() })
     }
 
     /// Whether the tables are an earlier daemon's, flows included.

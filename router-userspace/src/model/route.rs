@@ -20,4 +20,6 @@ pub struct Route {
     pub destination: IpNet,
     /// Next hop; of the destination's family.
     pub target: RouteTarget,
+    /// 0, or larger for a route that is used only by what has to leave by its port: IPv4.
+    pub metric: u32,
 }

@@ -122,6 +122,8 @@ impl<P: Programs> Backend for Machine<P> {
             Change::RemovePort(_, key) => self.programs.remove_port(*key),
             Change::SetLocal(nic, address) => self.programs.set_local(*address, nic.ifindex),
             Change::RemoveLocal(address) => self.programs.remove_local(*address),
+            Change::SetNat(key, entry) => self.programs.set_nat(key, entry),
+            Change::RemoveNat(key) => self.programs.remove_nat(key),
             Change::Attach(nic, attachment) => self.attach(nic.ifindex, &nic.name, attachment),
             Change::Detach(nic) => {
                 self.attached.remove(&nic.ifindex);

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use router_common::port::Port;
 
+use crate::compile::nat::{NatEntry, NatKey};
 use crate::compile::{Attachment, Front, TableSet};
 use crate::dataplane::{Attached, Dataplane};
 
@@ -22,6 +23,10 @@ pub trait Programs {
     fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()>;
     /// Removes an address of the router; one that is not there is removed already.
     fn remove_local(&mut self, address: IpAddr) -> Result<()>;
+    /// Writes an entry of the NAT tables.
+    fn set_nat(&mut self, key: &NatKey, entry: &NatEntry) -> Result<()>;
+    /// Removes an entry of the NAT tables; one that is not there is removed already.
+    fn remove_nat(&mut self, key: &NatKey) -> Result<()>;
     /// Makes flows look up their way out again.
     fn bump_generation(&mut self) -> Result<()>;
     /// What is attached, by interface index.
@@ -51,6 +56,14 @@ impl Programs for Dataplane {
 
     fn remove_local(&mut self, address: IpAddr) -> Result<()> {
         self.tables().remove_local(address)
+    }
+
+    fn set_nat(&mut self, key: &NatKey, entry: &NatEntry) -> Result<()> {
+        self.tables().set_nat(key, entry)
+    }
+
+    fn remove_nat(&mut self, key: &NatKey) -> Result<()> {
+        self.tables().remove_nat(key)
     }
 
     fn bump_generation(&mut self) -> Result<()> {

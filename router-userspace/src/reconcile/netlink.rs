@@ -212,17 +212,18 @@ fn own_route(message: &RouteMessage) -> Option<KernelRoute> {
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    let (mut destination, mut gateway, mut ifindex) = (any, None, None);
+    let (mut destination, mut gateway, mut ifindex, mut metric) = (any, None, None, 0);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address)?,
             RouteAttribute::Gateway(address) => gateway = Some(ip(address)?),
             RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::Priority(priority) if any.is_ipv4() => metric = *priority,
             _ => {}
         }
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-    Some(KernelRoute { destination, gateway: gateway?, ifindex: ifindex? })
+    Some(KernelRoute { destination, gateway: gateway?, ifindex: ifindex?, metric })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -247,5 +248,8 @@ fn route_message(route: &KernelRoute) -> RouteMessage {
     }
     message.attributes.push(RouteAttribute::Gateway(route.gateway.into()));
     message.attributes.push(RouteAttribute::Oif(route.ifindex));
+    if route.metric > 0 {
+        message.attributes.push(RouteAttribute::Priority(route.metric));
+    }
     message
 }

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use router_common::port::{Port, Role};
 
+use crate::compile::nat::{NatEntry, NatKey};
 use crate::compile::{Attachment, Compiled, Front, KernelRoute, Link, TableSet};
 
 /// What the system holds, as far as XVR is concerned.
@@ -85,6 +86,10 @@ pub enum Change {
     SetLocal(NicName, IpAddr),
     /// Make the programs forget an address of the router.
     RemoveLocal(IpAddr),
+    /// Tell the programs about static NAT or a port forwarding.
+    SetNat(NatKey, NatEntry),
+    /// Make the programs forget one.
+    RemoveNat(NatKey),
     /// Attach the programs to a NIC, or replace those that are there.
     Attach(NicName, Attachment),
     /// Take the programs off a NIC.
@@ -254,12 +259,17 @@ fn tables(
     for (address, ifindex) in differing(&desired.local6, &observed.local6) {
         changes.push(Change::SetLocal(names.of(*ifindex), (*address).into()));
     }
+    for (key, entry) in differing(&desired.nat, &observed.nat) {
+        changes.push(Change::SetNat(*key, *entry));
+    }
     let gone = observed.ports.keys().filter(|key| !desired.ports.contains_key(key));
     removals.extend(gone.map(|key| Change::RemovePort(names.of(key.0), *key)));
     let gone = observed.local4.keys().filter(|address| !desired.local4.contains_key(address));
     removals.extend(gone.map(|address| Change::RemoveLocal((*address).into())));
     let gone = observed.local6.keys().filter(|address| !desired.local6.contains_key(address));
     removals.extend(gone.map(|address| Change::RemoveLocal((*address).into())));
+    let gone = observed.nat.keys().filter(|key| !desired.nat.contains_key(key));
+    removals.extend(gone.map(|key| Change::RemoveNat(*key)));
 }
 
 /// The entries of a map that another lacks or has with another value.
@@ -297,10 +307,12 @@ fn routes(
     changes: &mut Vec<Change>,
     removals: &mut Vec<Change>,
 ) {
-    let to = |destination: IpNet| move |route: &&KernelRoute| route.destination == destination;
+    let to = |wanted: KernelRoute| {
+        move |route: &&KernelRoute| (route.destination, route.metric) == (wanted.destination, wanted.metric)
+    };
     for route in desired.routes.difference(&observed.routes) {
         let nic = names.of(route.ifindex);
-        let replaces = observed.routes.iter().any(|now| to(route.destination)(&now));
+        let replaces = observed.routes.iter().any(|now| to(*route)(&now));
         changes.push(if replaces {
             Change::ReplaceRoute(nic, *route)
         } else {
@@ -309,11 +321,9 @@ fn routes(
     }
     for route in observed.routes.difference(&desired.routes) {
         // The one that is replaced is gone already. With several, the next pass sees the rest.
-        let replaced = desired.routes.iter().any(|wanted| to(route.destination)(&wanted));
-        let wanted_stands = desired
-            .routes
-            .iter()
-            .any(|wanted| to(route.destination)(&wanted) && observed.routes.contains(wanted));
+        let replaced = desired.routes.iter().any(|wanted| to(*route)(&wanted));
+        let wanted_stands =
+            desired.routes.iter().any(|wanted| to(*route)(&wanted) && observed.routes.contains(wanted));
         if !replaced || wanted_stands {
             removals.push(Change::RemoveRoute(names.of(route.ifindex), *route));
         }
@@ -340,6 +350,8 @@ impl fmt::Display for Change {
             Self::RemovePort(nic, _) => write!(f, "remove port {nic}"),
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
             Self::RemoveLocal(address) => write!(f, "remove {address} from the router's own"),
+            Self::SetNat(key, entry) => write!(f, "set {key} to {entry}"),
+            Self::RemoveNat(key) => write!(f, "remove {key}"),
             Self::Attach(nic, attachment) => {
                 write!(f, "attach {} to {nic} ({})", attachment.front, attachment.reason)
             }

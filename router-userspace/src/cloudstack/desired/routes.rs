@@ -23,6 +23,8 @@ pub(super) fn routes(
     for (port, gateway, place) in gateways(reading, ports) {
         routes.extend(default_route(port, gateway, &place, notices)?);
     }
+    let further = further_gateways(&routes, ports);
+    routes.extend(further);
     for route in &reading.routes {
         if routes.iter().any(|other: &Route| other.destination == route.network) {
             notices.push(route.place.error("not in force: another route has the same destination"));
@@ -34,10 +36,38 @@ pub(super) fn routes(
             notices.push(place.error(format_args!("not in force: no port reaches {gateway}")));
         } else {
             let target = RouteTarget::Gateway(route.gateway);
-            routes.push(Route { destination: route.network, target });
+            routes.push(Route { destination: route.network, target, metric: 0 });
         }
     }
     Ok(routes)
+}
+
+/// Where the metrics of further default routes begin; a port's number is added.
+const FURTHER: u32 = 100;
+
+/// Further public ports have gateways of their own. Answers leave by the port that the question
+/// came in by, and so do flows of hosts whose public address is there.
+fn further_gateways(routes: &[Route], ports: &[PlacedPort]) -> Vec<Route> {
+    let is_default = |name: &str| {
+        let by_port =
+            |route: &Route| matches!(&route.target, RouteTarget::GatewayOnPort(_, port) if port == name);
+        routes.iter().any(|route| route.destination.addr().is_ipv4() && by_port(route))
+    };
+    let further = ports
+        .iter()
+        .enumerate()
+        .filter(|(_, port)| port.port.role == Role::Public && !is_default(&port.port.name));
+    let route = |(index, port): (usize, &PlacedPort)| {
+        let (gateway, _) = port.gateway.as_ref()?;
+        let gateway = IpAddr::V4(*gateway);
+        let number = port.port.name.strip_prefix("eth").and_then(|number| number.parse::<u32>().ok());
+        reaches(port, gateway).then(|| Route {
+            destination: IpNet::V4(Ipv4Net::default()),
+            target: RouteTarget::GatewayOnPort(gateway, port.port.name.clone()),
+            metric: FURTHER + number.unwrap_or(index as u32),
+        })
+    };
+    further.filter_map(route).collect()
 }
 
 /// The default gateways, each with the port behind which it is.
@@ -103,7 +133,7 @@ fn default_route(
         IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
         IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
     };
-    Ok(Some(Route { destination, target: RouteTarget::GatewayOnPort(gateway, name.clone()) }))
+    Ok(Some(Route { destination, target: RouteTarget::GatewayOnPort(gateway, name.clone()), metric: 0 }))
 }
 
 /// Whether a port has a gateway on its link. Routes never lead to the management side.

@@ -1,0 +1,46 @@
+//! TCP as a middlebox sees it (RFC 5382, RFC 7857 §2, RFC 6146 §3.5.2).
+//!
+//! ```text
+//!              SYN from either side            ACK from both sides
+//!   (none) ──────────────────────▶ opening ───────────────────────────▶ established
+//!                 ▲                   │ RST                    RST, or FIN   │
+//!                 │                   ▼                     from both sides  ▼
+//!                 └─────────────── closing ◀─────────────────────────────────┘
+//!                  SYN (TIME-WAIT reuse)
+//! ```
+//! Each direction's entry keeps the flags that it has seen; the state is read off the two by
+//! whoever expires flows. Both sides may send SYN at once, and one side may close long before the other: the
+//! flow is established meanwhile. Two packets need a look at the other direction, here.
+
+use crate::conntrack::reply_key;
+use crate::family::Family;
+use crate::parse::{Parsed, Transport, tcp_flags};
+use crate::tables::Flows;
+
+/// How far a reset's sequence number may be beyond what the other side has acknowledged, in bytes:
+/// more than most receive windows. One that is further away closes nothing (RFC 5961 §3); it is passed on
+/// all the same, since the host knows better.
+const RESET_WINDOW: u32 = 1 << 20;
+
+/// The flags of a segment that count for its flow's state. A SYN on a flow that is closing makes
+/// it a new one.
+#[inline(always)]
+pub fn observe<A: Family, T: Flows<A>>(tables: &T, parsed: &Parsed<A>, flow: &T::Flow) -> u8 {
+    use tcp_flags::{ACK, FIN, RST, SYN};
+    let flags = parsed.tcp_flags;
+    if parsed.transport != Transport::Tcp || flags & (SYN | RST) == 0 {
+        return flags;
+    }
+    let Some(other) = tables.flow(&reply_key(&parsed.key, flow)) else { return flags };
+    if flags & RST != 0 {
+        let acknowledged = other.tcp_flags & ACK != 0;
+        let is_inside = parsed.tcp_seq.wrapping_sub(other.tcp_ack) < RESET_WINDOW;
+        return if acknowledged && !is_inside { flags & !RST } else { flags };
+    }
+    let closed = (flow.tcp_flags | other.tcp_flags) & RST != 0 || flow.tcp_flags & other.tcp_flags & FIN != 0;
+    if flags & ACK == 0 && closed {
+        tables.forget_tcp(flow);
+        tables.forget_tcp(&other);
+    }
+    flags
+}
