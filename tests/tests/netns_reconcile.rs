@@ -126,6 +126,7 @@ fn router() -> DesiredState {
             port("eth2", 12, Role::Public, &["203.0.113.10/24", "203.0.113.11/24", "2001:db8::a/64"]),
         ],
         routes: vec![route("0.0.0.0/0", "203.0.113.1"), route("::/0", "2001:db8::1")],
+        ..Default::default()
     }
 }
 

@@ -46,7 +46,8 @@ fn understand(bags: &Databags) -> Result<(DesiredState, Vec<ConfigError>), Confi
     ports::check(&ports)?;
     let mut notices = Vec::new();
     let routes = routes::routes(&reading, &ports, &mut notices)?;
-    Ok((DesiredState { ports: ports.into_iter().map(|port| port.port).collect(), routes }, notices))
+    let ports = ports.into_iter().map(|port| port.port).collect();
+    Ok((DesiredState { ports, routes, ..Default::default() }, notices))
 }
 
 /// The databags, typed.

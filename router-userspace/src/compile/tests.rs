@@ -64,6 +64,7 @@ fn router() -> DesiredState {
             public,
         ],
         routes: vec![route("0.0.0.0/0", "203.0.113.1")],
+        ..Default::default()
     }
 }
 
@@ -115,7 +116,7 @@ fn a_port_known_by_name_leaves_nics_to_ports_known_by_mac() {
             port("eth0", PortSelector::Name("ens4".to_owned()), Role::Guest, &[]),
             port("eth2", by_mac(PUBLIC), Role::Public, &[]),
         ],
-        routes: vec![],
+        ..Default::default()
     };
     let compiled = compile_auto(&desired);
     assert_eq!(compiled.names, BTreeMap::from([(PUBLIC, "eth2".to_owned())]));
@@ -175,6 +176,7 @@ fn the_narrowest_network_reaches_a_gateway_and_a_named_port_overrides_it() {
                 target: RouteTarget::GatewayOnPort("fe80::1".parse().unwrap(), "eth0".to_owned()),
             },
         ],
+        ..Default::default()
     };
     let compiled = compile_auto(&desired);
     let ways: Vec<u32> = compiled.routes.iter().map(|route| route.ifindex).collect();
@@ -189,7 +191,7 @@ fn counters_stay_with_their_port() {
             .zip([GUEST, CONTROL, PUBLIC])
             .map(|(name, ifindex)| port(name, by_mac(ifindex), Role::Guest, &[]))
             .collect();
-        let compiled = compile_auto(&DesiredState { ports, routes: vec![] });
+        let compiled = compile_auto(&DesiredState { ports, ..Default::default() });
         let ifindex = compiled.names.iter().find(|(_, name)| *name == wanted).unwrap().0;
         compiled.tables.ports[&(*ifindex, 0, 0)].slot
     };

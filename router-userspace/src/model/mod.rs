@@ -3,9 +3,11 @@
 //! Invariant: a `DesiredState` that exists is valid. `cloudstack::desired` makes it from the
 //! databags, `compile` reads it; neither knows the other.
 
+pub mod nat;
 pub mod port;
 pub mod route;
 
+pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use port::{Mac, Port, PortSelector, SourceNat};
 pub use route::{Route, RouteTarget};
 
@@ -16,4 +18,6 @@ pub struct DesiredState {
     pub ports: Vec<Port>,
     /// Routes besides the connected ones, the default routes included.
     pub routes: Vec<Route>,
+    /// Static NAT and port forwarding. Each public address is that of a public port.
+    pub nat: Nat,
 }
