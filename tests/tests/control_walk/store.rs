@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use router_userspace::cloudstack::Databags;
+use router_userspace::cloudstack::{Databags, desired, notices};
 
 use super::{ISOLATED_WITH_NAT, VPC, expected, isolated, merge, merge_all, pretty, refusal, vpc};
 
@@ -136,6 +136,26 @@ fn a_damaged_bag_of_rules_is_none_without_rules() {
         let bags = Databags::load(&folder).expect("well formed");
         assert_eq!(refusal(&bags), format!("forwardingrules.json#{message}"));
     }
+    fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
+fn in_a_bag_of_another_router_a_static_nat_may_follow_forwards() {
+    let folder = scratch("other-router");
+    merge_all(&ISOLATED_WITH_NAT, &isolated()).save(&folder).expect("saved");
+    let path = folder.join("forwardingrules.json");
+    let bag = r#"{"203.0.113.10":[],"203.0.113.11":[{"type":"forward","public_ip":"203.0.113.11","protocol":"tcp",
+        "public_ports":"22:22","internal_ip":"10.1.1.20","internal_ports":"22:22"},{"type":"staticnat",
+        "public_ip":"203.0.113.11","internal_ip":"10.1.1.30"}]}"#;
+    fs::write(&path, bag).expect("written");
+    let bags = Databags::load(&folder).expect("well formed");
+    let nat = desired(&bags).expect("valid").nat;
+    assert_eq!((nat.static_nats.len(), nat.forwards.len()), (0, 1));
+    let said: Vec<String> = notices(&bags).expect("valid").iter().map(ToString::to_string).collect();
+    let notice = "/203.0.113.11/1/public_ip: not in force: 203.0.113.11 has forwards";
+    assert_eq!(said, [format!("forwardingrules.json#{notice}")]);
+    let ended = merge(&bags, "forwarding_rules/isolated_revoke.json", &isolated());
+    assert_eq!(ended, bags, "another port");
     fs::remove_dir_all(folder).expect("removed");
 }
 

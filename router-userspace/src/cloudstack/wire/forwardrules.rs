@@ -1,7 +1,7 @@
 //! `forwardrules`: port forwarding (`forwarding_rules.json`).
 //!
 //! A message and the `forwardingrules` databag hold the same things under different keys, so the
-//! readers take the keys as an argument ([`Keys`]).
+//! readers take the keys as an argument (`Keys`).
 
 use std::net::Ipv4Addr;
 
