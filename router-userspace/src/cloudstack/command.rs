@@ -2,20 +2,20 @@
 
 use super::object::{Object, Place, document};
 use super::wire::cmdline::CmdLine;
+use super::wire::forwardrules::ForwardRules;
 use super::wire::guestnetwork::GuestNetwork;
 use super::wire::ips::Ips;
+use super::wire::staticnatrules::StaticNatRules;
 use super::wire::staticroutes::StaticRoutes;
 use crate::compile::Inventory;
 use crate::error::ConfigError;
 use crate::model::Mac;
 
 /// Types that CloudStack sends and this release does not apply.
-const UNSUPPORTED: [&str; 15] = [
+const UNSUPPORTED: [&str; 13] = [
     "networkacl",
     "firewallrules",
     "ipv6firewallrules",
-    "forwardrules",
-    "staticnatrules",
     "loadbalancer",
     "dhcpentry",
     "vmdata",
@@ -39,6 +39,10 @@ pub enum Command {
     GuestNetwork(GuestNetwork),
     /// `staticroutes`: routes of a VPC.
     StaticRoutes(StaticRoutes),
+    /// `forwardrules`: port forwarding.
+    ForwardRules(ForwardRules),
+    /// `staticnatrules`: static NAT.
+    StaticNatRules(StaticNatRules),
     /// A type of CloudStack's that this release does not apply. [`merge`](super::Databags::merge)
     /// refuses it.
     Unsupported {
@@ -91,6 +95,12 @@ impl Command {
             "staticroutes" => {
                 (Self::StaticRoutes(StaticRoutes::read(&message)?), StaticRoutes::warnings(&message)?)
             }
+            "forwardrules" => {
+                (Self::ForwardRules(ForwardRules::read(&message)?), ForwardRules::warnings(&message)?)
+            }
+            "staticnatrules" => {
+                (Self::StaticNatRules(StaticNatRules::read(&message)?), StaticNatRules::warnings(&message)?)
+            }
             known if UNSUPPORTED.contains(&known) => (Self::Unsupported { place, name }, Vec::new()),
             other => {
                 let warning = place.error(format_args!("type {other:?} is not known, nothing is stored"));
@@ -107,6 +117,8 @@ impl Command {
             Self::Ips(_) => "ips",
             Self::GuestNetwork(_) => "guestnetwork",
             Self::StaticRoutes(_) => "staticroutes",
+            Self::ForwardRules(_) => "forwardrules",
+            Self::StaticNatRules(_) => "staticnatrules",
             Self::Unsupported { name, .. } | Self::Unknown { name, .. } => name,
         }
     }
@@ -120,7 +132,11 @@ impl Command {
                 ips.associations.iter().filter(|entry| entry.add).filter_map(|entry| entry.mac).collect()
             }
             Self::GuestNetwork(tier) => tier.mac.filter(|_| tier.add).into_iter().collect(),
-            Self::StaticRoutes(_) | Self::Unsupported { .. } | Self::Unknown { .. } => Vec::new(),
+            Self::StaticRoutes(_)
+            | Self::ForwardRules(_)
+            | Self::StaticNatRules(_)
+            | Self::Unsupported { .. }
+            | Self::Unknown { .. } => Vec::new(),
         };
         macs.retain(|mac| inventory.by_mac(*mac).is_none());
         macs.sort_unstable();

@@ -1,11 +1,12 @@
 //! The databags: everything CloudStack has said so far, as its own router remembers it.
 //!
 //! ```text
-//! bag (file)            shape                       written by
-//! cmdline.json          config → key → value        cmdline
-//! ips.json              ethN → list of addresses    cmdline, ips, guestnetwork
-//! guestnetwork.json     ethN → list of one tier     guestnetwork
-//! staticroutes.json     network → route             staticroutes
+//! bag (file)            shape                          written by
+//! cmdline.json          config → key → value           cmdline
+//! forwardingrules.json  public address → list of rules forwardrules, staticnatrules
+//! ips.json              ethN → list of addresses       cmdline, ips, guestnetwork
+//! guestnetwork.json     ethN → list of one tier        guestnetwork
+//! staticroutes.json     network → route                staticroutes
 //! ```
 //!
 //! Each file has its name under `id` as well. The entries are kept as they were written, unknown
@@ -15,6 +16,7 @@
 //! `Databags` as they were; a merge of what is already there changes nothing.
 
 mod cmdline;
+mod forwardingrules;
 mod guestnetwork;
 mod ips;
 mod staticroutes;
@@ -30,16 +32,18 @@ use crate::compile::Inventory;
 use crate::error::ConfigError;
 use crate::model::Mac;
 
-/// NIC → entries.
-type ByDevice = BTreeMap<String, Vec<Entry>>;
+/// NIC or public address → entries.
+type ByKey = BTreeMap<String, Vec<Entry>>;
 
 /// Everything CloudStack has said so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Databags {
     /// `config` of the boot line; `None` before the first.
     pub(super) cmdline: Option<Entry>,
-    pub(super) guestnetwork: ByDevice,
-    pub(super) ips: ByDevice,
+    /// By public address.
+    pub(super) forwardingrules: ByKey,
+    pub(super) guestnetwork: ByKey,
+    pub(super) ips: ByKey,
     pub(super) staticroutes: BTreeMap<String, Entry>,
 }
 
@@ -65,6 +69,8 @@ impl Databags {
             Command::Ips(ips) => bags.merge_ips(ips, inventory)?,
             Command::GuestNetwork(tier) => bags.merge_guestnetwork(tier, inventory)?,
             Command::StaticRoutes(routes) => bags.merge_staticroutes(routes),
+            Command::ForwardRules(rules) => bags.merge_forwardrules(rules),
+            Command::StaticNatRules(rules) => bags.merge_staticnatrules(rules),
             Command::Unsupported { .. } | Command::Unknown { .. } => {}
         }
         Ok(bags)
@@ -77,13 +83,14 @@ impl Databags {
 
     /// The bags as JSON documents, by name: what their files hold.
     pub fn documents(&self) -> BTreeMap<&'static str, Value> {
-        let devices = |bag: &ByDevice| bag.iter().map(|(key, list)| (key.clone(), json!(list))).collect();
+        let lists = |bag: &ByKey| bag.iter().map(|(key, list)| (key.clone(), json!(list))).collect();
         let routes = self.staticroutes.iter().map(|(key, route)| (key.clone(), json!(route))).collect();
         let config = self.cmdline.iter().map(|config| ("config".to_owned(), json!(config))).collect();
-        let bags: [(&'static str, Entry); 4] = [
+        let bags: [(&'static str, Entry); 5] = [
             ("cmdline", config),
-            ("guestnetwork", devices(&self.guestnetwork)),
-            ("ips", devices(&self.ips)),
+            ("forwardingrules", lists(&self.forwardingrules)),
+            ("guestnetwork", lists(&self.guestnetwork)),
+            ("ips", lists(&self.ips)),
             ("staticroutes", routes),
         ];
         let with_id = |(name, mut bag): (&'static str, Entry)| {
@@ -98,9 +105,11 @@ impl Databags {
         let bag = Object::from_value(place, document)?;
         match name {
             "cmdline" => self.cmdline = read_config(&bag)?,
-            "guestnetwork" => self.guestnetwork = read_devices(&bag)?,
-            "ips" => self.ips = read_devices(&bag)?,
-            _ => self.staticroutes = read_routes(&bag)?,
+            "forwardingrules" => self.forwardingrules = read_lists(&bag)?,
+            "guestnetwork" => self.guestnetwork = read_lists(&bag)?,
+            "ips" => self.ips = read_lists(&bag)?,
+            "staticroutes" => self.staticroutes = read_routes(&bag)?,
+            _ => return Err(bag.place.error("no databag has this name")),
         }
         Ok(())
     }
@@ -132,8 +141,8 @@ impl Databags {
 }
 
 /// Puts each entry under the device that `device_of` says, or leaves it where it is.
-fn regroup(bag: ByDevice, mut device_of: impl FnMut(&str, &Entry) -> Option<String>) -> ByDevice {
-    let mut grouped: ByDevice = bag.keys().map(|device| (device.clone(), Vec::new())).collect();
+fn regroup(bag: ByKey, mut device_of: impl FnMut(&str, &Entry) -> Option<String>) -> ByKey {
+    let mut grouped: ByKey = bag.keys().map(|device| (device.clone(), Vec::new())).collect();
     for (device, entries) in bag {
         for mut entry in entries {
             let now = device_of(&device, &entry).unwrap_or_else(|| device.clone());
@@ -153,13 +162,13 @@ fn read_config(bag: &Object) -> Result<Option<Entry>, ConfigError> {
     Ok(bag.object("config")?.map(|config| config.to_entry()))
 }
 
-fn read_devices(bag: &Object) -> Result<ByDevice, ConfigError> {
-    let mut devices = ByDevice::new();
-    for (device, value) in bag.entries().filter(|(key, _)| *key != "id") {
-        let entries = list(&bag.place.at(device), value)?;
-        devices.insert(device.clone(), entries.iter().map(Object::to_entry).collect());
+fn read_lists(bag: &Object) -> Result<ByKey, ConfigError> {
+    let mut lists = ByKey::new();
+    for (key, value) in bag.entries().filter(|(key, _)| *key != "id") {
+        let entries = list(&bag.place.at(key), value)?;
+        lists.insert(key.clone(), entries.iter().map(Object::to_entry).collect());
     }
-    Ok(devices)
+    Ok(lists)
 }
 
 fn read_routes(bag: &Object) -> Result<BTreeMap<String, Entry>, ConfigError> {

@@ -2,10 +2,12 @@
 //!
 //! The choices that CloudStack leaves open are written down in `docs/cloudstack.md`.
 
+mod nat;
 mod ports;
 mod routes;
 
 use std::cmp::Ordering;
+use std::net::Ipv4Addr;
 
 use super::databag::Databags;
 use super::object::{Object, Place};
@@ -13,8 +15,9 @@ use super::wire::cmdline::CmdLine;
 use super::wire::guestnetwork::GuestNetwork;
 use super::wire::ips::IpAssociation;
 use super::wire::staticroutes::StaticRoute;
+use super::wire::{forwardrules, staticnatrules};
 use crate::error::ConfigError;
-use crate::model::DesiredState;
+use crate::model::{DesiredState, PortForward, StaticNat};
 
 /// What the router should do. Without a boot line and anything else: nothing.
 ///
@@ -46,8 +49,9 @@ fn understand(bags: &Databags) -> Result<(DesiredState, Vec<ConfigError>), Confi
     ports::check(&ports)?;
     let mut notices = Vec::new();
     let routes = routes::routes(&reading, &ports, &mut notices)?;
+    let nat = nat::nat(&reading, &ports, &mut notices);
     let ports = ports.into_iter().map(|port| port.port).collect();
-    Ok((DesiredState { ports, routes, ..Default::default() }, notices))
+    Ok((DesiredState { ports, routes, nat }, notices))
 }
 
 /// The databags, typed.
@@ -59,6 +63,8 @@ struct Reading {
     tiers: Vec<(String, GuestNetwork)>,
     /// In the order of their networks' text; revoked ones left out.
     routes: Vec<StaticRoute>,
+    /// By public address, in the order of its text; rules of one address in the bag's order.
+    rules: Vec<(Place, Rule)>,
 }
 
 impl Reading {
@@ -94,8 +100,54 @@ impl Reading {
         associations.sort_by(|(a, _), (b, _)| by_number(a, b));
         tiers.sort_by(|(a, _), (b, _)| by_number(a, b));
         routes.retain(|route| !route.revoke);
-        Ok(Self { boot, associations, tiers, routes })
+        Ok(Self { boot, associations, tiers, routes, rules: rules(bags)? })
     }
+}
+
+/// A rule of the `forwardingrules` bag.
+enum Rule {
+    StaticNat(StaticNat),
+    Forward(PortForward),
+}
+
+impl Rule {
+    fn public(&self) -> Ipv4Addr {
+        match self {
+            Self::StaticNat(rule) => rule.public,
+            Self::Forward(rule) => rule.public,
+        }
+    }
+
+    fn internal(&self) -> Ipv4Addr {
+        match self {
+            Self::StaticNat(rule) => rule.internal,
+            Self::Forward(rule) => rule.internal,
+        }
+    }
+}
+
+fn rules(bags: &Databags) -> Result<Vec<(Place, Rule)>, ConfigError> {
+    let mut rules = Vec::new();
+    for (address, entries) in &bags.forwardingrules {
+        let list = Place::document("forwardingrules.json").at(address);
+        for (index, entry) in entries.iter().enumerate() {
+            let object = Object::new(list.at(index), entry);
+            let rule = match object.required("type", object.text("type")?)?.as_str() {
+                "staticnat" => Rule::StaticNat(staticnatrules::stored(&object)?),
+                "forward" => Rule::Forward(forwardrules::stored(&object)?),
+                other => {
+                    let message = format_args!("{other:?} is none of staticnat, forward");
+                    return Err(object.error("type", message));
+                }
+            };
+            let public = rule.public();
+            if public.to_string() != *address {
+                return Err(object.error("public_ip", format_args!("{public} in the list of {address}")));
+            }
+            rules.push((object.place, rule));
+        }
+    }
+    Ok(rules)
 }
 
 /// `eth2` before `eth10`, other names after them.

@@ -2,7 +2,7 @@
 
 use router_userspace::cloudstack::{Command, Databags, desired};
 
-use super::{APPLIED, VPC, every_nic, fixtures, isolated, merge_all, vpc};
+use super::{APPLIED, ISOLATED_WITH_NAT, VPC, every_nic, fixtures, isolated, merge_all, vpc};
 
 #[test]
 fn no_truncation_is_taken_for_a_message() {
@@ -52,6 +52,7 @@ fn mutations_never_panic_and_never_change_the_databags_on_error() {
         Databags::default(),
         merge_all(&VPC, &vpc()),
         merge_all(&["cmd_line/router_isolated.json"], &isolated()),
+        merge_all(&ISOLATED_WITH_NAT, &isolated()),
     ];
     let (mut refused, mut merged) = (0, 0);
     for round in 0..6000 {

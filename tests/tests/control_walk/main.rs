@@ -3,6 +3,7 @@
 
 mod damage;
 mod isolated;
+mod nat;
 mod reading;
 mod store;
 mod vpc;
@@ -16,7 +17,8 @@ use router_userspace::model::{DesiredState, RouteTarget, SourceNat};
 use serde_json::Value;
 
 /// Folders of messages that this release applies.
-const APPLIED: [&str; 4] = ["cmd_line", "ip_associations", "guest_network", "static_routes"];
+const APPLIED: [&str; 6] =
+    ["cmd_line", "ip_associations", "guest_network", "static_routes", "forwarding_rules", "staticnat_rules"];
 
 /// A VPC with a public NIC and one tier.
 const VPC: [&str; 4] = [
@@ -24,6 +26,14 @@ const VPC: [&str; 4] = [
     "ip_associations/vpc_add_source_nat.json",
     "ip_associations/vpc_add_extra_ip.json",
     "guest_network/vpc_tier_add.json",
+];
+
+/// An isolated network with three public addresses, forwards and a static NAT.
+const ISOLATED_WITH_NAT: [&str; 4] = [
+    "cmd_line/router_isolated.json",
+    "ip_associations/isolated_add_extra_ips_same_vlan.json",
+    "forwarding_rules/isolated_multi.json",
+    "staticnat_rules/isolated_enable.json",
 ];
 
 /// A NIC for every MAC address of the fixtures.

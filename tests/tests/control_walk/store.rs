@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use router_userspace::cloudstack::Databags;
+use router_userspace::cloudstack::{Databags, desired, notices};
 
-use super::{VPC, expected, merge, merge_all, pretty, refusal, vpc};
+use super::{ISOLATED_WITH_NAT, VPC, expected, isolated, merge, merge_all, pretty, refusal, vpc};
 
 /// A folder of its own below the target folder, empty.
 fn scratch(name: &str) -> PathBuf {
@@ -43,8 +43,18 @@ fn what_is_saved_is_loaded_again_and_only_changes_are_written() {
     fs::write(etc.join("networkacl.json"), "not ours").expect("written");
     let routed = merge(&bags, "static_routes/add.json", &vpc());
     assert_eq!(names(routed.save(&etc).expect("saved")), ["staticroutes.json"]);
-    assert_eq!(Databags::load(&etc), Ok(routed));
-    let left = ["cmdline.json", "guestnetwork.json", "ips.json", "networkacl.json", "staticroutes.json"];
+    assert_eq!(Databags::load(&etc), Ok(routed.clone()));
+    let forwarding = merge(&routed, "forwarding_rules/vpc_tcp_add.json", &vpc());
+    assert_eq!(names(forwarding.save(&etc).expect("saved")), ["forwardingrules.json"]);
+    assert_eq!(Databags::load(&etc), Ok(forwarding));
+    let left = [
+        "cmdline.json",
+        "forwardingrules.json",
+        "guestnetwork.json",
+        "ips.json",
+        "networkacl.json",
+        "staticroutes.json",
+    ];
     assert_eq!(files(&etc).into_keys().collect::<Vec<_>>(), left);
     fs::remove_dir_all(folder).expect("removed");
 }
@@ -85,6 +95,67 @@ fn a_damaged_bag_is_an_error_that_names_the_file_and_never_an_empty_bag() {
         let error = Databags::load(&folder).expect_err("damaged").to_string();
         assert_eq!(error, format!("{}/ips.json#{message}", folder.display()));
     }
+    fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
+fn a_damaged_bag_of_rules_is_none_without_rules() {
+    let folder = scratch("damaged-rules");
+    merge_all(&ISOLATED_WITH_NAT, &isolated()).save(&folder).expect("saved");
+    let path = folder.join("forwardingrules.json");
+    let whole = fs::read_to_string(&path).expect("there");
+    assert_eq!(whole, pretty(&expected("forwardingrules.router_isolated.json")));
+    for length in (0..whole.len()).step_by(7) {
+        fs::write(&path, &whole[..length]).expect("written");
+        let error = Databags::load(&folder).expect_err("damaged").to_string();
+        assert!(error.starts_with(&format!("{}#: no valid JSON", path.display())), "{error}");
+    }
+    fs::write(&path, r#"{"203.0.113.12":{"type":"staticnat"}}"#).expect("written");
+    let error = Databags::load(&folder).expect_err("damaged").to_string();
+    assert_eq!(error, format!("{}#/203.0.113.12: expected a list, found an object", path.display()));
+
+    let last = "/203.0.113.12/0";
+    for (from, to, message) in [
+        ("\"staticnat\"", "\"snat\"", format!("{last}/type: \"snat\" is none of staticnat, forward")),
+        ("\"staticnat\"", "null", format!("{last}/type: missing")),
+        ("\"10.1.1.30\"", "7", format!("{last}/internal_ip: \"7\" is no IPv4 address")),
+        (
+            "\"public_ip\": \"203.0.113.12\"",
+            "\"public_ip\": \"203.0.113.10\"",
+            format!("{last}/public_ip: 203.0.113.10 in the list of 203.0.113.12"),
+        ),
+        (
+            "\"22:22\"",
+            "\"22:23\"",
+            "/203.0.113.11/0/internal_ports: ports in 22-23: 2, but in the public 2222: 1".to_owned(),
+        ),
+        ("\"tcp\"", "\"gre\"", "/203.0.113.11/0/protocol: \"gre\" is none of tcp, udp, any".to_owned()),
+    ] {
+        assert!(whole.contains(from), "{from}");
+        fs::write(&path, whole.replace(from, to)).expect("written");
+        let bags = Databags::load(&folder).expect("well formed");
+        assert_eq!(refusal(&bags), format!("forwardingrules.json#{message}"));
+    }
+    fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
+fn in_a_bag_of_another_router_a_static_nat_may_follow_forwards() {
+    let folder = scratch("other-router");
+    merge_all(&ISOLATED_WITH_NAT, &isolated()).save(&folder).expect("saved");
+    let path = folder.join("forwardingrules.json");
+    let bag = r#"{"203.0.113.10":[],"203.0.113.11":[{"type":"forward","public_ip":"203.0.113.11","protocol":"tcp",
+        "public_ports":"22:22","internal_ip":"10.1.1.20","internal_ports":"22:22"},{"type":"staticnat",
+        "public_ip":"203.0.113.11","internal_ip":"10.1.1.30"}]}"#;
+    fs::write(&path, bag).expect("written");
+    let bags = Databags::load(&folder).expect("well formed");
+    let nat = desired(&bags).expect("valid").nat;
+    assert_eq!((nat.static_nats.len(), nat.forwards.len()), (0, 1));
+    let said: Vec<String> = notices(&bags).expect("valid").iter().map(ToString::to_string).collect();
+    let notice = "/203.0.113.11/1/public_ip: not in force: 203.0.113.11 has forwards";
+    assert_eq!(said, [format!("forwardingrules.json#{notice}")]);
+    let ended = merge(&bags, "forwarding_rules/isolated_revoke.json", &isolated());
+    assert_eq!(ended, bags, "another port");
     fs::remove_dir_all(folder).expect("removed");
 }
 

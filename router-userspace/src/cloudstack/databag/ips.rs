@@ -8,7 +8,7 @@
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
-use super::{ByDevice, Databags, nic_name};
+use super::{ByKey, Databags, nic_name};
 use crate::cloudstack::object::{Entry, Place};
 use crate::cloudstack::wire::ips::{IpAssociation, Ips, NetworkType};
 use crate::compile::Inventory;
@@ -32,7 +32,7 @@ impl Databags {
 
 /// The NIC that a message means: by MAC address, else by number, else where the address was. The
 /// NIC of a released address may be unplugged already; then the number is only a last resort.
-fn device(bag: &ByDevice, association: &IpAssociation, inventory: &Inventory) -> Result<String, ConfigError> {
+fn device(bag: &ByKey, association: &IpAssociation, inventory: &Inventory) -> Result<String, ConfigError> {
     let numbered = association.nic_dev_id.map(|number| format!("eth{number}"));
     let address = association.address.addr().to_string();
     let holder = bag.iter().find(|(_, entries)| entries.iter().any(|entry| holds(entry, &address)));
@@ -64,7 +64,7 @@ pub(super) fn derive(entry: &mut Entry, device: &str, address: Ipv4Net) {
 }
 
 /// Puts a derived entry into the list of its NIC. `place` is where its address stands.
-pub(super) fn upsert(bag: &mut ByDevice, place: &Place, entry: Entry) -> Result<(), ConfigError> {
+pub(super) fn upsert(bag: &mut ByKey, place: &Place, entry: Entry) -> Result<(), ConfigError> {
     let device = text(&entry, "device").to_owned();
     let address = text(&entry, "public_ip").to_owned();
     refuse_theft(bag, place, &entry, &device)?;
@@ -98,7 +98,7 @@ pub(super) fn upsert(bag: &mut ByDevice, place: &Place, entry: Entry) -> Result<
 
 /// An address moves between NICs of one kind only: a public address that is a tier's gateway as
 /// well is a mistake, and obeying it would cut the tier off.
-fn refuse_theft(bag: &ByDevice, place: &Place, entry: &Entry, device: &str) -> Result<(), ConfigError> {
+fn refuse_theft(bag: &ByKey, place: &Place, entry: &Entry, device: &str) -> Result<(), ConfigError> {
     let address = text(entry, "public_ip");
     for (holder, list) in bag.iter().filter(|(holder, _)| *holder != device) {
         let held = list.iter().find(|stored| holds(stored, address) && is_true(stored, "add"));

@@ -4,8 +4,10 @@
 //! objects as they were written, so the same readers serve messages and databags.
 
 pub mod cmdline;
+pub mod forwardrules;
 pub mod guestnetwork;
 pub mod ips;
+pub mod staticnatrules;
 pub mod staticroutes;
 
 use std::net::{IpAddr, Ipv4Addr};
