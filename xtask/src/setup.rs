@@ -36,6 +36,10 @@ const LAB: &[Package] = &[
     package("traceroute", "/usr/bin/traceroute", "a client"),
     package("curl", "/usr/bin/curl", "a client"),
     package("iperf3", "/usr/bin/iperf3", "a client and its server"),
+    package("nmap", "/usr/bin/nmap", "a client"),
+    package("openssh-client", "/usr/bin/ssh", "a client"),
+    package("openssh-server", "/usr/sbin/sshd", "a server"),
+    package("coturn", "/usr/bin/turnserver", "a server of STUN, and its client"),
     package("tcpdump", "/usr/bin/tcpdump", "watching wires"),
     package("bpftool", "/usr/sbin/bpftool", "taking programs off by force"),
 ];
