@@ -159,14 +159,6 @@ impl<'lab> NatRouter<'lab> {
         Ok(Self::Linux(lab, Vec::new()))
     }
 
-    /// XVR, where it is the router.
-    pub fn as_xvr(&self) -> Option<&Router<'lab>> {
-        match self {
-            Self::Xvr(router) => Some(router),
-            Self::Linux(..) => None,
-        }
-    }
-
     /// Adds rules.
     pub fn add(&mut self, rules: &[Rule]) -> Result<()> {
         self.change(rules, false)

@@ -327,12 +327,13 @@ pub fn successive_connections(client: &Host, server: &Host, address: IpAddr, cou
     })?
 }
 
-/// Sends one datagram; how many bytes of it came back within a second.
+/// Sends one datagram; how many bytes of it came back within five seconds: the first packet to an
+/// IPv6 neighbour may wait for a router's own address to be found free.
 pub fn udp_round_trip(from: &Host, server: SocketAddr, payload: &[u8]) -> Result<usize> {
     let payload = payload.to_vec();
     from.namespace.inside(move || {
         let socket = UdpSocket::bind(wildcard(server))?;
-        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         socket.send_to(&payload, server)?;
         let mut buffer = vec![0; 65_536];
         let length = socket.recv(&mut buffer)?;

@@ -40,6 +40,12 @@ const LAB: &[Package] = &[
     package("openssh-client", "/usr/bin/ssh", "a client"),
     package("openssh-server", "/usr/sbin/sshd", "a server"),
     package("coturn", "/usr/bin/turnserver", "a server of STUN, and its client"),
+    package("bind9-dnsutils", "/usr/bin/dig", "a client"),
+    package("dnsmasq-base", "/usr/sbin/dnsmasq", "a server of DNS and TFTP"),
+    package("iputils-tracepath", "/usr/bin/tracepath", "a client"),
+    package("tftp-hpa", "/usr/bin/tftp", "a client"),
+    package("vsftpd", "/usr/sbin/vsftpd", "a server"),
+    package("sip-tester", "/usr/bin/sipp", "a client and its server"),
     package("tcpdump", "/usr/bin/tcpdump", "watching wires"),
     package("bpftool", "/usr/sbin/bpftool", "taking programs off by force"),
 ];
