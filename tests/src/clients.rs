@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -16,14 +17,25 @@ use crate::lab::{Host, Lab};
 use crate::netns::{Namespace, Process, run_bounded, wait_until};
 
 /// Programs and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 19] = [
     ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("dnsmasq", "dnsmasq-base"),
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
+    ("nmap", "nmap"),
     ("ping", "iputils-ping"),
     ("sha256sum", "coreutils"),
+    ("sipp", "sip-tester"),
+    ("ssh", "openssh-client"),
+    ("sshd", "openssh-server"),
     ("tcpdump", "tcpdump"),
+    ("tftp", "tftp-hpa"),
+    ("tracepath", "iputils-tracepath"),
     ("traceroute", "traceroute"),
+    ("turnserver", "coturn"),
+    ("turnutils_natdiscovery", "coturn"),
+    ("vsftpd", "vsftpd"),
     ("bpftool", "bpftool"),
 ];
 
@@ -66,6 +78,52 @@ pub fn ping(from: &Host, to: IpAddr, count: u32, interval: Duration) -> Result<P
         limit,
     )?;
     parse_ping(&output.stdout).with_context(|| format!("ping from {}: {}", from.name, output.stderr))
+}
+
+/// Sends one echo request with a payload of so many bytes; the TTL of the answer.
+pub fn ping_once(from: &Host, to: IpAddr, payload: usize) -> Result<u8> {
+    let mut command = from.namespace.command("ping");
+    command.args(["-n", "-W", "5", "-c", "1", "-s", &payload.to_string(), &to.to_string()]);
+    let output = run_bounded(&mut command, Duration::from_secs(30))?.ok()?;
+    // `8008 bytes from 198.51.100.9: icmp_seq=1 ttl=62 time=0.1 ms`
+    let answer = output.stdout.lines().find(|line| line.starts_with(&format!("{} bytes from", payload + 8)));
+    let ttl = answer.and_then(|line| line.split_once("ttl=")?.1.split(' ').next()?.parse().ok());
+    ttl.with_context(|| format!("ping of {to} from {}: {}", from.name, output.stdout))
+}
+
+/// The TCP ports of an address that are open, of these (`1-1024,8080`), as nmap sees them.
+pub fn open_ports(from: &Host, to: IpAddr, ports: &str) -> Result<Vec<u16>> {
+    let mut command = from.namespace.command("nmap");
+    command.args(["-n", "-Pn", "-sS", "-T5", "--max-retries", "2", "-p", ports, "-oG", "-", &to.to_string()]);
+    let output = run_bounded(&mut command, Duration::from_secs(180))?.ok()?;
+    // `Host: 203.0.113.31 ()\tPorts: 22/open/tcp//ssh///, 80/closed/tcp//http///\tIgnored ...`
+    let list = output.stdout.lines().find_map(|line| line.split_once("Ports: ")?.1.split('\t').next());
+    let open = list.unwrap_or_default().split(", ").filter(|port| port.contains("/open/"));
+    open.map(|port| Ok(port.split('/').next().unwrap_or_default().parse()?)).collect()
+}
+
+/// What tracepath finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathFound {
+    /// The largest packet that gets to the end.
+    pub mtu: u32,
+    /// Hops to the end.
+    pub hops: u32,
+}
+
+/// Looks for the path's MTU.
+pub fn tracepath(from: &Host, to: IpAddr) -> Result<PathFound> {
+    let mut command = from.namespace.command("tracepath");
+    let output =
+        run_bounded(command.args(["-n", "-m", "8", &to.to_string()]), Duration::from_secs(60))?.ok()?;
+    // `     Resume: pmtu 1400 hops 3 back 3`
+    let words: Vec<_> = output.stdout.split_whitespace().collect();
+    let after =
+        |word| words.windows(2).rev().find(|pair| pair[0] == word).and_then(|pair| pair[1].parse().ok());
+    match (after("pmtu"), after("hops")) {
+        (Some(mtu), Some(hops)) => Ok(PathFound { mtu, hops }),
+        _ => bail!("tracepath to {to} from {}: {}", from.name, output.stdout),
+    }
 }
 
 /// A ping that runs until it is asked for its result.
@@ -140,6 +198,17 @@ pub fn curl(from: &Host, server: SocketAddr, bytes: u64, limit: Duration) -> Res
         seconds: seconds.parse()?,
         sha256: digest.stdout.split(' ').next().unwrap_or_default().to_owned(),
     })
+}
+
+/// Sends a file to a [`crate::servers::HttpServer`], which looks whether it is the one it knows.
+pub fn upload(from: &Host, server: SocketAddr, file: &Path, limit: Duration) -> Result<()> {
+    let mut command = from.namespace.command("curl");
+    command
+        .args(["--silent", "--show-error", "--fail", "--header", "Expect:", "--connect-timeout", "10"])
+        .args(["--max-time", &limit.as_secs().to_string(), &format!("http://{server}/")])
+        .arg("--upload-file")
+        .arg(file);
+    run_bounded(&mut command, limit + Duration::from_secs(10))?.ok().map(drop)
 }
 
 /// Which way iperf3 sends.
@@ -249,16 +318,25 @@ pub(crate) fn fresh_port() -> u16 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-fn wait_for_listener(namespace: &Namespace, port: u16) -> Result<()> {
+/// Waits until somebody listens on a TCP port.
+pub(crate) fn wait_for_listener(namespace: &Namespace, port: u16) -> Result<()> {
+    wait_for_socket(namespace, ["tcp", "tcp6"], "0A", port)
+}
+
+/// Waits until somebody has a UDP port.
+pub(crate) fn wait_for_udp(namespace: &Namespace, port: u16) -> Result<()> {
+    wait_for_socket(namespace, ["udp", "udp6"], "07", port)
+}
+
+fn wait_for_socket(namespace: &Namespace, tables: [&'static str; 2], state: &str, port: u16) -> Result<()> {
     let wanted = format!(":{port:04X} ");
     wait_until(&format!("port {port} of {} listens", namespace.name()), Duration::from_secs(20), || {
-        let tables = namespace.inside(|| {
+        let tables = namespace.inside(move || {
             // Not /proc/net: that is the main thread's.
-            ["tcp", "tcp6"]
-                .map(|t| fs::read_to_string(format!("/proc/thread-self/net/{t}")).unwrap_or_default())
+            tables.map(|t| fs::read_to_string(format!("/proc/thread-self/net/{t}")).unwrap_or_default())
         });
-        // Columns: slot, local address, remote address, state (0A is LISTEN).
-        let listens = |line: &str| line.contains(&wanted) && line.split_whitespace().nth(3) == Some("0A");
+        // Columns: slot, local address, remote address, state.
+        let listens = |line: &str| line.contains(&wanted) && line.split_whitespace().nth(3) == Some(state);
         tables.is_ok_and(|tables| tables.iter().any(|table| table.lines().any(listens)))
     })
 }

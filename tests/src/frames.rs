@@ -62,6 +62,34 @@ pub fn udp_packet(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
     packet
 }
 
+/// A UDP datagram without a checksum, which IPv4 allows.
+pub fn udp_datagram(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
+    let length = payload.len() as u16 + 8;
+    let header = [source, destination, length, 0].map(u16::to_be_bytes);
+    [header.as_flattened(), payload].concat()
+}
+
+/// The IPv4 packets, none longer than 1500 bytes, that carry a UDP datagram between them.
+pub fn ipv4_fragments(from: [u8; 4], to: [u8; 4], datagram: &[u8], identification: u16) -> Vec<Vec<u8>> {
+    let pieces = datagram.chunks(FRAGMENT);
+    let last = pieces.len() - 1;
+    let fragment = |(number, piece): (usize, &[u8])| {
+        let more = if number < last { 0x2000 } else { 0 };
+        let offset = more | (number * FRAGMENT / 8) as u16;
+        let length = piece.len() as u16 + 20;
+        let words = [0x4500, length, identification, offset, 0x4011, 0].map(u16::to_be_bytes);
+        let mut packet = [words.as_flattened(), &from, &to].concat();
+        let sum = header_checksum(&packet);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend(piece);
+        packet
+    };
+    pieces.enumerate().map(fragment).collect()
+}
+
+/// Bytes in a fragment: what an MTU of 1500 leaves, which is a multiple of eight.
+const FRAGMENT: usize = 1480;
+
 /// The Internet checksum (RFC 1071) of a header whose checksum field is zero.
 fn header_checksum(header: &[u8]) -> u16 {
     let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();

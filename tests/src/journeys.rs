@@ -66,7 +66,8 @@ pub const JOURNEYS: [Journey; 4] = [
 ];
 
 impl Journey {
-    fn ends<'lab>(&self, lab: &'lab Lab) -> (&'lab Host, &'lab Host, IpAddr) {
+    /// Client, server, and the server's address.
+    pub fn ends<'lab>(&self, lab: &'lab Lab) -> (&'lab Host, &'lab Host, IpAddr) {
         let server = lab.host(self.server);
         let address = match self.family {
             Family::V4 => server.v4.into(),

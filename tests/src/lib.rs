@@ -2,11 +2,14 @@
 
 pub mod capture;
 pub mod clients;
+pub mod daemons;
+pub mod datagrams;
 pub mod frames;
 pub mod host;
 pub mod journeys;
 pub mod kernel;
 pub mod lab;
+pub mod nat;
 pub mod needs;
 pub mod netns;
 pub mod packet;

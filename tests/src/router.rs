@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -308,9 +308,15 @@ pub fn start_linux_router(lab: &Lab) -> Result<()> {
          address add fd17:ac56:1234:20::1/64 dev eth3 nodad\n\
          route add default via 203.0.113.1\n\
          route add default via 2001:db8:100::1\n")?;
-    let rules = "table ip lab { chain nat { type nat hook postrouting priority srcnat;\n\
-                 oifname \"eth1\" ip saddr 10.10.0.0/16 masquerade\n}\n}\n";
+    run_nft(
+        lab,
+        "table ip lab { chain nat { type nat hook postrouting priority srcnat;\n\
+         oifname \"eth1\" ip saddr 10.10.0.0/16 masquerade\n}\n}\n",
+    )
+}
+
+/// Gives rules to nftables in the router's namespace.
+pub fn run_nft(lab: &Lab, rules: &str) -> Result<()> {
     let mut nft = lab.router.command("nft");
-    nft.arg(rules).stdout(Stdio::piped());
-    run_bounded(&mut nft, COMMAND_TIME)?.ok().map(drop)
+    run_bounded(nft.arg(rules), COMMAND_TIME)?.ok().map(drop)
 }

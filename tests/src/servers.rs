@@ -1,8 +1,10 @@
 //! Small servers and clients of our own, in threads of this process that live in a host's
 //! namespace.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,8 +36,16 @@ impl Server {
         open: impl FnOnce(SocketAddr) -> io::Result<S> + Send + 'static,
         serve: impl FnOnce(S, &AtomicBool) + Send + 'static,
     ) -> Result<Self> {
+        Self::start_on(host, fresh_port(), open, serve)
+    }
+
+    fn start_on<S: Send + 'static>(
+        host: &Host,
+        port: u16,
+        open: impl FnOnce(SocketAddr) -> io::Result<S> + Send + 'static,
+        serve: impl FnOnce(S, &AtomicBool) + Send + 'static,
+    ) -> Result<Self> {
         // A socket of IPv6 takes IPv4 too.
-        let port = fresh_port();
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let stop = Arc::new(AtomicBool::new(false));
         let (opened, is_open) = std::sync::mpsc::channel();
@@ -64,19 +74,25 @@ impl Drop for Server {
     }
 }
 
-/// Serves `GET /N`: N bytes that look random and are the same every time.
+/// Serves `GET /N`: N bytes that look random and are the same every time. Takes the same bytes
+/// with `PUT /` and answers 200 if all of them have come as they were sent, else 422.
 #[derive(Debug)]
 pub struct HttpServer(Server);
 
 impl HttpServer {
     /// Starts it.
     pub fn start(host: &Host) -> Result<Self> {
+        Self::start_on(host, fresh_port())
+    }
+
+    /// Starts it on this port.
+    pub fn start_on(host: &Host, port: u16) -> Result<Self> {
         let open = |address| {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
-        Server::start(host, open, serve_http).map(Self)
+        Server::start_on(host, port, open, serve_http).map(Self)
     }
 
     /// Where it listens, seen from a client that reaches the host by `address`.
@@ -98,15 +114,43 @@ fn serve_http(listener: TcpListener, stop: &AtomicBool) {
 fn answer_http(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let request = lines.next().transpose()?.unwrap_or_default();
-    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut head = Vec::new();
+    for line in reader.by_ref().lines() {
+        match line? {
+            line if line.is_empty() => break,
+            line => head.push(line),
+        }
+    }
+    let request = head.first().cloned().unwrap_or_default();
+    if request.starts_with("PUT ") {
+        let length = head.iter().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok());
+        let whole = is_body(&mut reader, length.unwrap_or(0))?;
+        let status = if whole { "200 OK" } else { "422 Unprocessable" };
+        return write!(stream, "HTTP/1.0 {status}\r\nContent-Length: 0\r\n\r\n");
+    }
     let length = request.split(['/', ' ']).nth(2).and_then(|length| length.parse().ok());
     let Some(length) = length else {
         return write!(stream, "HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     };
     write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n")?;
     io::copy(&mut Body::new(length), &mut stream)?;
+    Ok(())
+}
+
+/// Do the next bytes make a whole [`Body`] of this length?
+fn is_body(reader: &mut impl Read, length: u64) -> io::Result<bool> {
+    let mut sent = Vec::new();
+    Body::new(length).read_to_end(&mut sent)?;
+    let mut came = vec![0; sent.len()];
+    reader.read_exact(&mut came)?;
+    Ok(came == sent)
+}
+
+/// Writes what [`HttpServer`] sends for a length, and wants to be sent.
+pub fn write_body(file: &Path, length: u64) -> Result<()> {
+    let mut file = File::create(file).with_context(|| format!("create {}", file.display()))?;
+    io::copy(&mut Body::new(length), &mut file)?;
     Ok(())
 }
 
@@ -181,12 +225,115 @@ impl UdpEcho {
     }
 }
 
-/// Sends one datagram; how many bytes of it came back within a second.
+/// Answers every datagram with the address and port that it saw it come from, as text.
+#[derive(Debug)]
+pub struct UdpMirror(Server);
+
+impl UdpMirror {
+    /// Starts it.
+    pub fn start(host: &Host) -> Result<Self> {
+        let open = |address| {
+            let socket = UdpSocket::bind(address)?;
+            socket.set_read_timeout(Some(TICK))?;
+            Ok(socket)
+        };
+        let serve = |socket: UdpSocket, stop: &AtomicBool| {
+            let mut buffer = vec![0; 65_536];
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok((_, sender)) = socket.recv_from(&mut buffer) {
+                    let seen = SocketAddr::new(sender.ip().to_canonical(), sender.port());
+                    socket.send_to(seen.to_string().as_bytes(), sender).ok();
+                }
+            }
+        };
+        Server::start(host, open, serve).map(Self)
+    }
+
+    /// Where it listens, seen from a client that reaches the host by `address`.
+    pub fn at(&self, address: impl Into<IpAddr>) -> SocketAddr {
+        SocketAddr::new(address.into(), self.0.port)
+    }
+}
+
+/// Sends every byte of a TCP connection back.
+#[derive(Debug)]
+pub struct TcpEcho(Server);
+
+impl TcpEcho {
+    /// Starts it.
+    pub fn start(host: &Host) -> Result<Self> {
+        Self::start_on(host, fresh_port())
+    }
+
+    /// Starts it on this port.
+    pub fn start_on(host: &Host, port: u16) -> Result<Self> {
+        // Before the server has open files of its own: tokio's first runtime opens some for all.
+        drop(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
+        let open = |address| {
+            own_open_files()?;
+            TcpListener::bind(address)
+        };
+        Server::start_on(host, port, open, echo_tcp).map(Self)
+    }
+
+    /// Where it listens, seen from a client that reaches the host by `address`.
+    pub fn at(&self, address: impl Into<IpAddr>) -> SocketAddr {
+        SocketAddr::new(address.into(), self.0.port)
+    }
+}
+
+/// A TCP connection over which questions are answered.
+#[derive(Debug)]
+pub struct Conversation(TcpStream);
+
+impl Conversation {
+    /// Connects to a [`TcpEcho`] and asks once.
+    pub fn begin(from: &Host, server: SocketAddr) -> Result<Self> {
+        let connect = move || TcpStream::connect_timeout(&server, Duration::from_secs(5));
+        let stream = from.namespace.inside(connect)?.with_context(|| format!("{} to {server}", from.name))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut conversation = Self(stream);
+        conversation.go_on()?;
+        Ok(conversation)
+    }
+
+    /// Asks again.
+    pub fn go_on(&mut self) -> Result<()> {
+        let mut answer = [0; 9];
+        self.0.write_all(b"question.").context("ask")?;
+        self.0.read_exact(&mut answer).context("be answered")?;
+        ensure!(&answer == b"question.", "the answer is {answer:?}");
+        Ok(())
+    }
+}
+
+/// Opens `count` TCP connections one after the other, asks over each and closes it.
+pub fn successive_connections(client: &Host, server: &Host, address: IpAddr, count: u32) -> Result<()> {
+    let echo = TcpEcho::start(server)?;
+    let target = echo.at(address);
+    client.namespace.inside(move || {
+        for number in 0..count {
+            let mut answer = [0; 4];
+            let mut talk = || -> io::Result<()> {
+                let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(10))?;
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                stream.write_all(&number.to_be_bytes())?;
+                stream.read_exact(&mut answer)
+            };
+            talk().with_context(|| format!("connection {number} of {count}"))?;
+            ensure!(answer == number.to_be_bytes(), "connection {number} was answered {answer:?}");
+        }
+        Ok(())
+    })?
+}
+
+/// Sends one datagram; how many bytes of it came back within five seconds: the first packet to an
+/// IPv6 neighbour may wait for a router's own address to be found free.
 pub fn udp_round_trip(from: &Host, server: SocketAddr, payload: &[u8]) -> Result<usize> {
     let payload = payload.to_vec();
     from.namespace.inside(move || {
         let socket = UdpSocket::bind(wildcard(server))?;
-        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         socket.send_to(&payload, server)?;
         let mut buffer = vec![0; 65_536];
         let length = socket.recv(&mut buffer)?;
@@ -229,14 +376,9 @@ pub fn many_connections(
     limit: Duration,
 ) -> Result<Duration> {
     allow_open_files(count as u64 + 1024)?;
-    // Before the server has open files of its own: tokio's first runtime opens some for all.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let open = |address| {
-        own_open_files()?;
-        TcpListener::bind(address)
-    };
-    let serving = Server::start(server, open, echo_tcp)?;
-    let target = SocketAddr::new(address, serving.port);
+    let serving = TcpEcho::start(server)?;
+    let target = serving.at(address);
     let begin = Instant::now();
     client.namespace.inside(move || {
         let all = async { tokio::time::timeout(limit, connect_all(target, count)).await };
