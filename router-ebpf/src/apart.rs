@@ -11,10 +11,10 @@ use router_common::net::{Ipv4, Ipv6};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::passage::Decided;
-use router_ebpf::{nat, walk};
+use router_ebpf::{nat, ports, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
-use crate::maps::{Context, FamilyMaps, Maps, arrival, opening};
+use crate::maps::{Context, FamilyMaps, Maps, arrival, opening, pool_in_place};
 
 const FLOW: u32 = 0;
 const GRANTED: u32 = 0;
@@ -114,6 +114,14 @@ pub extern "C" fn xvr_destination4() -> u64 {
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
     nat::destination(&maps, &*arrival).to_number()
+}
+
+/// One look for a free port, see [`ports::attempt`]; 0 where there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_port(pool: u32, round: u32, wanted: u32, random: u32) -> u32 {
+    let Some(pool) = pool_in_place(pool) else { return 0 };
+    ports::attempt(&pool, round, wanted as u16, random).map_or(0, u32::from)
 }
 
 /// Finds or makes the binding of the flow that is being opened.

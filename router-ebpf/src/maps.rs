@@ -206,7 +206,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn pool(&self, index: u32) -> Option<PoolInPlace> {
-        POOLS.get_ptr_mut(index).and_then(NonNull::new).map(PoolInPlace)
+        pool_in_place(index)
     }
 
     #[inline(always)]
@@ -232,20 +232,30 @@ fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &V, flags: u64) -> Result<(
     }
 }
 
+/// A pool of ports by its index.
+#[inline(always)]
+pub fn pool_in_place(index: u32) -> Option<PoolInPlace> {
+    let pool = NonNull::new(POOLS.get_ptr_mut(index)?)?;
+    Some(PoolInPlace { pool, index })
+}
+
 /// A pool of ports in its map, which other CPUs and userspace change too.
-pub struct PoolInPlace(NonNull<Pool>);
+pub struct PoolInPlace {
+    pool: NonNull<Pool>,
+    index: u32,
+}
 
 impl PoolInPlace {
     #[inline(always)]
     fn word_pointer(&self, word: u32) -> *mut u64 {
         // SAFETY: the index is within the array.
-        unsafe { (&raw mut (*self.0.as_ptr()).words).cast::<u64>().add(masked::<1023>(word)) }
+        unsafe { (&raw mut (*self.pool.as_ptr()).words).cast::<u64>().add(masked::<1023>(word)) }
     }
 
     #[inline(always)]
     fn full_pointer(&self, group: u32) -> *mut u64 {
         // SAFETY: the index is within the array.
-        unsafe { (&raw mut (*self.0.as_ptr()).full).cast::<u64>().add(masked::<15>(group)) }
+        unsafe { (&raw mut (*self.pool.as_ptr()).full).cast::<u64>().add(masked::<15>(group)) }
     }
 }
 
@@ -286,6 +296,14 @@ fn fetch_and(pointer: *mut u64, bits: u64) {
 
 impl PortPool for PoolInPlace {
     #[inline(always)]
+    fn attempt(&self, round: u32, wanted: u16, random: u32) -> Option<u16> {
+        match apart::xvr_port(self.index, round, u32::from(wanted), random) {
+            0 => None,
+            port => Some(port as u16),
+        }
+    }
+
+    #[inline(always)]
     fn word(&self, word: u32) -> u64 {
         // SAFETY: a word of a map's value; others change it by atomic operations alone.
         unsafe { self.word_pointer(word).read_volatile() }
@@ -321,7 +339,7 @@ impl PortPool for PoolInPlace {
     fn count_shared(&self) {
         // SAFETY: an aligned word of a map's value.
         unsafe {
-            let shared = &raw mut (*self.0.as_ptr()).shared;
+            let shared = &raw mut (*self.pool.as_ptr()).shared;
             asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) shared, in(reg) 1u64, options(nostack));
         }
     }

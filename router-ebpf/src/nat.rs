@@ -251,9 +251,7 @@ pub fn bind<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &
         return;
     }
     let Some(pool) = tables.pool(source.pool) else { return };
-    let config = tables.config();
-    let own = (config.own_ports_first, config.own_ports_last);
-    let Some(port) = ports::take(&pool, key.src_port.get(), own, tables.random()) else {
+    let Some(port) = ports::take(&pool, key.src_port.get(), tables.random()) else {
         pool.count_shared();
         return;
     };

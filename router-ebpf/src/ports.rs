@@ -6,6 +6,7 @@
 //! search looks at no more than 16 words of that, twice. The ports of the router's own sockets come
 //! when all others are gone.
 
+use router_common::config::RouterConfig;
 use router_common::nat::Pool;
 
 /// The external ports of one address and protocol, see [`Pool`]. Several CPUs share one.
@@ -24,6 +25,13 @@ pub trait PortPool {
     fn clear_full(&self, group: u32, bits: u64);
     /// Notes that a port had to be shared.
     fn count_shared(&self);
+    /// [`attempt`]; the programs make it a function of its own.
+    fn attempt(&self, round: u32, wanted: u16, random: u32) -> Option<u16>
+    where
+        Self: Sized,
+    {
+        attempt(self, round, wanted, random)
+    }
 }
 
 /// Words of the summary per half.
@@ -33,35 +41,36 @@ const LOW: u64 = 0xff;
 
 /// Claims a port for a guest's socket; `None` when none of its range is left.
 #[inline(always)]
-pub fn take<P: PortPool>(pool: &P, wanted: u16, own: (u16, u16), random: u32) -> Option<u16> {
-    let is_own = own.0 <= wanted && wanted <= own.1;
-    if wanted != 0 && !is_own && claim(pool, Pool::word(wanted), Pool::bit(wanted)) {
-        return Some(wanted);
+pub fn take<P: PortPool>(pool: &P, wanted: u16, random: u32) -> Option<u16> {
+    (0..=4 * GROUPS).find_map(|round| pool.attempt(round, wanted, random))
+}
+
+/// One look: in round 0 at the port itself; then at one group of words after the other, those of the
+/// same parity first, and all of them again with the router's own ports.
+#[inline(always)]
+pub fn attempt<P: PortPool>(pool: &P, round: u32, wanted: u16, random: u32) -> Option<u16> {
+    let (first, last) = RouterConfig::OWN_PORTS;
+    let Some(round) = round.checked_sub(1) else {
+        let is_own = first <= wanted && wanted <= last;
+        let is_free = wanted != 0 && !is_own && claim(pool, Pool::word(wanted), Pool::bit(wanted));
+        return is_free.then_some(wanted);
+    };
+    let half = ((u32::from(wanted) & 1) ^ (round / GROUPS & 1)) * GROUPS;
+    let group = random.wrapping_add(round) % GROUPS;
+    let own = if round < 2 * GROUPS { Some((first, last)) } else { None };
+    let candidates = !pool.full(half + group) & allowed(group, wanted < 1024, own);
+    if candidates == 0 {
+        return None;
     }
-    let mut round = 0;
-    // Twice through both parities: without the router's own ports, then with them.
-    while round < 4 * GROUPS {
-        let half = ((u32::from(wanted) & 1) ^ (round / GROUPS & 1)) * GROUPS;
-        let group = random.wrapping_add(round) % GROUPS;
-        let own_too = round >= 2 * GROUPS;
-        let candidates = !pool.full(half + group) & allowed(group, wanted < 1024, own, own_too);
-        round += 1;
-        if candidates == 0 {
-            continue;
-        }
-        let word = (half + group) * 64 + pick(candidates, random >> 3);
-        // Port 0 is none.
-        let free = !(pool.word(word) | u64::from(word == 0));
-        if free == 0 {
-            pool.set_full(half + group, 1 << (word & 63));
-            continue;
-        }
-        let bit = pick(free, random >> 9);
-        if claim(pool, word, bit) {
-            return Some(Pool::port(word, bit));
-        }
+    let word = (half + group) * 64 + pick(candidates, random >> 3);
+    // Port 0 is none.
+    let free = !(pool.word(word) | u64::from(word == 0));
+    if free == 0 {
+        pool.set_full(half + group, 1 << (word & 63));
+        return None;
     }
-    None
+    let bit = pick(free, random >> 9);
+    claim(pool, word, bit).then(|| Pool::port(word, bit))
 }
 
 /// Gives a port back.
@@ -72,15 +81,16 @@ pub fn give_back<P: PortPool>(pool: &P, port: u16) {
     pool.clear_full(word / 64, 1 << (word & 63));
 }
 
-/// The words of a group that may be searched.
+/// The words of a group that may be searched: those of the range, without `own` ports.
 #[inline(always)]
-const fn allowed(group: u32, low: bool, own: (u16, u16), own_too: bool) -> u64 {
+const fn allowed(group: u32, low: bool, own: Option<(u16, u16)>) -> u64 {
     if low {
         return if group == 0 { LOW } else { 0 };
     }
     let range = if group == 0 { !LOW } else { u64::MAX };
-    let (first, last) = (own.0 as u32 >> 7, own.1 as u32 >> 7);
-    if own_too || own.0 > own.1 || first / 64 != group {
+    let Some((first, last)) = own else { return range };
+    let (first, last) = (first as u32 >> 7, last as u32 >> 7);
+    if first / 64 != group {
         return range;
     }
     range & !((u64::MAX << (first & 63)) & (u64::MAX >> (63 - (last & 63))))
@@ -155,7 +165,7 @@ mod tests {
         *state >> 7 ^ *state
     }
 
-    const OWN: (u16, u16) = (64_000, 65_023);
+    const OWN: (u16, u16) = RouterConfig::OWN_PORTS;
 
     #[test]
     fn every_port_of_a_range_is_used_once_before_none_is_left() {
@@ -163,7 +173,7 @@ mod tests {
             let pool = Words::new();
             let mut state = 1;
             let mut seen = BTreeSet::new();
-            while let Some(port) = take(&pool, wanted, OWN, random(&mut state)) {
+            while let Some(port) = take(&pool, wanted, random(&mut state)) {
                 assert!(ports.contains(&port), "{port} is of the other range");
                 assert!(seen.insert(port), "{port} was given out twice");
                 let same_parity = seen.len() <= if wanted == 5001 { 32_256 - 512 } else { 512 };
@@ -176,20 +186,20 @@ mod tests {
     #[test]
     fn a_free_port_is_preserved_and_one_given_back_is_found_again() {
         let pool = Words::new();
-        assert_eq!(take(&pool, 5000, OWN, 9), Some(5000));
-        let other = take(&pool, 5000, OWN, 9).unwrap();
+        assert_eq!(take(&pool, 5000, 9), Some(5000));
+        let other = take(&pool, 5000, 9).unwrap();
         assert!(other != 5000 && other % 2 == 0 && other >= 1024);
-        while take(&pool, 5000, OWN, 12_345).is_some() {}
+        while take(&pool, 5000, 12_345).is_some() {}
         give_back(&pool, 7777);
-        assert_eq!(take(&pool, 5000, OWN, 99), Some(7777));
-        assert_eq!(take(&pool, 5000, OWN, 99), None);
+        assert_eq!(take(&pool, 5000, 99), Some(7777));
+        assert_eq!(take(&pool, 5000, 99), None);
     }
 
     #[test]
     fn the_routers_own_ports_come_last() {
         let pool = Words::new();
         let mut state = 7;
-        let taken: Vec<u16> = core::iter::from_fn(|| take(&pool, 64_500, OWN, random(&mut state))).collect();
+        let taken: Vec<u16> = core::iter::from_fn(|| take(&pool, 64_500, random(&mut state))).collect();
         let is_own = |port: &u16| (OWN.0..=OWN.1).contains(port);
         assert!(!taken[..63_488].iter().any(is_own));
         assert!(taken[63_488..].iter().all(is_own));
@@ -199,8 +209,8 @@ mod tests {
     fn changed_ports_are_spread_over_the_range() {
         let pool = Words::new();
         let mut state = 3;
-        take(&pool, 5000, OWN, 0);
-        let ports: Vec<u16> = (0..1000).filter_map(|_| take(&pool, 5000, OWN, random(&mut state))).collect();
+        take(&pool, 5000, 0);
+        let ports: Vec<u16> = (0..1000).filter_map(|_| take(&pool, 5000, random(&mut state))).collect();
         for eighth in 0..8u16 {
             let range = 1024 + eighth * 8000..1024 + eighth * 8000 + 8000;
             assert!(ports.iter().filter(|port| range.contains(port)).count() > 50, "{range:?}");
