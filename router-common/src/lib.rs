@@ -12,6 +12,7 @@
 pub mod account;
 pub mod config;
 pub mod flow;
+pub mod fragment;
 pub mod layout;
 pub mod nat;
 pub mod net;

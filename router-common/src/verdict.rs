@@ -87,6 +87,12 @@ reasons! {
         IcmpUnsupported = 20 => "icmp-unsupported",
         /// Writing the packet failed.
         RewriteFailed = 21 => "rewrite-failed",
+        /// A fragment that no datagram can have.
+        BadFragment = 22 => "bad-fragment",
+        /// A fragment that covers what another has covered (RFC 1858, RFC 5722).
+        OverlappingFragment = 23 => "overlapping-fragment",
+        /// A fragment that cannot wait for its datagram's first one: too large, or too many wait.
+        FragmentNotHeld = 24 => "fragment-not-held",
     }
 }
 
@@ -130,5 +136,10 @@ reasons! {
         EgressWithoutXdp = 99 => "egress-without-xdp",
         /// Larger than the way out: TC knows whether it is a GSO packet.
         Oversize = 100 => "oversize",
+        /// A fragment before its datagram's first one, or a first one that others wait for: only TC can
+        /// hold and release them.
+        Fragment = 101 => "fragment",
+        /// A fragment that TC holds until its datagram's first one has come; it is counted again then.
+        Held = 102 => "held",
     }
 }

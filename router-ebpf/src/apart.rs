@@ -6,15 +6,24 @@
 //! small frames, the two share the 512 bytes of stack, where one would not fit above the other.
 //! What the slow path needs of the packet lies in a per-CPU map.
 
-use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use core::ptr::NonNull;
+
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, xdp_md};
+use aya_ebpf::helpers::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use router_common::fragment::{HeldKey, Holder, MAX_HELD};
 use router_common::net::{Ipv4, Ipv6};
+use router_common::port::LocalKey;
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
+use router_ebpf::fragment::Marked;
 use router_ebpf::passage::Decided;
-use router_ebpf::{nat, ports, walk};
+use router_ebpf::{fragment, nat, ports, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
-use crate::maps::{Context, FamilyMaps, Maps, arrival, opening, pool_in_place};
+use crate::maps::{
+    Context, FamilyMaps, Maps, Piece, arrival, datagram, held_room, opening, piece, pool_in_place,
+    set_covered,
+};
 
 const FLOW: u32 = 0;
 const GRANTED: u32 = 0;
@@ -169,4 +178,218 @@ pub extern "C" fn xvr_claim4(attempt: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn xvr_claim6(attempt: u32) -> u32 {
     claim::<Ipv6>(attempt)
+}
+
+/// What [`xvr_cover4`] says of a fragment that overlaps another.
+pub const OVERLAP: u32 = u32::MAX;
+const FAILED: u32 = 1;
+
+#[inline(always)]
+fn note<A: FamilyMaps>() -> u32 {
+    let Some(piece) = piece::<A>() else { return FAILED };
+    let Some(entry) = datagram(&piece) else { return FAILED };
+    // SAFETY: from a lookup of this run. Two first fragments at the same moment leave the ports of
+    // either, and one of them is refused as overlapping.
+    unsafe {
+        let entry = entry.as_ptr();
+        if (*entry).known == 0 {
+            ((*entry).src_port, (*entry).dst_port) = (piece.src_port, piece.dst_port);
+            (*entry).known = 1;
+        }
+    }
+    GRANTED
+}
+
+/// Keeps a first fragment's ports, IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_note4() -> u32 {
+    note::<Ipv4>()
+}
+
+/// Keeps a first fragment's ports, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_note6() -> u32 {
+    note::<Ipv6>()
+}
+
+const NEW: u32 = 0;
+const BEFORE: u32 = 1;
+const END: u32 = 2;
+
+#[inline(always)]
+fn mark_word<A: FamilyMaps>(index: u32) -> u32 {
+    let Some(piece) = piece::<A>() else { return END };
+    let Some(entry) = A::datagrams().get_ptr_mut(&piece.key).and_then(NonNull::new) else { return END };
+    match fragment::mark(&piece.fragment, index, |word, bits| set_covered(entry, word, bits)) {
+        Marked::New => NEW,
+        Marked::Before => BEFORE,
+        Marked::End => END,
+    }
+}
+
+/// Marks the part that a fragment has in one of its words, IPv4: 0 new, 1 not new, 2 no more.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_mark4(index: u32) -> u32 {
+    mark_word::<Ipv4>(index)
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_mark6(index: u32) -> u32 {
+    mark_word::<Ipv6>(index)
+}
+
+#[inline(always)]
+fn cover<A: FamilyMaps>() -> u32 {
+    let Some(piece) = piece::<A>() else { return OVERLAP };
+    let Some(entry) = datagram(&piece) else { return OVERLAP };
+    let is_new = fragment::cover(|index| match A::mark(index) {
+        NEW => Marked::New,
+        BEFORE => Marked::Before,
+        _ => Marked::End,
+    });
+    if !is_new {
+        return OVERLAP;
+    }
+    // SAFETY: from a lookup of this run.
+    unsafe {
+        (*entry.as_ptr()).seen = piece.now;
+        (*entry.as_ptr()).new_id.raw().into()
+    }
+}
+
+/// Notes that a fragment is on its way, IPv4: the identification it leaves with, or [`OVERLAP`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_cover4() -> u32 {
+    cover::<Ipv4>()
+}
+
+/// Notes that a fragment is on its way, IPv6: some number, or [`OVERLAP`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_cover6() -> u32 {
+    cover::<Ipv6>()
+}
+
+/// Whether a source may have one more fragment held.
+#[inline(always)]
+fn may_hold<A: FamilyMaps>(piece: &Piece<A>) -> bool {
+    let source = LocalKey { address: piece.key.src, router: piece.key.router, pad: [0; 2] };
+    if let Some(holder) = A::holders().get_ptr_mut(&source) {
+        // SAFETY: from a lookup of this run; CPUs that count at once may let a few more in.
+        return fragment::may_hold(unsafe { &mut *holder }, piece.now);
+    }
+    let holder = Holder { since: piece.now, count: 1, pad: 0 };
+    A::holders().insert(&source, &holder, 0).is_ok()
+}
+
+#[inline(always)]
+fn hold<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
+    let (Some(piece), Some(mut room)) = (piece::<A>(), held_room()) else { return FAILED };
+    // SAFETY: the program's own context.
+    let (length, ifindex) = unsafe { ((*skb).len, (*skb).ifindex) };
+    if length == 0 || length >= HELD_LENGTH || !may_hold(&piece) {
+        return FAILED;
+    }
+    (room.since, room.length, room.ifindex) = (piece.now, length, ifindex);
+    let bounded = bounded(length);
+    // SAFETY: the room is longer than the bounded length.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut room.frame).cast(), bounded) } != 0 {
+        return FAILED;
+    }
+    let Some(entry) = datagram(&piece) else { return FAILED };
+    // SAFETY: from a lookup of this run; two CPUs with fragments of one datagram at the same moment may
+    // overwrite one of them.
+    let index = unsafe {
+        let index = (*entry.as_ptr()).held;
+        (*entry.as_ptr()).held = index + 1;
+        index
+    };
+    if index >= MAX_HELD {
+        return FAILED;
+    }
+    let key = HeldKey { datagram: piece.key, index };
+    if A::held().insert(&key, &*room, 0).is_ok() { GRANTED } else { FAILED }
+}
+
+/// Room for a held frame, in bytes.
+const HELD_LENGTH: u32 = 2048;
+
+/// A length of 1 to [`HELD_LENGTH`], and the verifier sees both bounds.
+#[inline(always)]
+fn bounded(length: u32) -> u32 {
+    let mut length = length;
+    // SAFETY: a register alone, no memory, no flags.
+    unsafe {
+        core::arch::asm!("{0} += -1", "{0} &= {max}", "{0} += 1",
+                         inout(reg) length, max = const HELD_LENGTH - 1,
+                         options(pure, nomem, nostack, preserves_flags));
+    }
+    length
+}
+
+/// Keeps a fragment, IPv4; 0 if it could be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_hold4(skb: *mut __sk_buff) -> u32 {
+    hold::<Ipv4>(skb)
+}
+
+/// Keeps a fragment, IPv6; 0 if it could be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_hold6(skb: *mut __sk_buff) -> u32 {
+    hold::<Ipv6>(skb)
+}
+
+/// The first fragment comes in again, by a clone, and then all that waited, in its buffer.
+#[inline(always)]
+fn release<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
+    let Some(piece) = piece::<A>() else { return FAILED };
+    let Some(entry) = datagram(&piece) else { return FAILED };
+    // SAFETY: from a lookup of this run; the program's own context.
+    let (held, ifindex) = unsafe { (core::mem::replace(&mut (*entry.as_ptr()).held, 0), (*skb).ifindex) };
+    // SAFETY: the program's own context.
+    unsafe { bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) };
+    for index in 0..MAX_HELD {
+        if index >= held {
+            break;
+        }
+        let key = HeldKey { datagram: piece.key, index };
+        let Some(held) = A::held().get_ptr(&key) else { continue };
+        // SAFETY: from a lookup of this run; the frame is longer than the bounded length.
+        unsafe {
+            let length = bounded((*held).length);
+            if length == 0 || piece.now.wrapping_sub((*held).since) > fragment::HOLD_TIME {
+                continue;
+            }
+            if bpf_skb_change_tail(skb, length, 0) != 0
+                || bpf_skb_store_bytes(skb, 0, (&raw const (*held).frame).cast(), length, 0) != 0
+            {
+                continue;
+            }
+            bpf_clone_redirect(skb, (*held).ifindex, u64::from(BPF_F_INGRESS));
+        }
+        let _ = A::held().remove(&key);
+    }
+    GRANTED
+}
+
+/// Has a first fragment and what waited for it come in again, IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_release4(skb: *mut __sk_buff) -> u32 {
+    release::<Ipv4>(skb)
+}
+
+/// Has a first fragment and what waited for it come in again, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_release6(skb: *mut __sk_buff) -> u32 {
+    release::<Ipv6>(skb)
 }

@@ -260,7 +260,7 @@ fn may_begin<A: Family>(arrival: &Arrival<A>) -> Result<(), DropReason> {
             SYN | ACK => Ok(()),
             _ => Err(DropReason::InvalidState),
         },
-        Transport::IcmpReply => Err(DropReason::InvalidState),
+        Transport::IcmpReply | Transport::LaterFragment => Err(DropReason::InvalidState),
         Transport::Other if arrival.key.protocol == A::ICMP => Err(DropReason::IcmpUnsupported),
         _ => Ok(()),
     }

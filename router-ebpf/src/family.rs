@@ -77,6 +77,8 @@ pub trait Family: Address + Plain {
     /// Writes both addresses at the header's offset and mends the header's own checksum, if it
     /// has one, by their delta.
     fn store_addresses<P: Packet>(packet: &mut P, l3: usize, ends: (Self, Self), delta: u16) -> Option<()>;
+    /// Writes another identification into a fragment's header, where a family ever does.
+    fn store_id<P: Packet>(packet: &mut P, l3: usize, id: Be16) -> Option<()>;
     /// One off the TTL or hop limit, header checksum included.
     fn decrement_hop_limit<P: Packet>(packet: &mut P, l3: usize) -> Option<()>;
 }
@@ -139,6 +141,14 @@ impl Family for Ipv4 {
         packet.store(l3 + 12, [ends.0, ends.1])?;
         let old: Be16 = packet.load(l3 + 10)?;
         packet.store(l3 + 10, checksum::apply(old, delta))
+    }
+
+    #[inline(always)]
+    fn store_id<P: Packet>(packet: &mut P, l3: usize, id: Be16) -> Option<()> {
+        let old: Be16 = packet.load(l3 + 4)?;
+        packet.store(l3 + 4, id)?;
+        let sum: Be16 = packet.load(l3 + 10)?;
+        packet.store(l3 + 10, checksum::apply(sum, checksum::delta(old.raw(), id.raw())))
     }
 
     #[inline(always)]
@@ -211,6 +221,11 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn store_addresses<P: Packet>(packet: &mut P, l3: usize, ends: (Self, Self), _delta: u16) -> Option<()> {
         packet.store(l3 + 8, [ends.0, ends.1])
+    }
+
+    #[inline(always)]
+    fn store_id<P: Packet>(_packet: &mut P, _l3: usize, _id: Be16) -> Option<()> {
+        Some(())
     }
 
     #[inline(always)]

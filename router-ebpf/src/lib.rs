@@ -16,6 +16,7 @@ pub mod checksum;
 pub mod conntrack;
 pub mod family;
 pub mod forward;
+pub mod fragment;
 pub mod icmp;
 pub mod nat;
 pub mod packet;

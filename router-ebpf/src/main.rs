@@ -13,6 +13,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use router_common::verdict::DeferReason;
 use router_ebpf::walk::{Neighbour, Verdict, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
@@ -51,6 +52,8 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
             unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
         }
         Verdict::Drop(_) => TC_ACT_SHOT,
+        // The frame lies in a table, or has come in again.
+        Verdict::Defer(DeferReason::Held) => TC_ACT_SHOT,
         Verdict::Defer(_) | Verdict::Punt(_) => TC_ACT_UNSPEC,
     }
 }

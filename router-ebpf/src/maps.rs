@@ -15,10 +15,11 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use router_common::account::{COUNTERS as COUNTERS_LENGTH, Hook, Traffic, counter_index};
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
+use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey, Holder};
 use router_common::nat::{
     Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, POOLS as POOLS_LENGTH, Pool, SourceKey,
     StaticNat,
@@ -28,9 +29,10 @@ use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
+use router_ebpf::fragment::{self, Fragment, Known};
 use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
-use router_ebpf::parse::tcp_flags;
+use router_ebpf::parse::{Parsed, tcp_flags};
 use router_ebpf::passage::{Decided, Passage};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
@@ -67,6 +69,28 @@ static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 2
 static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 #[map]
 static POOLS: Array<Pool> = Array::with_max_entries(POOLS_LENGTH, BPF_F_MMAPABLE);
+#[map]
+static DATAGRAMS4: LruHashMap<DatagramKey<Ipv4>, Datagram> = LruHashMap::with_max_entries(4096, 0);
+#[map]
+static DATAGRAMS6: LruHashMap<DatagramKey<Ipv6>, Datagram> = LruHashMap::with_max_entries(4096, 0);
+#[map]
+static HELD4: LruHashMap<HeldKey<Ipv4>, Held> = LruHashMap::with_max_entries(2048, 0);
+#[map]
+static HELD6: LruHashMap<HeldKey<Ipv6>, Held> = LruHashMap::with_max_entries(2048, 0);
+#[map]
+static HOLDERS4: LruHashMap<LocalKey<Ipv4>, Holder> = LruHashMap::with_max_entries(4096, 0);
+#[map]
+static HOLDERS6: LruHashMap<LocalKey<Ipv6>, Holder> = LruHashMap::with_max_entries(4096, 0);
+/// What the functions about fragments are called with, see [`apart`].
+#[map]
+static PIECE4: PerCpuArray<Piece<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static PIECE6: PerCpuArray<Piece<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
+/// Room to write a datagram or a held fragment down in.
+#[map]
+static DATAGRAM: PerCpuArray<Datagram> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static HELD: PerCpuArray<Held> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(COUNTERS_LENGTH, 0);
 /// What the slow path is called with, see [`apart`].
@@ -399,6 +423,67 @@ pub fn opening<A: FamilyMaps>() -> Option<Own<Opening<A>>> {
     own(A::openings())
 }
 
+/// A fragment, as the functions apart are called with it.
+#[derive(Clone, Copy)]
+pub struct Piece<A> {
+    /// Its datagram.
+    pub key: DatagramKey<A>,
+    /// Now, nanoseconds.
+    pub now: u64,
+    /// Where it lies.
+    pub fragment: Fragment,
+    /// Source port.
+    pub src_port: Be16,
+    /// Destination port.
+    pub dst_port: Be16,
+}
+
+/// The fragment that a function has been called with.
+#[inline(always)]
+pub fn piece<A: FamilyMaps>() -> Option<Own<Piece<A>>> {
+    own(A::pieces())
+}
+
+/// Leaves a fragment for the functions apart.
+#[inline(always)]
+fn leave<A: FamilyMaps>(parsed: &Parsed<A>, now: u64) {
+    let Some(mut room) = own(A::pieces()) else { return };
+    room.key = fragment::key(parsed);
+    (room.now, room.fragment) = (now, parsed.fragment);
+    (room.src_port, room.dst_port) = (parsed.key.src_port, parsed.key.dst_port);
+}
+
+/// The entry of a piece's datagram, made anew if there is none or an old one.
+#[inline(always)]
+pub fn datagram<A: FamilyMaps>(piece: &Piece<A>) -> Option<NonNull<Datagram>> {
+    if let Some(found) = A::datagrams().get_ptr_mut(&piece.key).and_then(NonNull::new) {
+        // SAFETY: from a lookup of this run; integers, each value of which is valid.
+        let seen = unsafe { (*found.as_ptr()).seen };
+        if piece.now.wrapping_sub(seen) < fragment::HOLD_TIME {
+            return Some(found);
+        }
+    }
+    let mut room = own(&DATAGRAM)?;
+    // Nobody writes to the room but here: all else in it is zero.
+    room.seen = piece.now;
+    room.new_id = Be16::from_raw(Maps { ctx: Context::Absent }.random() as u16);
+    A::datagrams().insert(&piece.key, &*room, 0).ok()?;
+    A::datagrams().get_ptr_mut(&piece.key).and_then(NonNull::new)
+}
+
+/// Sets bits of a datagram's coverage; what was there before.
+#[inline(always)]
+pub fn set_covered(datagram: NonNull<Datagram>, word: u32, bits: u64) -> u64 {
+    // SAFETY: the index is within the array.
+    fetch_or(unsafe { (&raw mut (*datagram.as_ptr()).covered).cast::<u64>().add(masked::<127>(word)) }, bits)
+}
+
+/// Where held fragments are written down.
+#[inline(always)]
+pub fn held_room() -> Option<Own<Held>> {
+    own(&HELD)
+}
+
 /// Where a family's tables are.
 pub trait FamilyMaps: Family {
     /// `AF_INET` or `AF_INET6`.
@@ -415,6 +500,24 @@ pub trait FamilyMaps: Family {
     fn bind();
     /// One more attempt to open it, see [`apart`].
     fn claim(attempt: u32) -> u32;
+    /// Datagrams that come in fragments.
+    fn datagrams() -> &'static LruHashMap<DatagramKey<Self>, Datagram>;
+    /// Fragments that wait.
+    fn held() -> &'static LruHashMap<HeldKey<Self>, Held>;
+    /// Whose they are.
+    fn holders() -> &'static LruHashMap<LocalKey<Self>, Holder>;
+    /// What the functions about fragments are called with.
+    fn pieces() -> &'static PerCpuArray<Piece<Self>>;
+    /// See [`apart`].
+    fn note();
+    /// See [`apart`].
+    fn mark(index: u32) -> u32;
+    /// See [`apart`].
+    fn cover() -> u32;
+    /// See [`apart`].
+    fn hold(skb: *mut __sk_buff) -> u32;
+    /// See [`apart`].
+    fn release(skb: *mut __sk_buff);
     /// Room for an entry to be.
     fn drafts() -> &'static PerCpuArray<Draft<Self>>;
     /// The router's addresses.
@@ -429,6 +532,51 @@ impl FamilyMaps for Ipv4 {
     #[inline(always)]
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>> {
         &FLOWS4
+    }
+
+    #[inline(always)]
+    fn datagrams() -> &'static LruHashMap<DatagramKey<Self>, Datagram> {
+        &DATAGRAMS4
+    }
+
+    #[inline(always)]
+    fn held() -> &'static LruHashMap<HeldKey<Self>, Held> {
+        &HELD4
+    }
+
+    #[inline(always)]
+    fn holders() -> &'static LruHashMap<LocalKey<Self>, Holder> {
+        &HOLDERS4
+    }
+
+    #[inline(always)]
+    fn pieces() -> &'static PerCpuArray<Piece<Self>> {
+        &PIECE4
+    }
+
+    #[inline(always)]
+    fn note() {
+        apart::xvr_note4();
+    }
+
+    #[inline(always)]
+    fn mark(index: u32) -> u32 {
+        apart::xvr_mark4(index)
+    }
+
+    #[inline(always)]
+    fn cover() -> u32 {
+        apart::xvr_cover4()
+    }
+
+    #[inline(always)]
+    fn hold(skb: *mut __sk_buff) -> u32 {
+        apart::xvr_tc_hold4(skb)
+    }
+
+    #[inline(always)]
+    fn release(skb: *mut __sk_buff) {
+        apart::xvr_tc_release4(skb);
     }
 
     #[inline(always)]
@@ -480,6 +628,51 @@ impl FamilyMaps for Ipv6 {
     #[inline(always)]
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>> {
         &FLOWS6
+    }
+
+    #[inline(always)]
+    fn datagrams() -> &'static LruHashMap<DatagramKey<Self>, Datagram> {
+        &DATAGRAMS6
+    }
+
+    #[inline(always)]
+    fn held() -> &'static LruHashMap<HeldKey<Self>, Held> {
+        &HELD6
+    }
+
+    #[inline(always)]
+    fn holders() -> &'static LruHashMap<LocalKey<Self>, Holder> {
+        &HOLDERS6
+    }
+
+    #[inline(always)]
+    fn pieces() -> &'static PerCpuArray<Piece<Self>> {
+        &PIECE6
+    }
+
+    #[inline(always)]
+    fn note() {
+        apart::xvr_note6();
+    }
+
+    #[inline(always)]
+    fn mark(index: u32) -> u32 {
+        apart::xvr_mark6(index)
+    }
+
+    #[inline(always)]
+    fn cover() -> u32 {
+        apart::xvr_cover6()
+    }
+
+    #[inline(always)]
+    fn hold(skb: *mut __sk_buff) -> u32 {
+        apart::xvr_tc_hold6(skb)
+    }
+
+    #[inline(always)]
+    fn release(skb: *mut __sk_buff) {
+        apart::xvr_tc_release6(skb);
     }
 
     #[inline(always)]
@@ -661,6 +854,41 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     fn local(&self, key: &LocalKey<A>) -> Option<Local> {
         // SAFETY: userspace replaces entries whole.
         unsafe { A::locals().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn datagram(&self, key: &DatagramKey<A>, now: u64) -> Option<Known> {
+        // SAFETY: from a lookup of this run; integers, each value of which is valid.
+        Known::of(unsafe { A::datagrams().get(key) }?, now)
+    }
+
+    #[inline(always)]
+    fn note(&self, parsed: &Parsed<A>, now: u64) {
+        leave(parsed, now);
+        A::note();
+    }
+
+    #[inline(always)]
+    fn cover(&self, parsed: &Parsed<A>, now: u64) -> Result<Be16, DropReason> {
+        leave(parsed, now);
+        match A::cover() {
+            apart::OVERLAP => Err(DropReason::OverlappingFragment),
+            id => Ok(Be16::from_raw(id as u16)),
+        }
+    }
+
+    #[inline(always)]
+    fn hold(&self, parsed: &Parsed<A>, now: u64) -> Result<(), DropReason> {
+        let Context::Tc(skb) = self.ctx else { return Err(DropReason::FragmentNotHeld) };
+        leave(parsed, now);
+        if A::hold(skb) == 0 { Ok(()) } else { Err(DropReason::FragmentNotHeld) }
+    }
+
+    #[inline(always)]
+    fn release(&self, parsed: &Parsed<A>) {
+        let Context::Tc(skb) = self.ctx else { return };
+        leave(parsed, self.now());
+        A::release(skb);
     }
 
     #[inline(always)]

@@ -359,7 +359,7 @@ pub fn rewrite<A: Header, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &
         }
         Transport::IcmpQuery => identifier(packet, l4, src_port, patch),
         Transport::IcmpReply => identifier(packet, l4, dst_port, patch),
-        Transport::IcmpError | Transport::Other => Some(()),
+        Transport::IcmpError | Transport::Other | Transport::LaterFragment => Some(()),
     }
 }
 

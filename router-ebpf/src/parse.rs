@@ -5,10 +5,11 @@
 
 use router_common::flow::FlowKey;
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
-use router_common::verdict::{DropReason, PuntReason};
+use router_common::verdict::DropReason;
 
 use crate::checksum;
 use crate::family::{Family, IcmpKind, protocol};
+use crate::fragment::Fragment;
 use crate::icmp;
 use crate::packet::Packet;
 
@@ -40,6 +41,8 @@ pub enum Transport {
     IcmpError,
     /// Anything else: no ports.
     Other,
+    /// A fragment that is not the first: the datagram's ports are known from that.
+    LaterFragment,
 }
 
 /// An IP packet that can belong to a flow.
@@ -65,6 +68,8 @@ pub struct Parsed<A> {
     pub dont_fragment: bool,
     /// Length of the IP packet in bytes.
     pub length: usize,
+    /// Where it lies in its datagram, if it is a fragment.
+    pub fragment: Fragment,
 }
 
 /// TCP header flags.
@@ -77,15 +82,6 @@ pub mod tcp_flags {
     pub const RST: u8 = 4;
     /// The acknowledgment field counts.
     pub const ACK: u8 = 16;
-}
-
-/// What became of the IP header.
-#[derive(Clone, Copy, Debug)]
-pub enum Parse<A> {
-    /// A packet of a flow.
-    Packet(Parsed<A>),
-    /// The kernel's.
-    Punt(PuntReason),
 }
 
 const ETHERTYPE_VLAN: u16 = 0x8100;
@@ -121,11 +117,8 @@ pub fn link<P: Packet>(packet: &P) -> Result<Link, DropReason> {
 
 /// An IP packet; `router` is whose.
 #[inline(always)]
-pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Parse<A>, DropReason> {
-    let header = match A::header(packet, l3)? {
-        IpParse::Header(header) => header,
-        IpParse::Punt(reason) => return Ok(Parse::Punt(reason)),
-    };
+pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Parsed<A>, DropReason> {
+    let header = A::header(packet, l3)?;
     let [src, dst]: [A; 2] = load(packet, l3 + A::ADDRESSES)?;
     let l4 = packet.blur(header.l4);
     let mut parsed = Parsed {
@@ -147,7 +140,16 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
         tcp_ack: 0,
         dont_fragment: header.dont_fragment,
         length: header.length,
+        fragment: header.fragment,
     };
+    if header.fragment.is_later() {
+        parsed.transport = Transport::LaterFragment;
+        return Ok(parsed);
+    }
+    // A first fragment has the whole of what is looked at here (RFC 1858 §3).
+    if header.fragment.is_any() && header.length < l4 - l3 + least::<A>(header.protocol) {
+        return Err(DropReason::BadFragment);
+    }
     if header.protocol == protocol::TCP || header.protocol == protocol::UDP {
         let [src_port, dst_port]: [Be16; 2] = load(packet, l4)?;
         (parsed.key.src_port, parsed.key.dst_port) = (src_port, dst_port);
@@ -189,7 +191,18 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
             parsed.key = about.reverse();
         }
     }
-    Ok(Parse::Packet(parsed))
+    Ok(parsed)
+}
+
+/// The least that a transport header has.
+#[inline(always)]
+fn least<A: Family>(protocol: u8) -> usize {
+    match protocol {
+        protocol::TCP => 20,
+        protocol::UDP => 8,
+        _ if protocol == A::ICMP => 8,
+        _ => 0,
+    }
 }
 
 /// What the IP header itself says.
@@ -205,21 +218,14 @@ pub struct IpHeader {
     pub dont_fragment: bool,
     /// Length of the IP packet in bytes.
     pub length: usize,
-}
-
-/// What became of the IP header alone.
-#[derive(Clone, Copy, Debug)]
-pub enum IpParse {
-    /// A whole packet.
-    Header(IpHeader),
-    /// The kernel's.
-    Punt(PuntReason),
+    /// Where it lies in its datagram, if it is a fragment.
+    pub fragment: Fragment,
 }
 
 /// The family's header.
 pub trait Header: Family {
     /// Reads and checks the header (RFC 1812 §5.2.2, RFC 8200 §4).
-    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpParse, DropReason>;
+    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpHeader, DropReason>;
     /// Of the packet inside an ICMP error, which may be cut short: where its transport header
     /// begins, and which it is. `None` for what cannot be a flow's first bytes: another version,
     /// a later fragment, a header that is not whole, a wrong header checksum (RFC 5508 REQ-3a),
@@ -230,12 +236,14 @@ pub trait Header: Family {
 const DONT_FRAGMENT: u16 = 0x4000;
 /// More fragments, or an offset.
 const FRAGMENT: u16 = 0x3fff;
+/// More fragments.
+const MORE_FRAGMENTS: u16 = 0x2000;
 /// The offset alone.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 impl Header for Ipv4 {
     #[inline(always)]
-    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpParse, DropReason> {
+    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpHeader, DropReason> {
         let words: [u32; 5] = load(packet, l3)?;
         let [first, second, third, _, _] = words;
         let [version_length, _, length_high, length_low] = first.to_ne_bytes();
@@ -254,19 +262,18 @@ impl Header for Ipv4 {
         if checksum::fold(sum) != 0xffff {
             return Err(DropReason::BadIpChecksum);
         }
-        let [_, _, fragment_high, fragment_low] = second.to_ne_bytes();
+        let [id_high, id_low, fragment_high, fragment_low] = second.to_ne_bytes();
         let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
-        if fragment & FRAGMENT != 0 {
-            return Ok(IpParse::Punt(PuntReason::Fragment));
-        }
+        let dont_fragment = fragment & DONT_FRAGMENT != 0;
+        let fragment = if fragment & FRAGMENT != 0 {
+            let id = u32::from(u16::from_ne_bytes([id_high, id_low]));
+            let more = fragment & MORE_FRAGMENTS != 0;
+            Fragment::new(id, fragment & FRAGMENT_OFFSET, length - header_length, more)?
+        } else {
+            Fragment::default()
+        };
         let [hop_limit, protocol, _, _] = third.to_ne_bytes();
-        Ok(IpParse::Header(IpHeader {
-            l4: l3 + header_length,
-            protocol,
-            hop_limit,
-            dont_fragment: fragment & DONT_FRAGMENT != 0,
-            length,
-        }))
+        Ok(IpHeader { l4: l3 + header_length, protocol, hop_limit, dont_fragment, length, fragment })
     }
 
     #[inline(always)]
@@ -309,7 +316,7 @@ const EXTENSION_HEADERS: usize = 6;
 
 impl Header for Ipv6 {
     #[inline(always)]
-    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpParse, DropReason> {
+    fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpHeader, DropReason> {
         let [first, second]: [u32; 2] = load(packet, l3)?;
         let [version, _, _, _] = first.to_ne_bytes();
         let [length_high, length_low, mut protocol, hop_limit] = second.to_ne_bytes();
@@ -321,10 +328,29 @@ impl Header for Ipv6 {
             return Err(DropReason::Truncated);
         }
         let mut l4 = l3 + Self::HEADER;
+        let mut fragment = Fragment::default();
         for _ in 0..EXTENSION_HEADERS {
             match protocol {
                 HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {}
-                FRAGMENT_HEADER => return Ok(IpParse::Punt(PuntReason::Fragment)),
+                FRAGMENT_HEADER if !fragment.is_any() => {
+                    let [first, id]: [u32; 2] = load(packet, l4)?;
+                    let [next, _, offset_high, offset_low] = first.to_ne_bytes();
+                    let offset = u16::from_be_bytes([offset_high, offset_low]);
+                    l4 += 8;
+                    if l4 > l3 + length {
+                        return Err(DropReason::Truncated);
+                    }
+                    protocol = next;
+                    // A fragment that is the whole datagram is none (RFC 6946).
+                    if offset & !0x6 != 0 {
+                        let more = offset & 1 != 0;
+                        fragment = Fragment::new(id, offset >> 3, l3 + length - l4, more)?;
+                    }
+                    if fragment.is_later() {
+                        break;
+                    }
+                    continue;
+                }
                 _ => break,
             }
             let [next, extent, routing_type, _]: [u8; 4] = load(packet, l4)?;
@@ -338,10 +364,12 @@ impl Header for Ipv6 {
                 return Err(DropReason::Truncated);
             }
         }
-        if matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT_HEADER) {
+        if !fragment.is_later()
+            && matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT_HEADER)
+        {
             return Err(DropReason::TooManyHeaders);
         }
-        Ok(IpParse::Header(IpHeader { l4, protocol, hop_limit, dont_fragment: true, length }))
+        Ok(IpHeader { l4, protocol, hop_limit, dont_fragment: true, length, fragment })
     }
 
     #[inline(always)]

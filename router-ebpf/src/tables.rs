@@ -7,6 +7,7 @@ use core::ops::{Deref, DerefMut};
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
+use router_common::fragment::DatagramKey;
 use router_common::nat::{
     Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
 };
@@ -16,8 +17,10 @@ use router_common::verdict::DropReason;
 
 use crate::conntrack::{Arrival, Claim, Decision, Opening};
 use crate::family::Family;
+use crate::fragment::Known;
 use crate::nat::Destination;
 use crate::packet::Packet;
+use crate::parse::Parsed;
 use crate::passage::{Decided, Passage};
 use crate::ports::PortPool;
 use crate::walk;
@@ -156,6 +159,22 @@ pub trait Flows<A: Family>: Tables + Sized {
     /// # Errors
     /// Why the packet is refused.
     fn claim(&self, attempt: u32) -> Result<Claim, DropReason>;
+    /// What is known of a datagram.
+    fn datagram(&self, key: &DatagramKey<A>, now: u64) -> Option<Known>;
+    /// Keeps the ports of a first fragment for the others; those of the first that came count.
+    fn note(&self, parsed: &Parsed<A>, now: u64);
+    /// Notes that a fragment is on its way; says which identification it leaves with.
+    ///
+    /// # Errors
+    /// It covers what another has covered.
+    fn cover(&self, parsed: &Parsed<A>, now: u64) -> Result<Be16, DropReason>;
+    /// Keeps a fragment until its datagram's first one has come.
+    ///
+    /// # Errors
+    /// It is too large, or too many wait.
+    fn hold(&self, parsed: &Parsed<A>, now: u64) -> Result<(), DropReason>;
+    /// Has this first fragment, and all that waited for it, come in again.
+    fn release(&self, parsed: &Parsed<A>);
     /// The kernel's route.
     fn route(&self, query: &RouteQuery<A>) -> Route;
 }

@@ -24,10 +24,10 @@ use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 use crate::conntrack::{self, Arrival, Decision};
 use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family};
 use crate::packet::Packet;
-use crate::parse::{self, Header, Link, Parse, Parsed, Transport};
+use crate::parse::{self, Header, Link, Parsed, Transport};
 use crate::passage::{Decided, End, Passage};
 use crate::tables::{Activity, Flows, Tables, World};
-use crate::{checksum, forward, nat, tcp_state};
+use crate::{checksum, forward, fragment, nat, tcp_state};
 
 /// What becomes of a frame.
 #[must_use]
@@ -159,14 +159,16 @@ where
     P: Packet,
     T: Flows<A>,
 {
-    let parsed: Parsed<A> = match parse::ip(packet, l3, ingress.port.router)? {
-        Parse::Packet(parsed) => parsed,
-        Parse::Punt(reason) => return Ok(Verdict::punt(packet, reason).into()),
-    };
+    let mut parsed: Parsed<A> = parse::ip(packet, l3, ingress.port.router)?;
     if packet.hook() == Hook::Xdp && may_be_partial(packet, &ingress.port, &parsed) {
         return Ok(Verdict::Defer(DeferReason::PartialChecksum).into());
     }
     let (now, generation) = (tables.now(), tables.config().generation);
+    if parsed.fragment.is_any()
+        && let Some(verdict) = find_datagram(packet, tables, &mut parsed, now)?
+    {
+        return Ok(verdict.into());
+    }
     let flow = match tables.flow(&parsed.key) {
         Some(flow)
             if decided == Decided::Yes || conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) =>
@@ -181,6 +183,12 @@ where
     if let Some(verdict) = obstacle(packet, &parsed, &*flow)? {
         return Ok(verdict.into());
     }
+    if parsed.fragment.is_any() {
+        let id = tables.cover(&parsed, now)?;
+        if flow.translation & FlowEntry::<A>::SOURCE != 0 {
+            A::store_id(packet, l3, id).ok_or(DropReason::RewriteFailed)?;
+        }
+    }
     nat::rewrite(packet, &parsed, &*flow).ok_or(DropReason::RewriteFailed)?;
     let verdict = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
     // An error neither refreshes nor ends a flow (RFC 5508 REQ-6).
@@ -189,6 +197,38 @@ where
         tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags, tcp_ack: parsed.tcp_ack });
     }
     Ok(verdict.into())
+}
+
+/// A first fragment leaves its ports for the others, and a later one finds them. What comes too early,
+/// and what is waited for, is TC's: only there a frame can be kept, and sent later.
+#[inline(always)]
+fn find_datagram<A: Family, P: Packet, T: Flows<A>>(
+    packet: &P,
+    tables: &T,
+    parsed: &mut Parsed<A>,
+    now: u64,
+) -> Result<Option<Verdict>, DropReason> {
+    let key = fragment::key(parsed);
+    let known = tables.datagram(&key, now);
+    let is_later = parsed.fragment.is_later();
+    if is_later && let Some(known) = known.filter(|known| known.has_ports) {
+        (parsed.key.src_port, parsed.key.dst_port) = (known.src_port, known.dst_port);
+        return Ok(None);
+    }
+    let is_awaited = known.is_some_and(|known| known.is_awaited);
+    if packet.hook() == Hook::Xdp && (is_later || is_awaited) {
+        return Ok(Some(Verdict::Defer(DeferReason::Fragment)));
+    }
+    if is_later {
+        tables.hold(parsed, now)?;
+        return Ok(Some(Verdict::Defer(DeferReason::Held)));
+    }
+    tables.note(parsed, now);
+    if is_awaited {
+        tables.release(parsed);
+        return Ok(Some(Verdict::Defer(DeferReason::Held)));
+    }
+    Ok(None)
 }
 
 #[inline(always)]

@@ -279,3 +279,57 @@ fn read_ip(ip: &[u8]) -> ((IpAddr, IpAddr), u8, u8, (u16, u16), bool, usize) {
     let holds = !matches!(protocol, 1 | 6 | 17 | 58) || absent || sum(message, pseudo) == 0xffff;
     (ends, ttl, protocol, ports, header_holds && holds, l4)
 }
+
+/// Cuts a frame's IP packet into fragments of so many bytes of payload, which are a multiple of eight. `id`
+/// is their identification.
+pub fn fragments(frame: &Frame, id: u16, size: usize) -> Vec<Vec<u8>> {
+    let bytes = Frame { fragment: 0, ..frame.clone() }.bytes();
+    let is_v4 = frame.ends.0.is_ipv4();
+    let header = 14 + if is_v4 { 20 + frame.options.len() } else { 40 };
+    let (head, payload) = bytes.split_at(header);
+    let last = payload.len().div_ceil(size) - 1;
+    let piece = |(index, part): (usize, &[u8])| {
+        let mut bytes = head.to_vec();
+        let (offset, more) = ((index * size / 8) as u16, u16::from(index != last));
+        if is_v4 {
+            bytes[16..18].copy_from_slice(&((header - 14 + part.len()) as u16).to_be_bytes());
+            bytes[20..22].copy_from_slice(&(offset | more << 13).to_be_bytes());
+            bytes[18..20].copy_from_slice(&id.to_be_bytes());
+            bytes[24..26].fill(0);
+            let checksum = !(sum(&bytes[14..], 0) as u16);
+            bytes[24..26].copy_from_slice(&checksum.to_be_bytes());
+        } else {
+            let protocol = std::mem::replace(&mut bytes[20], 44);
+            bytes[18..20].copy_from_slice(&((8 + part.len()) as u16).to_be_bytes());
+            bytes.extend([protocol, 0]);
+            bytes.extend((offset << 3 | more).to_be_bytes());
+            bytes.extend(u32::from(id).to_be_bytes());
+        }
+        bytes.extend(part);
+        bytes
+    };
+    payload.chunks(size).enumerate().map(piece).collect()
+}
+
+/// The frame whose fragments, in order, these are.
+pub fn reassemble(pieces: &[Vec<u8>]) -> Vec<u8> {
+    let is_v4 = pieces[0][12..14] == [0x08, 0x00];
+    let header = 14 + if is_v4 { usize::from(pieces[0][14] & 0xf) * 4 } else { 40 };
+    let mut whole = pieces[0][..header].to_vec();
+    let payload = header + if is_v4 { 0 } else { 8 };
+    for piece in pieces {
+        whole.extend(&piece[payload..]);
+    }
+    let length = (whole.len() - if is_v4 { 14 } else { header }) as u16;
+    if is_v4 {
+        whole[16..18].copy_from_slice(&length.to_be_bytes());
+        whole[20..22].fill(0);
+        whole[24..26].fill(0);
+        let checksum = !(sum(&whole[14..header], 0) as u16);
+        whole[24..26].copy_from_slice(&checksum.to_be_bytes());
+    } else {
+        whole[20] = pieces[0][header];
+        whole[18..20].copy_from_slice(&length.to_be_bytes());
+    }
+    whole
+}

@@ -15,6 +15,7 @@
 //! Neighbours are known but for those whose address ends in .99 (`::99`). 198.18.0.0/15 is a
 //! blackhole. There is no IPv6 default route.
 
+mod fragment;
 mod nat;
 
 use std::net::Ipv4Addr;
@@ -203,7 +204,7 @@ fn ip(text: &str) -> std::net::IpAddr {
 
 /// Every scenario.
 pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
-    SCENARIOS.iter().chain(nat::SCENARIOS)
+    SCENARIOS.iter().chain(nat::SCENARIOS).chain(fragment::SCENARIOS)
 }
 
 const SCENARIOS: &[Scenario] = &[
@@ -431,14 +432,6 @@ const SCENARIOS: &[Scenario] = &[
                 assert_eq!(read(&sent.frame).ttl, 63);
             }
         }
-    }),
-    ("fragments go to the kernel", |r| {
-        let mut first = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", udp(5000, 53));
-        first.fragment = 0x2000;
-        punted(r, Nic::Tier1, &first.bytes(), PuntReason::Fragment);
-        let mut v6 = from(Nic::Tier1, "fd00:1::50", "fd00:2::50", Payload::Other { protocol: 44 });
-        v6.data = vec![17, 0, 0, 1, 0, 0, 0, 9, 1, 2, 3, 4, 5, 6, 7, 8];
-        punted(r, Nic::Tier1, &v6.bytes(), PuntReason::Fragment);
     }),
     ("IPv6 extension headers are stepped over, and type 0 routing headers refused", |r| {
         let mut frame = from(Nic::Tier1, "fd00:1::50", "fd00:2::50", Payload::Other { protocol: 0 });

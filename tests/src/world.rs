@@ -9,6 +9,7 @@ use std::rc::Rc;
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
+use router_common::fragment::{Datagram, DatagramKey};
 use router_common::nat::{
     Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
 };
@@ -17,8 +18,9 @@ use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
+use router_ebpf::fragment::{self, Known};
 use router_ebpf::nat::{self, Destination};
-use router_ebpf::parse::tcp_flags;
+use router_ebpf::parse::{Parsed, tcp_flags};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
 use router_userspace::compile::nat::{NatEntry, NatKey};
@@ -36,6 +38,8 @@ pub struct FamilyTables<A> {
     pub arrival: RefCell<Option<Arrival<A>>>,
     /// What it has decided about that packet's flow.
     pub opening: RefCell<Option<Opening<A>>>,
+    /// Datagrams that come in fragments.
+    pub datagrams: RefCell<HashMap<DatagramKey<A>, Datagram>>,
 }
 
 impl<A> Default for FamilyTables<A> {
@@ -46,6 +50,7 @@ impl<A> Default for FamilyTables<A> {
             routes: RefCell::default(),
             arrival: RefCell::default(),
             opening: RefCell::default(),
+            datagrams: RefCell::default(),
         }
     }
 }
@@ -426,6 +431,49 @@ impl<A: WorldFamily> Flows<A> for World {
         conntrack::claim(self, &arrival, &opening, attempt)
     }
 
+    fn datagram(&self, key: &DatagramKey<A>, now: u64) -> Option<Known> {
+        Known::of(A::tables(self).datagrams.borrow().get(key)?, now)
+    }
+
+    fn note(&self, parsed: &Parsed<A>, now: u64) {
+        let mut datagrams = A::tables(self).datagrams.borrow_mut();
+        let datagram = datagrams.entry(fragment::key(parsed)).or_insert_with(|| no_fragments(now));
+        if datagram.known == 0 {
+            (datagram.src_port, datagram.dst_port) = (parsed.key.src_port, parsed.key.dst_port);
+            datagram.known = 1;
+        }
+    }
+
+    fn cover(&self, parsed: &Parsed<A>, now: u64) -> Result<Be16, DropReason> {
+        let mut datagrams = A::tables(self).datagrams.borrow_mut();
+        let datagram = datagrams.entry(fragment::key(parsed)).or_insert_with(|| no_fragments(now));
+        let covered = &mut datagram.covered;
+        let is_new = fragment::cover(|index| {
+            fragment::mark(&parsed.fragment, index, |word, bits| {
+                let before = covered[word as usize];
+                covered[word as usize] |= bits;
+                before
+            })
+        });
+        match is_new {
+            true => Ok(datagram.new_id),
+            false => Err(DropReason::OverlappingFragment),
+        }
+    }
+
+    /// Frames in memory are held by whoever sent them.
+    fn hold(&self, parsed: &Parsed<A>, now: u64) -> Result<(), DropReason> {
+        let mut datagrams = A::tables(self).datagrams.borrow_mut();
+        datagrams.entry(fragment::key(parsed)).or_insert_with(|| no_fragments(now)).held += 1;
+        Ok(())
+    }
+
+    fn release(&self, parsed: &Parsed<A>) {
+        if let Some(datagram) = A::tables(self).datagrams.borrow_mut().get_mut(&fragment::key(parsed)) {
+            datagram.held = 0;
+        }
+    }
+
     fn local(&self, key: &LocalKey<A>) -> Option<Local> {
         A::tables(self).locals.borrow().get(&key.address).map(|&ifindex| Local { ifindex })
     }
@@ -450,6 +498,21 @@ impl tables::World for World {
             conntrack::decide(world, &arrival)
         }
         if version == Ipv6::VERSION { about::<Ipv6>(self) } else { about::<Ipv4>(self) }
+    }
+}
+
+/// A datagram of which nothing has come.
+fn no_fragments(now: u64) -> Datagram {
+    let none = Be16::default();
+    Datagram {
+        seen: now,
+        covered: [0; 128],
+        src_port: none,
+        dst_port: none,
+        held: 0,
+        new_id: Be16::new(0x1234),
+        known: 0,
+        pad: [0; 5],
     }
 }
 

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use router_common::account::Traffic;
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey};
+use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey, Holder};
 use router_common::nat::{
     Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, Pool, SourceKey, StaticNat,
 };
@@ -36,6 +37,12 @@ pub(super) const NAMES: &[&str] = &[
     "BINDINGS",
     "EXTERNALS",
     "POOLS",
+    "DATAGRAMS4",
+    "DATAGRAMS6",
+    "HELD4",
+    "HELD6",
+    "HOLDERS4",
+    "HOLDERS6",
 ];
 
 /// What a pinned map must look like to be this version's.
@@ -70,6 +77,12 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
     shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),
     shape::<u32, Pool>("POOLS", MMAPABLE),
+    shape::<DatagramKey<Ipv4>, Datagram>("DATAGRAMS4", 0),
+    shape::<DatagramKey<Ipv6>, Datagram>("DATAGRAMS6", 0),
+    shape::<HeldKey<Ipv4>, Held>("HELD4", 0),
+    shape::<HeldKey<Ipv6>, Held>("HELD6", 0),
+    shape::<LocalKey<Ipv4>, Holder>("HOLDERS4", 0),
+    shape::<LocalKey<Ipv6>, Holder>("HOLDERS6", 0),
 ];
 
 /// `RouterId` of the one router of a network namespace, see [`Port::router`].
