@@ -40,10 +40,14 @@ abi! {
         /// The identification to leave with where the source is translated: guests behind one
         /// address must not share one (RFC 6864 §5.2).
         pub new_id: Be16,
+        /// How many units of eight bytes have come.
+        pub have: u16,
+        /// How many there are; 0 until the last fragment has come.
+        pub total: u16,
         /// 1 when the first fragment has come, else 0.
         pub known: u8,
         /// Zero.
-        pub pad: [u8; 5],
+        pub pad: u8,
     }
 }
 

@@ -255,11 +255,16 @@ fn cover<A: FamilyMaps>() -> u32 {
     if !is_new {
         return OVERLAP;
     }
-    // SAFETY: from a lookup of this run.
-    unsafe {
-        (*entry.as_ptr()).seen = piece.now;
-        (*entry.as_ptr()).new_id.raw().into()
+    // SAFETY: from a lookup of this run. CPUs that count at once may miss that a datagram is complete: then
+    // its entry stays for a while.
+    let (id, is_complete) = unsafe {
+        let entry = &mut *entry.as_ptr();
+        (entry.new_id.raw(), fragment::completes(entry, &piece.fragment, piece.now))
+    };
+    if is_complete {
+        let _ = A::datagrams().remove(&piece.key);
     }
+    id.into()
 }
 
 /// Notes that a fragment is on its way, IPv4: the identification it leaves with, or [`OVERLAP`].

@@ -31,6 +31,8 @@ pub struct Fragment {
     pub start: u16,
     /// How many units it has; 0 for a packet that is no fragment.
     pub units: u16,
+    /// No more follow it.
+    pub is_last: bool,
 }
 
 impl Fragment {
@@ -56,7 +58,7 @@ impl Fragment {
         if length == 0 || (more && length % 8 != 0) || usize::from(offset) + units > usize::from(UNITS) {
             return Err(DropReason::BadFragment);
         }
-        Ok(Self { id, start: offset, units: units as u16 })
+        Ok(Self { id, start: offset, units: units as u16, is_last: !more })
     }
 }
 
@@ -143,6 +145,18 @@ pub fn cover(mut mark: impl FnMut(u32) -> Marked) -> bool {
     is_new
 }
 
+/// Counts a fragment that has come; whether its datagram is complete, and its identification free for
+/// another.
+#[inline(always)]
+pub const fn completes(datagram: &mut Datagram, fragment: &Fragment, now: u64) -> bool {
+    datagram.seen = now;
+    datagram.have += fragment.units;
+    if fragment.is_last {
+        datagram.total = fragment.start + fragment.units;
+    }
+    datagram.have == datagram.total
+}
+
 /// Whether a source may have one more fragment held.
 #[inline(always)]
 pub const fn may_hold(holder: &mut Holder, now: u64) -> bool {
@@ -158,7 +172,7 @@ mod tests {
     use super::*;
 
     fn marks(words: &mut [u64; 128], start: u32, units: u32) -> bool {
-        let fragment = Fragment { id: 0, start: start as u16, units: units as u16 };
+        let fragment = Fragment { id: 0, start: start as u16, units: units as u16, is_last: false };
         cover(|index| {
             mark(&fragment, index, |word, bits| {
                 let before = words[word as usize];

@@ -455,10 +455,14 @@ impl<A: WorldFamily> Flows<A> for World {
                 before
             })
         });
-        match is_new {
-            true => Ok(datagram.new_id),
-            false => Err(DropReason::OverlappingFragment),
+        if !is_new {
+            return Err(DropReason::OverlappingFragment);
         }
+        let id = datagram.new_id;
+        if fragment::completes(datagram, &parsed.fragment, now) {
+            datagrams.remove(&fragment::key(parsed));
+        }
+        Ok(id)
     }
 
     /// Frames in memory are held by whoever sent them.
@@ -511,8 +515,10 @@ fn no_fragments(now: u64) -> Datagram {
         dst_port: none,
         held: 0,
         new_id: Be16::new(0x1234),
+        have: 0,
+        total: 0,
         known: 0,
-        pad: [0; 5],
+        pad: 0,
     }
 }
 
