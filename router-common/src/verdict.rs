@@ -136,8 +136,7 @@ reasons! {
         EgressWithoutXdp = 99 => "egress-without-xdp",
         /// Larger than the way out: TC knows whether it is a GSO packet.
         Oversize = 100 => "oversize",
-        /// A fragment before its datagram's first one, or a first one that others wait for: only TC can
-        /// hold and release them.
+        /// A fragment: only TC can keep one that comes too early.
         Fragment = 101 => "fragment",
         /// A fragment that TC holds until its datagram's first one has come; it is counted again then.
         Held = 102 => "held",

@@ -15,17 +15,18 @@ use router_common::net::{Ipv4, Ipv6};
 use router_common::port::LocalKey;
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
-use router_ebpf::fragment::Marked;
+use router_ebpf::fragment::{Marked, Piece};
 use router_ebpf::passage::Decided;
 use router_ebpf::{fragment, nat, ports, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{
-    Context, FamilyMaps, Maps, Piece, arrival, datagram, held_room, opening, piece, pool_in_place,
-    set_covered,
+    Context, FamilyMaps, Maps, arrival, datagram, held_room, opening, piece, pool_in_place, set_covered,
 };
 
 const FLOW: u32 = 0;
+const FOUND: u32 = u32::MAX;
+const HELD: u32 = u32::MAX - 1;
 const GRANTED: u32 = 0;
 const TAKEN: u32 = u32::MAX;
 /// Where a map of one entry has none, which cannot be.
@@ -36,6 +37,8 @@ pub const NO_ROOM: u32 = DropReason::FlowTableFull.outcome();
 fn encoded(result: Result<Decision, DropReason>) -> u32 {
     match result {
         Ok(Decision::Flow) => FLOW,
+        Ok(Decision::Found) => FOUND,
+        Ok(Decision::Held) => HELD,
         Ok(Decision::Punt(reason)) => reason.outcome(),
         Err(reason) => reason.outcome(),
     }
@@ -44,8 +47,11 @@ fn encoded(result: Result<Decision, DropReason>) -> u32 {
 /// The reverse of [`encoded`].
 #[inline(always)]
 pub fn decoded(number: u32) -> Result<Decision, DropReason> {
-    if number == FLOW {
-        return Ok(Decision::Flow);
+    match number {
+        FLOW => return Ok(Decision::Flow),
+        FOUND => return Ok(Decision::Found),
+        HELD => return Ok(Decision::Held),
+        _ => {}
     }
     match PuntReason::from_outcome(number) {
         Some(reason) => Ok(Decision::Punt(reason)),
@@ -55,7 +61,11 @@ pub fn decoded(number: u32) -> Result<Decision, DropReason> {
 
 #[inline(always)]
 const fn decided(flag: u32) -> Decided {
-    if flag == 0 { Decided::No } else { Decided::Yes }
+    match flag {
+        0 => Decided::No,
+        1 => Decided::Found,
+        _ => Decided::Yes,
+    }
 }
 
 /// A passage in the XDP program: a [`Passage`](router_ebpf::passage::Passage) as a number.
@@ -65,7 +75,7 @@ pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, flag: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
     let (mut frame, maps, ifindex) =
         unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx)), (*ctx).ingress_ifindex) };
-    walk::pass(&mut frame, &maps, ifindex, decided(flag)).to_number()
+    walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
 }
 
 /// A passage in the TC program: a [`Passage`](router_ebpf::passage::Passage) as a number.
@@ -75,7 +85,7 @@ pub extern "C" fn xvr_tc_pass(skb: *mut __sk_buff, flag: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
     let (mut frame, maps, ifindex) =
         unsafe { (TcFrame::new(skb), Maps::new(Context::Tc(skb)), (*skb).ifindex) };
-    walk::pass(&mut frame, &maps, ifindex, decided(flag)).to_number()
+    walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
 }
 
 #[inline(always)]
@@ -180,39 +190,7 @@ pub extern "C" fn xvr_claim6(attempt: u32) -> u32 {
     claim::<Ipv6>(attempt)
 }
 
-/// What [`xvr_cover4`] says of a fragment that overlaps another.
-pub const OVERLAP: u32 = u32::MAX;
-const FAILED: u32 = 1;
-
-#[inline(always)]
-fn note<A: FamilyMaps>() -> u32 {
-    let Some(piece) = piece::<A>() else { return FAILED };
-    let Some(entry) = datagram(&piece) else { return FAILED };
-    // SAFETY: from a lookup of this run. Two first fragments at the same moment leave the ports of
-    // either, and one of them is refused as overlapping.
-    unsafe {
-        let entry = entry.as_ptr();
-        if (*entry).known == 0 {
-            ((*entry).src_port, (*entry).dst_port) = (piece.src_port, piece.dst_port);
-            (*entry).known = 1;
-        }
-    }
-    GRANTED
-}
-
-/// Keeps a first fragment's ports, IPv4.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_note4() -> u32 {
-    note::<Ipv4>()
-}
-
-/// Keeps a first fragment's ports, IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_note6() -> u32 {
-    note::<Ipv6>()
-}
+const FAILED: u32 = DropReason::FragmentNotHeld.outcome();
 
 const NEW: u32 = 0;
 const BEFORE: u32 = 1;
@@ -241,44 +219,6 @@ pub extern "C" fn xvr_mark4(index: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn xvr_mark6(index: u32) -> u32 {
     mark_word::<Ipv6>(index)
-}
-
-#[inline(always)]
-fn cover<A: FamilyMaps>() -> u32 {
-    let Some(piece) = piece::<A>() else { return OVERLAP };
-    let Some(entry) = datagram(&piece) else { return OVERLAP };
-    let is_new = fragment::cover(|index| match A::mark(index) {
-        NEW => Marked::New,
-        BEFORE => Marked::Before,
-        _ => Marked::End,
-    });
-    if !is_new {
-        return OVERLAP;
-    }
-    // SAFETY: from a lookup of this run. CPUs that count at once may miss that a datagram is complete: then
-    // its entry stays for a while.
-    let (id, is_complete) = unsafe {
-        let entry = &mut *entry.as_ptr();
-        (entry.new_id.raw(), fragment::completes(entry, &piece.fragment, piece.now))
-    };
-    if is_complete {
-        let _ = A::datagrams().remove(&piece.key);
-    }
-    id.into()
-}
-
-/// Notes that a fragment is on its way, IPv4: the identification it leaves with, or [`OVERLAP`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_cover4() -> u32 {
-    cover::<Ipv4>()
-}
-
-/// Notes that a fragment is on its way, IPv6: some number, or [`OVERLAP`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_cover6() -> u32 {
-    cover::<Ipv6>()
 }
 
 /// Whether a source may have one more fragment held.
@@ -319,7 +259,7 @@ fn hold<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
         return FAILED;
     }
     let key = HeldKey { datagram: piece.key, index };
-    if A::held().insert(&key, &*room, 0).is_ok() { GRANTED } else { FAILED }
+    if A::held().insert(&key, &*room, 0).is_ok() { HELD } else { FAILED }
 }
 
 /// Room for a held frame, in bytes.
@@ -336,20 +276,6 @@ fn bounded(length: u32) -> u32 {
                          options(pure, nomem, nostack, preserves_flags));
     }
     length
-}
-
-/// Keeps a fragment, IPv4; 0 if it could be.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_tc_hold4(skb: *mut __sk_buff) -> u32 {
-    hold::<Ipv4>(skb)
-}
-
-/// Keeps a fragment, IPv6; 0 if it could be.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_tc_hold6(skb: *mut __sk_buff) -> u32 {
-    hold::<Ipv6>(skb)
 }
 
 /// The first fragment comes in again, by a clone, and then all that waited, in its buffer.
@@ -382,19 +308,49 @@ fn release<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
         }
         let _ = A::held().remove(&key);
     }
-    GRANTED
+    HELD
 }
 
-/// Has a first fragment and what waited for it come in again, IPv4.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_tc_release4(skb: *mut __sk_buff) -> u32 {
-    release::<Ipv4>(skb)
+/// Finds a fragment's datagram: ports are exchanged, and what it covers is noted. What comes too early
+/// is kept; what is waited for comes in again with those that wait.
+#[inline(always)]
+fn find_datagram<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
+    let Some(mut piece) = piece::<A>() else { return FAILED };
+    let Some(entry) = datagram(&piece) else { return FAILED };
+    // SAFETY: from a lookup of this run. Two first fragments at the same moment leave the ports of
+    // either, and one of them is refused as overlapping.
+    let entry = unsafe { &mut *entry.as_ptr() };
+    if !fragment::exchange_ports(entry, &mut piece) {
+        return hold::<A>(skb);
+    }
+    if entry.held != 0 && !piece.fragment.is_later() {
+        return release::<A>(skb);
+    }
+    let is_new = fragment::cover(|index| match A::mark(index) {
+        NEW => Marked::New,
+        BEFORE => Marked::Before,
+        _ => Marked::End,
+    });
+    if !is_new {
+        return DropReason::OverlappingFragment.outcome();
+    }
+    // CPUs that count at once may miss that a datagram is complete: then its entry stays for a while.
+    if fragment::completes(entry, &piece.fragment, piece.now) {
+        let _ = A::datagrams().remove(&piece.key);
+    }
+    FOUND
 }
 
-/// Has a first fragment and what waited for it come in again, IPv6.
+/// For the TC program, IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_release6(skb: *mut __sk_buff) -> u32 {
-    release::<Ipv6>(skb)
+pub extern "C" fn xvr_tc_datagram4(skb: *mut __sk_buff) -> u32 {
+    find_datagram::<Ipv4>(skb)
+}
+
+/// For the TC program, IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_datagram6(skb: *mut __sk_buff) -> u32 {
+    find_datagram::<Ipv6>(skb)
 }

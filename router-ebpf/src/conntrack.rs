@@ -55,6 +55,10 @@ pub struct Arrival<A> {
 pub enum Decision {
     /// The flow is in the table, its way out looked up.
     Flow,
+    /// The fragment's datagram, and with it the ports.
+    Found,
+    /// The fragment waits, or it and others come in again.
+    Held,
     /// The kernel's.
     Punt(PuntReason),
 }

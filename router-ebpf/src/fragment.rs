@@ -3,9 +3,9 @@
 //! ```text
 //! first fragment   the flow's first packet like any other; leaves its ports in the table of datagrams
 //! later fragment   finds the ports there, and so its flow; only its addresses are translated
-//! one too early    XDP leaves it to TC, which holds it; when the first comes, TC has it and all that
-//!                  waited come in again
+//! one too early    is kept; when the first comes, it and all that waited come in again
 //! ```
+//! XDP leaves fragments to TC, where a frame can be kept.
 //! A fragment that covers what another has covered is refused (RFC 1858, RFC 3128, RFC 5722): every eight
 //! bytes have a bit. Fragments that wait are bounded per source; the tables evict the oldest, so
 //! that a flood of lone fragments costs neither whole packets nor fragments in order (RFC 4787 REQ-14a).
@@ -65,30 +65,21 @@ impl Fragment {
 /// Units of the longest datagram.
 const UNITS: u16 = 8192;
 
-/// What is known of a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// Its first fragment has come, and the ports are its.
-    pub has_ports: bool,
+/// A fragment, as the slow path is asked about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<A> {
+    /// Its datagram.
+    pub key: DatagramKey<A>,
+    /// Now, nanoseconds.
+    pub now: u64,
+    /// Where it lies.
+    pub fragment: Fragment,
     /// Source port.
     pub src_port: Be16,
     /// Destination port.
     pub dst_port: Be16,
-    /// Fragments wait for the first one.
-    pub is_awaited: bool,
-}
-
-impl Known {
-    /// From its entry, unless that is of an earlier datagram with the same identification.
-    #[inline(always)]
-    pub fn of(datagram: &Datagram, now: u64) -> Option<Self> {
-        (now.wrapping_sub(datagram.seen) < HOLD_TIME).then(|| Self {
-            has_ports: datagram.known != 0,
-            src_port: datagram.src_port,
-            dst_port: datagram.dst_port,
-            is_awaited: datagram.held != 0,
-        })
-    }
+    /// The identification that it leaves with, once it is noted in its datagram.
+    pub id: Be16,
 }
 
 /// The datagram that a packet is a fragment of.
@@ -143,6 +134,19 @@ pub fn cover(mut mark: impl FnMut(u32) -> Marked) -> bool {
         }
     }
     is_new
+}
+
+/// A first fragment leaves its ports, unless one has before; a later one takes them. Whether they are known.
+#[inline(always)]
+pub const fn exchange_ports<A>(datagram: &mut Datagram, piece: &mut Piece<A>) -> bool {
+    if piece.fragment.is_later() {
+        (piece.src_port, piece.dst_port) = (datagram.src_port, datagram.dst_port);
+    } else if datagram.known == 0 {
+        (datagram.src_port, datagram.dst_port) = (piece.src_port, piece.dst_port);
+        datagram.known = 1;
+    }
+    piece.id = datagram.new_id;
+    datagram.known != 0
 }
 
 /// Counts a fragment that has come; whether its datagram is complete, and its identification free for

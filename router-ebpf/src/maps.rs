@@ -29,11 +29,11 @@ use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
-use router_ebpf::fragment::{self, Fragment, Known};
+use router_ebpf::fragment::{self, Piece};
 use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
-use router_ebpf::passage::{Decided, Passage};
+use router_ebpf::passage::{Decided, Passage, Question};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
 
@@ -423,34 +423,10 @@ pub fn opening<A: FamilyMaps>() -> Option<Own<Opening<A>>> {
     own(A::openings())
 }
 
-/// A fragment, as the functions apart are called with it.
-#[derive(Clone, Copy)]
-pub struct Piece<A> {
-    /// Its datagram.
-    pub key: DatagramKey<A>,
-    /// Now, nanoseconds.
-    pub now: u64,
-    /// Where it lies.
-    pub fragment: Fragment,
-    /// Source port.
-    pub src_port: Be16,
-    /// Destination port.
-    pub dst_port: Be16,
-}
-
 /// The fragment that a function has been called with.
 #[inline(always)]
 pub fn piece<A: FamilyMaps>() -> Option<Own<Piece<A>>> {
     own(A::pieces())
-}
-
-/// Leaves a fragment for the functions apart.
-#[inline(always)]
-fn leave<A: FamilyMaps>(parsed: &Parsed<A>, now: u64) {
-    let Some(mut room) = own(A::pieces()) else { return };
-    room.key = fragment::key(parsed);
-    (room.now, room.fragment) = (now, parsed.fragment);
-    (room.src_port, room.dst_port) = (parsed.key.src_port, parsed.key.dst_port);
 }
 
 /// The entry of a piece's datagram, made anew if there is none or an old one.
@@ -509,15 +485,7 @@ pub trait FamilyMaps: Family {
     /// What the functions about fragments are called with.
     fn pieces() -> &'static PerCpuArray<Piece<Self>>;
     /// See [`apart`].
-    fn note();
-    /// See [`apart`].
     fn mark(index: u32) -> u32;
-    /// See [`apart`].
-    fn cover() -> u32;
-    /// See [`apart`].
-    fn hold(skb: *mut __sk_buff) -> u32;
-    /// See [`apart`].
-    fn release(skb: *mut __sk_buff);
     /// Room for an entry to be.
     fn drafts() -> &'static PerCpuArray<Draft<Self>>;
     /// The router's addresses.
@@ -555,28 +523,8 @@ impl FamilyMaps for Ipv4 {
     }
 
     #[inline(always)]
-    fn note() {
-        apart::xvr_note4();
-    }
-
-    #[inline(always)]
     fn mark(index: u32) -> u32 {
         apart::xvr_mark4(index)
-    }
-
-    #[inline(always)]
-    fn cover() -> u32 {
-        apart::xvr_cover4()
-    }
-
-    #[inline(always)]
-    fn hold(skb: *mut __sk_buff) -> u32 {
-        apart::xvr_tc_hold4(skb)
-    }
-
-    #[inline(always)]
-    fn release(skb: *mut __sk_buff) {
-        apart::xvr_tc_release4(skb);
     }
 
     #[inline(always)]
@@ -651,28 +599,8 @@ impl FamilyMaps for Ipv6 {
     }
 
     #[inline(always)]
-    fn note() {
-        apart::xvr_note6();
-    }
-
-    #[inline(always)]
     fn mark(index: u32) -> u32 {
         apart::xvr_mark6(index)
-    }
-
-    #[inline(always)]
-    fn cover() -> u32 {
-        apart::xvr_cover6()
-    }
-
-    #[inline(always)]
-    fn hold(skb: *mut __sk_buff) -> u32 {
-        apart::xvr_tc_hold6(skb)
-    }
-
-    #[inline(always)]
-    fn release(skb: *mut __sk_buff) {
-        apart::xvr_tc_release6(skb);
     }
 
     #[inline(always)]
@@ -719,7 +647,7 @@ impl World for Maps {
     /// The frame is the context's, whichever way it comes.
     #[inline(always)]
     fn pass<P: Packet>(&self, _packet: &mut P, _ifindex: u32, decided: Decided) -> Passage {
-        let decided = u32::from(decided == Decided::Yes);
+        let decided = decided as u32;
         Passage::from_number(match self.ctx {
             Context::Xdp(ctx) => apart::xvr_xdp_pass(ctx, decided),
             Context::Tc(skb) => apart::xvr_tc_pass(skb, decided),
@@ -728,13 +656,18 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn decide(&self, version: u8) -> Result<Decision, DropReason> {
-        apart::decoded(match (self.ctx, version) {
-            (Context::Xdp(ctx), Ipv6::VERSION) => apart::xvr_xdp_decide6(ctx),
-            (Context::Xdp(ctx), _) => apart::xvr_xdp_decide4(ctx),
-            (Context::Tc(skb), Ipv6::VERSION) => apart::xvr_tc_decide6(skb),
-            (Context::Tc(skb), _) => apart::xvr_tc_decide4(skb),
-            (Context::Absent, _) => apart::NO_ROOM,
+    fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason> {
+        let is_v6 = version == Ipv6::VERSION;
+        apart::decoded(match (question, self.ctx) {
+            (_, Context::Absent) => apart::NO_ROOM,
+            (Question::Flow, Context::Xdp(ctx)) if is_v6 => apart::xvr_xdp_decide6(ctx),
+            (Question::Flow, Context::Xdp(ctx)) => apart::xvr_xdp_decide4(ctx),
+            (Question::Flow, Context::Tc(skb)) if is_v6 => apart::xvr_tc_decide6(skb),
+            (Question::Flow, Context::Tc(skb)) => apart::xvr_tc_decide4(skb),
+            // Never asked for: XDP keeps no frames.
+            (Question::Datagram, Context::Xdp(_)) => DropReason::FragmentNotHeld.outcome(),
+            (Question::Datagram, Context::Tc(skb)) if is_v6 => apart::xvr_tc_datagram6(skb),
+            (Question::Datagram, Context::Tc(skb)) => apart::xvr_tc_datagram4(skb),
         })
     }
 }
@@ -857,38 +790,17 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     }
 
     #[inline(always)]
-    fn datagram(&self, key: &DatagramKey<A>, now: u64) -> Option<Known> {
-        // SAFETY: from a lookup of this run; integers, each value of which is valid.
-        Known::of(unsafe { A::datagrams().get(key) }?, now)
+    fn leave(&self, parsed: &Parsed<A>, now: u64) {
+        let Some(mut room) = own(A::pieces()) else { return };
+        room.key = fragment::key(parsed);
+        (room.now, room.fragment) = (now, parsed.fragment);
+        (room.src_port, room.dst_port) = (parsed.key.src_port, parsed.key.dst_port);
     }
 
     #[inline(always)]
-    fn note(&self, parsed: &Parsed<A>, now: u64) {
-        leave(parsed, now);
-        A::note();
-    }
-
-    #[inline(always)]
-    fn cover(&self, parsed: &Parsed<A>, now: u64) -> Result<Be16, DropReason> {
-        leave(parsed, now);
-        match A::cover() {
-            apart::OVERLAP => Err(DropReason::OverlappingFragment),
-            id => Ok(Be16::from_raw(id as u16)),
-        }
-    }
-
-    #[inline(always)]
-    fn hold(&self, parsed: &Parsed<A>, now: u64) -> Result<(), DropReason> {
-        let Context::Tc(skb) = self.ctx else { return Err(DropReason::FragmentNotHeld) };
-        leave(parsed, now);
-        if A::hold(skb) == 0 { Ok(()) } else { Err(DropReason::FragmentNotHeld) }
-    }
-
-    #[inline(always)]
-    fn release(&self, parsed: &Parsed<A>) {
-        let Context::Tc(skb) = self.ctx else { return };
-        leave(parsed, self.now());
-        A::release(skb);
+    fn left(&self) -> (Be16, Be16, Be16) {
+        let none = Be16::from_raw(0);
+        own(A::pieces()).map_or((none, none, none), |piece| (piece.src_port, piece.dst_port, piece.id))
     }
 
     #[inline(always)]

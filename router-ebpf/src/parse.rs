@@ -3,6 +3,7 @@
 //! Follows at most two VLAN tags and six IPv6 extension headers. Whatever comes out of here has
 //! a sane header: the later steps need not ask again.
 
+use router_common::account::Hook;
 use router_common::flow::FlowKey;
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::verdict::DropReason;
@@ -60,10 +61,6 @@ pub struct Parsed<A> {
     pub hop_limit: u8,
     /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
-    /// TCP sequence number, host byte order.
-    pub tcp_seq: u32,
-    /// TCP acknowledgment number, host byte order; counts with the ACK flag only.
-    pub tcp_ack: u32,
     /// It must not be fragmented: always so for IPv6.
     pub dont_fragment: bool,
     /// Length of the IP packet in bytes.
@@ -115,10 +112,15 @@ pub fn link<P: Packet>(packet: &P) -> Result<Link, DropReason> {
     Ok(Link { l3, ethertype, outer_vlan, inner_vlan })
 }
 
-/// An IP packet; `router` is whose.
+/// An IP packet; `router` is whose. `None`: a fragment in XDP, which can keep none that comes too early.
 #[inline(always)]
-pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Parsed<A>, DropReason> {
-    let header = A::header(packet, l3)?;
+pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Option<Parsed<A>>, DropReason> {
+    let mut header = A::header(packet, l3)?;
+    if packet.hook() == Hook::Xdp && header.fragment.is_any() {
+        return Ok(None);
+    }
+    header.fragment.start = packet.blur(header.fragment.start.into()) as u16;
+    header.fragment.units = packet.blur(header.fragment.units.into()) as u16;
     let [src, dst]: [A; 2] = load(packet, l3 + A::ADDRESSES)?;
     let l4 = packet.blur(header.l4);
     let mut parsed = Parsed {
@@ -136,15 +138,13 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
         transport: Transport::Other,
         hop_limit: header.hop_limit,
         tcp_flags: 0,
-        tcp_seq: 0,
-        tcp_ack: 0,
         dont_fragment: header.dont_fragment,
         length: header.length,
         fragment: header.fragment,
     };
     if header.fragment.is_later() {
         parsed.transport = Transport::LaterFragment;
-        return Ok(parsed);
+        return Ok(Some(parsed));
     }
     // A first fragment has the whole of what is looked at here (RFC 1858 §3).
     if header.fragment.is_any() && header.length < l4 - l3 + least::<A>(header.protocol) {
@@ -155,8 +155,6 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
         (parsed.key.src_port, parsed.key.dst_port) = (src_port, dst_port);
         parsed.transport = Transport::Udp;
         if header.protocol == protocol::TCP {
-            let [seq, ack]: [u32; 2] = load(packet, l4 + 4)?;
-            (parsed.tcp_seq, parsed.tcp_ack) = (u32::from_be(seq), u32::from_be(ack));
             parsed.tcp_flags = load(packet, l4 + 13)?;
             parsed.transport = Transport::Tcp;
         }
@@ -191,7 +189,7 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
             parsed.key = about.reverse();
         }
     }
-    Ok(parsed)
+    Ok(Some(parsed))
 }
 
 /// The least that a transport header has.

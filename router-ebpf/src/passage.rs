@@ -13,8 +13,19 @@ use crate::walk::{Neighbour, Verdict};
 pub enum Decided {
     /// The first passage.
     No,
-    /// The second.
+    /// A further one: the fragment's datagram is known.
+    Found,
+    /// A further one: the flow is decided.
     Yes,
+}
+
+/// What the slow path is asked about a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Its flow.
+    Flow = 0,
+    /// A fragment's datagram.
+    Datagram = 1,
 }
 
 /// Where a passage ended.
@@ -23,8 +34,9 @@ pub enum Decided {
 pub enum End {
     /// At one of the ways out.
     Verdict(Verdict),
-    /// At the flow table, unchanged: the slow path has to decide. The IP version tells whose.
-    Undecided(u8),
+    /// At the flow table or at that of datagrams, unchanged: the slow path has to decide. The IP version tells
+    /// whose.
+    Undecided(u8, Question),
 }
 
 impl From<Verdict> for End {
@@ -34,26 +46,23 @@ impl From<Verdict> for End {
     }
 }
 
-/// What came of a passage.
+/// What came of a passage, as one number: bits 0 to 7 the outcome, or 0x80, the question in bits 4 to 6 and
+/// the IP version; bit 8 "the neighbour is not resolved"; bits 16 to 31 the port's row of counters; bits
+/// 32 to 63 the interface.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passage {
-    /// The port's row of counters, 0 where there is no port. Below 65,536.
-    pub slot: u32,
-    /// Where it ended.
-    pub end: End,
-}
+pub struct Passage(u64);
 
 const UNDECIDED: u64 = 0x80;
 const UNRESOLVED: u64 = 0x100;
 
 impl Passage {
-    /// As one number: bits 0 to 7 the outcome, or 0x80 and the IP version; bit 8 "the neighbour is
-    /// not resolved"; bits 16 to 31 the slot; bits 32 to 63 the interface.
+    /// A passage that ended so; `slot` is the port's row of counters, 0 where there is no port, and below
+    /// 65,536.
     #[inline(always)]
-    pub const fn to_number(self) -> u64 {
-        let end = match self.end {
-            End::Undecided(version) => UNDECIDED | version as u64,
+    pub const fn new(slot: u32, end: End) -> Self {
+        let end = match end {
+            End::Undecided(version, question) => UNDECIDED | (question as u64) << 4 | version as u64,
             End::Verdict(Verdict::Forward { ifindex, neighbour: Neighbour::Resolved }) => {
                 (ifindex as u64) << 32 | FORWARDED as u64
             }
@@ -62,30 +71,51 @@ impl Passage {
             }
             End::Verdict(verdict) => verdict.outcome() as u64,
         };
-        end | (self.slot as u64 & 0xffff) << 16
+        Self(end | (slot as u64 & 0xffff) << 16)
     }
 
-    /// The reverse. A number that is none is a drop.
+    /// The number.
     #[inline(always)]
-    pub fn from_number(number: u64) -> Self {
-        let outcome = (number & 0x7f) as u32;
-        let end = if number & UNDECIDED != 0 {
-            End::Undecided(if outcome == Ipv6::VERSION as u32 { Ipv6::VERSION } else { Ipv4::VERSION })
-        } else if outcome == FORWARDED {
-            let unresolved = number & UNRESOLVED != 0;
-            End::Verdict(Verdict::Forward {
-                ifindex: (number >> 32) as u32,
-                neighbour: if unresolved { Neighbour::Unresolved } else { Neighbour::Resolved },
-            })
-        } else if let Some(reason) = PuntReason::from_outcome(outcome) {
-            End::Verdict(Verdict::Punt(reason))
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// From the number.
+    #[inline(always)]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The port's row of counters.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        (self.0 >> 16 & 0xffff) as u32
+    }
+
+    /// Whether it ended with this question, and of which IP version.
+    #[inline(always)]
+    pub fn asks(self, question: Question) -> Option<u8> {
+        let is_it = self.0 & 0xf0 == UNDECIDED | (question as u64) << 4;
+        let version = if self.0 & 0xf == u64::from(Ipv6::VERSION) { Ipv6::VERSION } else { Ipv4::VERSION };
+        is_it.then_some(version)
+    }
+
+    /// The verdict. Where the slow path has no more to say, and for a number that is none, a drop.
+    #[inline(always)]
+    pub fn verdict(self) -> Verdict {
+        let outcome = (self.0 & 0xff) as u32;
+        if outcome == FORWARDED {
+            let unresolved = self.0 & UNRESOLVED != 0;
+            let neighbour = if unresolved { Neighbour::Unresolved } else { Neighbour::Resolved };
+            return Verdict::Forward { ifindex: (self.0 >> 32) as u32, neighbour };
+        }
+        if let Some(reason) = PuntReason::from_outcome(outcome) {
+            Verdict::Punt(reason)
         } else if let Some(reason) = DeferReason::from_outcome(outcome) {
-            End::Verdict(Verdict::Defer(reason))
+            Verdict::Defer(reason)
         } else {
-            let reason = DropReason::from_outcome(outcome).unwrap_or(DropReason::RewriteFailed);
-            End::Verdict(Verdict::Drop(reason))
-        };
-        Self { slot: (number >> 16 & 0xffff) as u32, end }
+            Verdict::Drop(DropReason::from_outcome(outcome).unwrap_or(DropReason::FlowTableFull))
+        }
     }
 }
 
@@ -95,20 +125,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_end_comes_back_from_its_number() {
-        let forward = |neighbour| End::Verdict(Verdict::Forward { ifindex: u32::MAX, neighbour });
-        let mut ends = std::vec![
-            End::Undecided(4),
-            End::Undecided(6),
-            forward(Neighbour::Resolved),
-            forward(Neighbour::Unresolved),
-        ];
-        ends.extend(DropReason::ALL.iter().map(|reason| End::Verdict(Verdict::Drop(*reason))));
-        ends.extend(PuntReason::ALL.iter().map(|reason| End::Verdict(Verdict::Punt(*reason))));
-        ends.extend(DeferReason::ALL.iter().map(|reason| End::Verdict(Verdict::Defer(*reason))));
-        for end in ends {
-            let passage = Passage { slot: 255, end };
-            assert_eq!(Passage::from_number(passage.to_number()), passage);
+    fn every_verdict_and_question_comes_back_from_its_number() {
+        let passage = |end| Passage::from_number(Passage::new(255, end).number());
+        let mut verdicts = [Neighbour::Resolved, Neighbour::Unresolved]
+            .map(|neighbour| Verdict::Forward { ifindex: u32::MAX, neighbour })
+            .into_iter()
+            .collect::<std::vec::Vec<_>>();
+        verdicts.extend(DropReason::ALL.iter().map(|reason| Verdict::Drop(*reason)));
+        verdicts.extend(PuntReason::ALL.iter().map(|reason| Verdict::Punt(*reason)));
+        verdicts.extend(DeferReason::ALL.iter().map(|reason| Verdict::Defer(*reason)));
+        for verdict in verdicts {
+            let passage = passage(verdict.into());
+            assert_eq!((passage.verdict(), passage.slot()), (verdict, 255));
+            assert_eq!(passage.asks(Question::Flow), None);
+        }
+        for (version, question, other) in
+            [(4, Question::Flow, Question::Datagram), (6, Question::Datagram, Question::Flow)]
+        {
+            let passage = passage(End::Undecided(version, question));
+            assert_eq!((passage.asks(question), passage.asks(other)), (Some(version), None));
+            assert_eq!(passage.verdict(), Verdict::Drop(DropReason::FlowTableFull));
         }
     }
 }

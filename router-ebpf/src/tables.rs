@@ -7,7 +7,6 @@ use core::ops::{Deref, DerefMut};
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
-use router_common::fragment::DatagramKey;
 use router_common::nat::{
     Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
 };
@@ -17,11 +16,10 @@ use router_common::verdict::DropReason;
 
 use crate::conntrack::{Arrival, Claim, Decision, Opening};
 use crate::family::Family;
-use crate::fragment::Known;
 use crate::nat::Destination;
 use crate::packet::Packet;
 use crate::parse::Parsed;
-use crate::passage::{Decided, Passage};
+use crate::passage::{Decided, Passage, Question};
 use crate::ports::PortPool;
 use crate::walk;
 
@@ -159,22 +157,10 @@ pub trait Flows<A: Family>: Tables + Sized {
     /// # Errors
     /// Why the packet is refused.
     fn claim(&self, attempt: u32) -> Result<Claim, DropReason>;
-    /// What is known of a datagram.
-    fn datagram(&self, key: &DatagramKey<A>, now: u64) -> Option<Known>;
-    /// Keeps the ports of a first fragment for the others; those of the first that came count.
-    fn note(&self, parsed: &Parsed<A>, now: u64);
-    /// Notes that a fragment is on its way; says which identification it leaves with.
-    ///
-    /// # Errors
-    /// It covers what another has covered.
-    fn cover(&self, parsed: &Parsed<A>, now: u64) -> Result<Be16, DropReason>;
-    /// Keeps a fragment until its datagram's first one has come.
-    ///
-    /// # Errors
-    /// It is too large, or too many wait.
-    fn hold(&self, parsed: &Parsed<A>, now: u64) -> Result<(), DropReason>;
-    /// Has this first fragment, and all that waited for it, come in again.
-    fn release(&self, parsed: &Parsed<A>);
+    /// Keeps what the slow path needs of a fragment, for [`World::decide`].
+    fn leave(&self, parsed: &Parsed<A>, now: u64);
+    /// The ports of the fragment that was left last, and the identification it leaves with.
+    fn left(&self) -> (Be16, Be16, Be16);
     /// The kernel's route.
     fn route(&self, query: &RouteQuery<A>) -> Route;
 }
@@ -187,10 +173,10 @@ pub trait World: Flows<Ipv4> + Flows<Ipv6> {
         walk::pass(packet, self, ifindex, decided)
     }
 
-    /// The slow path, [`conntrack::decide`](crate::conntrack::decide), about the packet of this IP
-    /// version that arrived last.
+    /// The slow path: [`conntrack::decide`](crate::conntrack::decide) about the packet of this IP
+    /// version that arrived last, or what else is asked about it.
     ///
     /// # Errors
     /// Why the packet is refused.
-    fn decide(&self, version: u8) -> Result<Decision, DropReason>;
+    fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason>;
 }

@@ -14,7 +14,8 @@
 
 use crate::conntrack::reply_key;
 use crate::family::Family;
-use crate::parse::{Parsed, Transport, tcp_flags};
+use crate::packet::Packet;
+use crate::parse::{Parsed, tcp_flags};
 use crate::tables::Flows;
 
 /// How far a reset's sequence number may be beyond what the other side has acknowledged, in bytes:
@@ -22,19 +23,22 @@ use crate::tables::Flows;
 /// all the same, since the host knows better.
 const RESET_WINDOW: u32 = 1 << 20;
 
-/// The flags of a segment that count for its flow's state. A SYN on a flow that is closing makes
-/// it a new one.
-#[inline(always)]
-pub fn observe<A: Family, T: Flows<A>>(tables: &T, parsed: &Parsed<A>, flow: &T::Flow) -> u8 {
-    use tcp_flags::{ACK, FIN, RST, SYN};
+/// The flags of a segment with SYN or RST that count for its flow's state. A SYN on a flow that is
+/// closing makes it a new one. A function of its own, since it would take room on the walk's stack.
+#[inline(never)]
+pub fn observe<A, P, T>(packet: &P, tables: &T, parsed: &Parsed<A>, flow: &T::Flow) -> u8
+where
+    A: Family,
+    P: Packet,
+    T: Flows<A>,
+{
+    use tcp_flags::{ACK, FIN, RST};
     let flags = parsed.tcp_flags;
-    if parsed.transport != Transport::Tcp || flags & (SYN | RST) == 0 {
-        return flags;
-    }
     let Some(other) = tables.flow(&reply_key(&parsed.key, flow)) else { return flags };
     if flags & RST != 0 {
         let acknowledged = other.tcp_flags & ACK != 0;
-        let is_inside = parsed.tcp_seq.wrapping_sub(other.tcp_ack) < RESET_WINDOW;
+        let sequence = packet.load(parsed.l4 + 4).map_or(0, u32::from_be);
+        let is_inside = sequence.wrapping_sub(other.tcp_ack) < RESET_WINDOW;
         return if acknowledged && !is_inside { flags & !RST } else { flags };
     }
     let closed = (flow.tcp_flags | other.tcp_flags) & RST != 0 || flow.tcp_flags & other.tcp_flags & FIN != 0;

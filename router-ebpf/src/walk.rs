@@ -24,10 +24,10 @@ use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 use crate::conntrack::{self, Arrival, Decision};
 use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family};
 use crate::packet::Packet;
-use crate::parse::{self, Header, Link, Parsed, Transport};
-use crate::passage::{Decided, End, Passage};
+use crate::parse::{self, Header, Link, Parsed, Transport, tcp_flags};
+use crate::passage::{Decided, End, Passage, Question};
 use crate::tables::{Activity, Flows, Tables, World};
-use crate::{checksum, forward, fragment, nat, tcp_state};
+use crate::{checksum, forward, nat, tcp_state};
 
 /// What becomes of a frame.
 #[must_use]
@@ -79,25 +79,30 @@ impl Verdict {
     }
 }
 
-/// A frame that came in by an interface: one passage through the steps, and a second one if the
-/// slow path had to open its flow in between.
+/// A frame that came in by an interface: one passage through the steps, and another one each time that
+/// the slow path had to decide something in between.
 #[inline(always)]
 pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
     let length = packet.length();
-    let first = tables.pass(packet, ifindex, Decided::No);
-    let verdict = match first.end {
-        End::Verdict(verdict) => verdict,
-        End::Undecided(version) => match tables.decide(version) {
-            Ok(Decision::Flow) => match tables.pass(packet, ifindex, Decided::Yes).end {
-                End::Verdict(verdict) => verdict,
-                // Whoever expires flows was faster: the flow's next packet opens it.
-                End::Undecided(_) => Verdict::Drop(DropReason::FlowTableFull),
-            },
-            Ok(Decision::Punt(reason)) => Verdict::punt(packet, reason),
-            Err(reason) => Verdict::Drop(reason),
-        },
-    };
-    tables.count(first.slot, packet.hook(), verdict.outcome(), length);
+    let mut passage = tables.pass(packet, ifindex, Decided::No);
+    let slot = passage.slot();
+    if let Some(version) = passage.asks(Question::Datagram) {
+        passage = match tables.decide(version, Question::Datagram) {
+            Ok(Decision::Held) => Passage::new(slot, Verdict::Defer(DeferReason::Held).into()),
+            Ok(_) => tables.pass(packet, ifindex, Decided::Found),
+            Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
+        };
+    }
+    if let Some(version) = passage.asks(Question::Flow) {
+        passage = match tables.decide(version, Question::Flow) {
+            Ok(Decision::Punt(reason)) => Passage::new(slot, Verdict::punt(packet, reason).into()),
+            // Whoever expires flows may be faster: then the flow's next packet opens it.
+            Ok(_) => tables.pass(packet, ifindex, Decided::Yes),
+            Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
+        };
+    }
+    let verdict = passage.verdict();
+    tables.count(slot, packet.hook(), verdict.outcome(), length);
     verdict
 }
 
@@ -109,7 +114,7 @@ pub fn pass<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32, decid
         Ok(end) => end,
         Err(reason) => End::Verdict(Verdict::Drop(reason)),
     };
-    Passage { slot, end }
+    Passage::new(slot, end)
 }
 
 #[inline(always)]
@@ -159,15 +164,19 @@ where
     P: Packet,
     T: Flows<A>,
 {
-    let mut parsed: Parsed<A> = parse::ip(packet, l3, ingress.port.router)?;
+    let Some(mut parsed): Option<Parsed<A>> = parse::ip(packet, l3, ingress.port.router)? else {
+        return Ok(Verdict::Defer(DeferReason::Fragment).into());
+    };
     if packet.hook() == Hook::Xdp && may_be_partial(packet, &ingress.port, &parsed) {
         return Ok(Verdict::Defer(DeferReason::PartialChecksum).into());
     }
     let (now, generation) = (tables.now(), tables.config().generation);
-    if parsed.fragment.is_any()
-        && let Some(verdict) = find_datagram(packet, tables, &mut parsed, now)?
-    {
-        return Ok(verdict.into());
+    if parsed.fragment.is_any() {
+        if decided == Decided::No {
+            tables.leave(&parsed, now);
+            return Ok(End::Undecided(A::VERSION, Question::Datagram));
+        }
+        (parsed.key.src_port, parsed.key.dst_port, _) = tables.left();
     }
     let flow = match tables.flow(&parsed.key) {
         Some(flow)
@@ -177,58 +186,38 @@ where
         }
         _ => {
             tables.arrive(&arrival(ingress, &parsed, now, generation));
-            return Ok(End::Undecided(A::VERSION));
+            return Ok(End::Undecided(A::VERSION, Question::Flow));
         }
     };
     if let Some(verdict) = obstacle(packet, &parsed, &*flow)? {
         return Ok(verdict.into());
     }
-    if parsed.fragment.is_any() {
-        let id = tables.cover(&parsed, now)?;
-        if flow.translation & FlowEntry::<A>::SOURCE != 0 {
-            A::store_id(packet, l3, id).ok_or(DropReason::RewriteFailed)?;
-        }
+    if parsed.fragment.is_any() && flow.translation & FlowEntry::<A>::SOURCE != 0 {
+        let (_, _, id) = tables.left();
+        A::store_id(packet, l3, id).ok_or(DropReason::RewriteFailed)?;
     }
     nat::rewrite(packet, &parsed, &*flow).ok_or(DropReason::RewriteFailed)?;
     let verdict = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
     // An error neither refreshes nor ends a flow (RFC 5508 REQ-6).
     if parsed.transport != Transport::IcmpError {
-        let tcp_flags = tcp_state::observe(tables, &parsed, &flow);
-        tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags, tcp_ack: parsed.tcp_ack });
+        let is_turn = parsed.tcp_flags & (tcp_flags::SYN | tcp_flags::RST) != 0;
+        let tcp_flags =
+            if is_turn { tcp_state::observe(packet, tables, &parsed, &flow) } else { parsed.tcp_flags };
+        tables.account(
+            &flow,
+            Activity { now, bytes: parsed.length, tcp_flags, tcp_ack: acknowledged(packet, &parsed) },
+        );
     }
     Ok(verdict.into())
 }
 
-/// A first fragment leaves its ports for the others, and a later one finds them. What comes too early,
-/// and what is waited for, is TC's: only there a frame can be kept, and sent later.
+/// The acknowledgment number of a TCP segment, host byte order.
 #[inline(always)]
-fn find_datagram<A: Family, P: Packet, T: Flows<A>>(
-    packet: &P,
-    tables: &T,
-    parsed: &mut Parsed<A>,
-    now: u64,
-) -> Result<Option<Verdict>, DropReason> {
-    let key = fragment::key(parsed);
-    let known = tables.datagram(&key, now);
-    let is_later = parsed.fragment.is_later();
-    if is_later && let Some(known) = known.filter(|known| known.has_ports) {
-        (parsed.key.src_port, parsed.key.dst_port) = (known.src_port, known.dst_port);
-        return Ok(None);
+fn acknowledged<A, P: Packet>(packet: &P, parsed: &Parsed<A>) -> u32 {
+    if parsed.tcp_flags & tcp_flags::ACK == 0 {
+        return 0;
     }
-    let is_awaited = known.is_some_and(|known| known.is_awaited);
-    if packet.hook() == Hook::Xdp && (is_later || is_awaited) {
-        return Ok(Some(Verdict::Defer(DeferReason::Fragment)));
-    }
-    if is_later {
-        tables.hold(parsed, now)?;
-        return Ok(Some(Verdict::Defer(DeferReason::Held)));
-    }
-    tables.note(parsed, now);
-    if is_awaited {
-        tables.release(parsed);
-        return Ok(Some(Verdict::Defer(DeferReason::Held)));
-    }
-    Ok(None)
+    packet.load(parsed.l4 + 8).map_or(0, u32::from_be)
 }
 
 #[inline(always)]

@@ -202,9 +202,13 @@ fn ip(text: &str) -> std::net::IpAddr {
     text.parse().unwrap()
 }
 
-/// Every scenario.
-pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
-    SCENARIOS.iter().chain(nat::SCENARIOS).chain(fragment::SCENARIOS)
+/// Every scenario of a hook.
+pub fn scenarios(hook: Hook) -> impl Iterator<Item = &'static Scenario> {
+    let of_fragments = match hook {
+        Hook::Xdp => fragment::IN_XDP,
+        Hook::Tc => fragment::IN_TC,
+    };
+    SCENARIOS.iter().chain(nat::SCENARIOS).chain(of_fragments)
 }
 
 const SCENARIOS: &[Scenario] = &[

@@ -18,9 +18,10 @@ use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
-use router_ebpf::fragment::{self, Known};
+use router_ebpf::fragment::{self, Piece};
 use router_ebpf::nat::{self, Destination};
 use router_ebpf::parse::{Parsed, tcp_flags};
+use router_ebpf::passage::Question;
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
 use router_userspace::compile::nat::{NatEntry, NatKey};
@@ -38,6 +39,8 @@ pub struct FamilyTables<A> {
     pub arrival: RefCell<Option<Arrival<A>>>,
     /// What it has decided about that packet's flow.
     pub opening: RefCell<Option<Opening<A>>>,
+    /// The fragment that the slow path is to decide about.
+    pub piece: RefCell<Option<Piece<A>>>,
     /// Datagrams that come in fragments.
     pub datagrams: RefCell<HashMap<DatagramKey<A>, Datagram>>,
 }
@@ -50,6 +53,7 @@ impl<A> Default for FamilyTables<A> {
             routes: RefCell::default(),
             arrival: RefCell::default(),
             opening: RefCell::default(),
+            piece: RefCell::default(),
             datagrams: RefCell::default(),
         }
     }
@@ -431,51 +435,20 @@ impl<A: WorldFamily> Flows<A> for World {
         conntrack::claim(self, &arrival, &opening, attempt)
     }
 
-    fn datagram(&self, key: &DatagramKey<A>, now: u64) -> Option<Known> {
-        Known::of(A::tables(self).datagrams.borrow().get(key)?, now)
+    fn leave(&self, parsed: &Parsed<A>, now: u64) {
+        A::tables(self).piece.replace(Some(Piece {
+            key: fragment::key(parsed),
+            now,
+            fragment: parsed.fragment,
+            src_port: parsed.key.src_port,
+            dst_port: parsed.key.dst_port,
+            id: Be16::default(),
+        }));
     }
 
-    fn note(&self, parsed: &Parsed<A>, now: u64) {
-        let mut datagrams = A::tables(self).datagrams.borrow_mut();
-        let datagram = datagrams.entry(fragment::key(parsed)).or_insert_with(|| no_fragments(now));
-        if datagram.known == 0 {
-            (datagram.src_port, datagram.dst_port) = (parsed.key.src_port, parsed.key.dst_port);
-            datagram.known = 1;
-        }
-    }
-
-    fn cover(&self, parsed: &Parsed<A>, now: u64) -> Result<Be16, DropReason> {
-        let mut datagrams = A::tables(self).datagrams.borrow_mut();
-        let datagram = datagrams.entry(fragment::key(parsed)).or_insert_with(|| no_fragments(now));
-        let covered = &mut datagram.covered;
-        let is_new = fragment::cover(|index| {
-            fragment::mark(&parsed.fragment, index, |word, bits| {
-                let before = covered[word as usize];
-                covered[word as usize] |= bits;
-                before
-            })
-        });
-        if !is_new {
-            return Err(DropReason::OverlappingFragment);
-        }
-        let id = datagram.new_id;
-        if fragment::completes(datagram, &parsed.fragment, now) {
-            datagrams.remove(&fragment::key(parsed));
-        }
-        Ok(id)
-    }
-
-    /// Frames in memory are held by whoever sent them.
-    fn hold(&self, parsed: &Parsed<A>, now: u64) -> Result<(), DropReason> {
-        let mut datagrams = A::tables(self).datagrams.borrow_mut();
-        datagrams.entry(fragment::key(parsed)).or_insert_with(|| no_fragments(now)).held += 1;
-        Ok(())
-    }
-
-    fn release(&self, parsed: &Parsed<A>) {
-        if let Some(datagram) = A::tables(self).datagrams.borrow_mut().get_mut(&fragment::key(parsed)) {
-            datagram.held = 0;
-        }
+    fn left(&self) -> (Be16, Be16, Be16) {
+        let piece = A::tables(self).piece.borrow().expect("a fragment was left");
+        (piece.src_port, piece.dst_port, piece.id)
     }
 
     fn local(&self, key: &LocalKey<A>) -> Option<Local> {
@@ -496,13 +469,45 @@ impl<A: WorldFamily> Flows<A> for World {
 }
 
 impl tables::World for World {
-    fn decide(&self, version: u8) -> Result<Decision, DropReason> {
-        fn about<A: WorldFamily>(world: &World) -> Result<Decision, DropReason> {
-            let arrival = A::tables(world).arrival.borrow().expect("a packet has arrived");
-            conntrack::decide(world, &arrival)
-        }
-        if version == Ipv6::VERSION { about::<Ipv6>(self) } else { about::<Ipv4>(self) }
+    fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason> {
+        if version == Ipv6::VERSION { about::<Ipv6>(self, question) } else { about::<Ipv4>(self, question) }
     }
+}
+
+fn about<A: WorldFamily>(world: &World, question: Question) -> Result<Decision, DropReason> {
+    let tables = A::tables(world);
+    if question == Question::Flow {
+        let arrival = tables.arrival.borrow().expect("a packet has arrived");
+        return conntrack::decide(world, &arrival);
+    }
+    let mut piece = tables.piece.borrow_mut();
+    let piece = piece.as_mut().expect("a fragment was left");
+    let mut datagrams = tables.datagrams.borrow_mut();
+    let datagram = datagrams.entry(piece.key).or_insert_with(|| no_fragments(piece.now));
+    // Frames in memory are kept by whoever sends them.
+    if !fragment::exchange_ports(datagram, piece) {
+        datagram.held += 1;
+        return Ok(Decision::Held);
+    }
+    if datagram.held != 0 && !piece.fragment.is_later() {
+        datagram.held = 0;
+        return Ok(Decision::Held);
+    }
+    let covered = &mut datagram.covered;
+    let is_new = fragment::cover(|index| {
+        fragment::mark(&piece.fragment, index, |word, bits| {
+            let before = covered[word as usize];
+            covered[word as usize] |= bits;
+            before
+        })
+    });
+    if !is_new {
+        return Err(DropReason::OverlappingFragment);
+    }
+    if fragment::completes(datagram, &piece.fragment, piece.now) {
+        datagrams.remove(&piece.key);
+    }
+    Ok(Decision::Found)
 }
 
 /// A datagram of which nothing has come.

@@ -24,7 +24,7 @@ fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
 fn scenarios_hold(hook: Hook) {
     in_new_namespace(move || {
         let mut router = KernelRouter::new(hook).expect("the programs load");
-        for (name, scenario) in scenarios() {
+        for (name, scenario) in scenarios(hook) {
             println!("{}: {name}", hook.label());
             router.forget_flows().expect("flows can be removed");
             scenario(&mut router);

@@ -9,7 +9,7 @@ use router_tests::scenario::{Nic, Router, host_mac, scenarios};
 #[test]
 fn every_scenario_holds_for_both_hooks() {
     for hook in [Hook::Xdp, Hook::Tc] {
-        for (name, scenario) in scenarios() {
+        for (name, scenario) in scenarios(hook) {
             println!("{}: {name}", hook.label());
             scenario(&mut HostRouter::new(hook));
         }

@@ -1,6 +1,5 @@
 //! Scenarios of fragments.
 
-use router_common::account::Hook;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
 use super::{ETHERNET, Nic, PUBLIC, Router, Scenario, dropped, forwarded, from, ip, punted, udp};
@@ -24,8 +23,18 @@ fn passes(r: &mut dyn Router, nic: Nic, pieces: &[Vec<u8>]) -> Read {
     read(&reassemble(&out))
 }
 
-/// Every one.
-pub const SCENARIOS: &[Scenario] = &[
+/// XDP keeps no frames.
+pub const IN_XDP: &[Scenario] = &[("fragments are left to TC", |r| {
+    for (src, dst) in [("10.1.1.50", "192.0.2.9"), ("fd00:1::50", "fd00:2::50")] {
+        for piece in fragments(&datagram(Nic::Tier1, src, dst, udp(5000, 53)), 1, 1480) {
+            let sent = r.send(Nic::Tier1, &piece);
+            assert_eq!((sent.outcome, sent.frame), (DeferReason::Fragment.outcome(), piece));
+        }
+    }
+})];
+
+/// All the others.
+pub const IN_TC: &[Scenario] = &[
     ("a datagram in fragments is translated, and so is its answer", |r| {
         let there = datagram(Nic::Tier1, "10.1.1.50", "192.0.2.9", udp(5000, 53));
         let out = passes(r, Nic::Tier1, &fragments(&there, 1, 1480));
@@ -46,18 +55,13 @@ pub const SCENARIOS: &[Scenario] = &[
         for (src, dst) in [("10.1.1.50", "192.0.2.9"), ("fd00:1::50", "fd00:2::50")] {
             let frame = datagram(Nic::Tier1, src, dst, udp(5000, 53));
             let pieces = fragments(&frame, 3, 1200);
-            let waits = match r.hook() {
-                Hook::Xdp => DeferReason::Fragment,
-                Hook::Tc => DeferReason::Held,
-            };
+            let waits = DeferReason::Held.outcome();
             for piece in pieces[1..].iter().rev() {
-                assert_eq!(r.send(Nic::Tier1, piece).outcome, waits.outcome());
+                assert_eq!(r.send(Nic::Tier1, piece).outcome, waits);
             }
-            if r.hook() == Hook::Tc {
-                // The first is there: all come in again.
-                assert_eq!(r.send(Nic::Tier1, &pieces[0]).outcome, waits.outcome());
-                assert!(passes(r, Nic::Tier1, &pieces).sums_hold);
-            }
+            // The first is there: all come in again.
+            assert_eq!(r.send(Nic::Tier1, &pieces[0]).outcome, waits);
+            assert!(passes(r, Nic::Tier1, &pieces).sums_hold);
         }
     }),
     ("what covers what has come before is refused", |r| {
