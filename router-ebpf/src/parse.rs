@@ -326,29 +326,9 @@ impl Header for Ipv6 {
             return Err(DropReason::Truncated);
         }
         let mut l4 = l3 + Self::HEADER;
-        let mut fragment = Fragment::default();
         for _ in 0..EXTENSION_HEADERS {
             match protocol {
                 HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {}
-                FRAGMENT_HEADER if !fragment.is_any() => {
-                    let [first, id]: [u32; 2] = load(packet, l4)?;
-                    let [next, _, offset_high, offset_low] = first.to_ne_bytes();
-                    let offset = u16::from_be_bytes([offset_high, offset_low]);
-                    l4 += 8;
-                    if l4 > l3 + length {
-                        return Err(DropReason::Truncated);
-                    }
-                    protocol = next;
-                    // A fragment that is the whole datagram is none (RFC 6946).
-                    if offset & !0x6 != 0 {
-                        let more = offset & 1 != 0;
-                        fragment = Fragment::new(id, offset >> 3, l3 + length - l4, more)?;
-                    }
-                    if fragment.is_later() {
-                        break;
-                    }
-                    continue;
-                }
                 _ => break,
             }
             let [next, extent, routing_type, _]: [u8; 4] = load(packet, l4)?;
@@ -362,6 +342,23 @@ impl Header for Ipv6 {
                 return Err(DropReason::Truncated);
             }
         }
+        let mut fragment = Fragment::default();
+        if protocol == FRAGMENT_HEADER {
+            let l4_before = packet.blur(l4);
+            let [first, id]: [u32; 2] = load(packet, l4_before)?;
+            let [next, _, offset_high, offset_low] = first.to_ne_bytes();
+            let offset = u16::from_be_bytes([offset_high, offset_low]);
+            l4 = l4_before + 8;
+            if l4 > l3 + length {
+                return Err(DropReason::Truncated);
+            }
+            protocol = next;
+            // A fragment that is the whole datagram is none (RFC 6946).
+            if offset & !0x6 != 0 {
+                fragment = Fragment::new(id, offset >> 3, l3 + length - l4, offset & 1 != 0)?;
+            }
+        }
+        // Headers behind the fragment header are not followed.
         if !fragment.is_later()
             && matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT_HEADER)
         {
