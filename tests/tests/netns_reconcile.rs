@@ -127,7 +127,7 @@ fn port(name: &str, last: u8, role: Role, addresses: &[&str]) -> Port {
 
 fn route(destination: &str, gateway: &str) -> Route {
     let target = RouteTarget::Gateway(gateway.parse().unwrap());
-    Route { destination: destination.parse().unwrap(), target }
+    Route { destination: destination.parse().unwrap(), target, metric: 0 }
 }
 
 fn router() -> DesiredState {

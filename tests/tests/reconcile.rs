@@ -70,8 +70,8 @@ fn apply(system: &mut Observed, change: Change) {
         Change::SetLocal(nic, std::net::IpAddr::V6(address)) => {
             system.tables.local6.insert(address, nic.ifindex);
         }
-        Change::SetNat(key, entry) => drop(system.tables.nat.insert(*key, *entry)),
-        Change::RemoveNat(key) => drop(system.tables.nat.remove(key)),
+        Change::SetNat(key, entry) => drop(system.tables.nat.insert(key, entry)),
+        Change::RemoveNat(key) => drop(system.tables.nat.remove(&key)),
         Change::RemoveLocal(std::net::IpAddr::V4(address)) => drop(system.tables.local4.remove(&address)),
         Change::RemoveLocal(std::net::IpAddr::V6(address)) => drop(system.tables.local6.remove(&address)),
         Change::Attach(nic, Attachment { front, .. }) => {
@@ -126,11 +126,12 @@ fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str
         slot: ifindex,
         mtu: 1400,
         source_nat: Ipv4::UNSPECIFIED,
+        address: Ipv4::UNSPECIFIED,
         router: 0,
         role: role as u8,
         flags: 0,
         mac: [0; 6],
-        pad: [0; 6],
+        pad: [0; 2],
     };
     compiled.tables.ports.insert((ifindex, 0, 0), port);
 }

@@ -50,6 +50,7 @@ fn route(destination: &str, gateway: &str) -> Route {
     Route {
         destination: destination.parse().unwrap(),
         target: RouteTarget::Gateway(gateway.parse().unwrap()),
+        metric: 0,
     }
 }
 
@@ -175,6 +176,7 @@ fn the_narrowest_network_reaches_a_gateway_and_a_named_port_overrides_it() {
             Route {
                 destination: "::/0".parse().unwrap(),
                 target: RouteTarget::GatewayOnPort("fe80::1".parse().unwrap(), "eth0".to_owned()),
+                metric: 0,
             },
         ],
         ..Default::default()
