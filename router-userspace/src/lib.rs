@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod error;
 pub mod install;
+pub mod json;
 pub mod model;
 pub mod reconcile;
 pub mod root;
