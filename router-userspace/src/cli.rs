@@ -52,6 +52,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read the settings again (etc/xvr/settings.json below the root) and put them in force
+    Reload,
     /// Look at the running router
     Show {
         /// At what
@@ -138,6 +140,7 @@ impl Cli {
             }
             Command::Apply { paths } => apply(&root, &paths),
             Command::Plan { paths, json } => plan(&root, &paths, json),
+            Command::Reload => report(&root, &Request::Reload),
             Command::Show { what, json } => show(&root, what, json, Duration::ZERO),
             Command::Status { wait, json } => {
                 let wait = Duration::try_from_secs_f64(wait).context("--wait")?;
@@ -149,8 +152,12 @@ impl Cli {
 }
 
 fn apply(root: &Root, paths: &[PathBuf]) -> Result<()> {
-    let request = Request::Apply { documents: documents(paths)? };
-    let Answer::Applied { applied, refused } = ask(root, &request, Duration::ZERO)? else {
+    report(root, &Request::Apply { documents: documents(paths)? })
+}
+
+/// Has something put in force, and says what came of it.
+fn report(root: &Root, request: &Request) -> Result<()> {
+    let Answer::Applied { applied, refused } = ask(root, request, Duration::ZERO)? else {
         return confused();
     };
     for document in &applied {
@@ -294,6 +301,7 @@ mod tests {
             "xvr apply a.json b.json dir --root /tmp/r",
             "xvr plan",
             "xvr plan a.json --json",
+            "xvr reload",
             "xvr show ports --json",
             "xvr show drops",
             "xvr remove --all",

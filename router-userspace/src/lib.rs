@@ -20,4 +20,5 @@ pub mod reconcile;
 pub mod root;
 pub mod rpc;
 pub mod scripts;
+pub mod settings;
 pub mod show;

@@ -43,6 +43,8 @@ pub enum Request {
         /// What becomes of the file.
         afterwards: Afterwards,
     },
+    /// Read the operator's settings again and put them in force.
+    Reload,
     /// Take the programs off all ports, forget all flows, and end.
     Remove {
         /// Switch forwarding off and take the guard away too.
@@ -95,7 +97,7 @@ pub enum Answer {
     Routes(Vec<RouteView>),
     /// To [`Request::Plan`]: a sentence per change, in order.
     Plan(Vec<String>),
-    /// To [`Request::Apply`] and [`Request::UpdateConfig`].
+    /// To [`Request::Apply`], [`Request::UpdateConfig`] and [`Request::Reload`].
     Applied {
         /// What is in force.
         applied: Vec<Applied>,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
+use router_common::config::RouterConfig;
 use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
 use router_userspace::compile::{Attachment, Compiled, Front, KernelRoute, Link};
@@ -62,6 +63,7 @@ fn apply(system: &mut Observed, change: Change) {
         Change::RemoveAddress(nic, address) => {
             links.get_mut(&nic.ifindex).unwrap().addresses.retain(|own| *own != address);
         }
+        Change::SetFlags(flags) => system.tables.flags = flags,
         Change::SetPort(_, key, port) => drop(system.tables.ports.insert(key, port)),
         Change::RemovePort(_, key) => drop(system.tables.ports.remove(&key)),
         Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
@@ -232,6 +234,26 @@ fn a_route_to_another_gateway_takes_the_place_of_the_old_one() {
         sentences(&plan),
         ["change route 0.0.0.0/0 by 203.0.113.2 via eth2", "make flows look up their way out again"]
     );
+}
+
+#[test]
+fn what_the_operator_chose_is_planned_like_anything_else() {
+    let mut reconciler = Reconciler::new(Memory::new(|_| false));
+    run(reconciler.converge(&router())).unwrap();
+    let mut chosen = router();
+    chosen.tables.flags = RouterConfig::HAIRPIN_EXTERNAL;
+    chosen.tables.ports.get_mut(&(GUEST, 0, 0)).unwrap().flags |= Port::SYMMETRIC;
+    let plan = run(reconciler.plan(&chosen)).unwrap();
+    assert_eq!(
+        sentences(&plan),
+        [
+            "set the hairpin source to external, filtering to address-and-port-dependent",
+            "set port eth0: guest, MTU 1400, symmetric mapping",
+            "make flows look up their way out again",
+        ]
+    );
+    run(reconciler.converge(&chosen)).unwrap();
+    assert_eq!(reconciler.backend.system.tables, chosen.tables);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::control::Control;
 use crate::cloudstack::notices;
 use crate::compile::Nic;
 use crate::dataplane::{FlowRecord, Outcome};
+use crate::error::ConfigError;
 use crate::reconcile::guard;
 use crate::show::{Count, CounterView, FlowView, PortView, RouteView, StatusView};
 
@@ -38,6 +39,8 @@ pub fn status(control: &Control) -> StatusView {
 fn problems(control: &Control) -> Vec<String> {
     let mut problems: Vec<String> = control.compiled.problems.iter().map(ToString::to_string).collect();
     problems.extend(control.trouble.clone());
+    let refused = |damage: &ConfigError| format!("{damage}: the settings in the file are not in force");
+    problems.extend(control.settings_damage.as_ref().map(refused));
     match &control.memory {
         Err(damage) => problems.push(format!("{damage}: commands are refused until this is repaired")),
         Ok(memory) => match notices(&memory.bags) {
