@@ -116,6 +116,8 @@ enum What {
     Drops,
     /// Routes
     Routes,
+    /// Static NAT, port forwardings, and how the external ports of source NAT are used
+    Nat,
     /// How the daemon is
     Status,
 }
@@ -191,6 +193,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         What::Flows => Request::Flows,
         What::Drops => Request::Drops,
         What::Routes => Request::Routes,
+        What::Nat => Request::Nat,
         What::Status => Request::Status,
     };
     match ask(root, &request, patience)? {
@@ -198,6 +201,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         Answer::Flows(flows) => print(&flows, json, |flows| show::flows(flows)),
         Answer::Drops(drops) => print(&drops, json, |drops| show::drops(drops)),
         Answer::Routes(routes) => print(&routes, json, |routes| show::routes(routes)),
+        Answer::Nat(nat) => print(&nat, json, |nat| nat.text()),
         Answer::Status(status) => print(&status, json, |status| status.text()),
         _ => confused(),
     }
@@ -304,6 +308,7 @@ mod tests {
             "xvr reload",
             "xvr show ports --json",
             "xvr show drops",
+            "xvr show nat --json",
             "xvr remove --all",
         ] {
             assert!(parse(line).is_ok(), "{line}");

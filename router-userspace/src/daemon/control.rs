@@ -131,6 +131,7 @@ impl Control {
             Request::Flows => views::flows(self).map(Answer::Flows),
             Request::Drops => views::drops(self).map(Answer::Drops),
             Request::Routes => views::routes(self).await.map(Answer::Routes),
+            Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Apply { documents } => Ok(self.apply_all(&documents).await),
             Request::Plan { documents } => self.plan(&documents).await.map(Answer::Plan),
             Request::Reload => {
