@@ -30,7 +30,7 @@ pub fn load(path: &Path) -> Result<Settings, ConfigError> {
 }
 
 fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
-    let document = json::document(NAME, bytes)?;
+    let document = json::document_without_repeats(NAME, bytes)?;
     let mut settings = Settings::default();
     for (key, value, place) in entries(&Place::document(NAME), &document)? {
         match key {
@@ -248,6 +248,19 @@ mod tests {
             "settings.json#: no valid JSON: expected value at line 2 column 14"
         );
         assert!(error("").starts_with("settings.json#: no valid JSON: "));
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_an_error() {
+        assert_eq!(
+            error("{ \"filtering\": 1,\n\"filtering\": 1 }"),
+            "settings.json#: \"filtering\" is there twice at line 2 column 11"
+        );
+        let network = r#""10.1.1.0/24": { "mapping": "symmetric" }"#;
+        let twice = error(&format!(r#"{{ "networks": {{ {network}, {network} }} }}"#));
+        assert!(twice.starts_with("settings.json#: \"10.1.1.0/24\" is there twice at line 1"), "{twice}");
+        let odd = r#"{ "a": [null, true, -1, 1.5, "x", { "b": 1, "c": 1 }] }"#;
+        assert_eq!(error(odd), "settings.json#/a: unknown key");
     }
 
     #[test]
