@@ -52,6 +52,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read the settings again (etc/xvr/settings.json below the root) and put them in force
+    Reload,
     /// Look at the running router
     Show {
         /// At what
@@ -114,6 +116,8 @@ enum What {
     Drops,
     /// Routes
     Routes,
+    /// Static NAT, port forwardings, and how the external ports of source NAT are used
+    Nat,
     /// How the daemon is
     Status,
 }
@@ -138,6 +142,7 @@ impl Cli {
             }
             Command::Apply { paths } => apply(&root, &paths),
             Command::Plan { paths, json } => plan(&root, &paths, json),
+            Command::Reload => report(&root, &Request::Reload),
             Command::Show { what, json } => show(&root, what, json, Duration::ZERO),
             Command::Status { wait, json } => {
                 let wait = Duration::try_from_secs_f64(wait).context("--wait")?;
@@ -149,8 +154,12 @@ impl Cli {
 }
 
 fn apply(root: &Root, paths: &[PathBuf]) -> Result<()> {
-    let request = Request::Apply { documents: documents(paths)? };
-    let Answer::Applied { applied, refused } = ask(root, &request, Duration::ZERO)? else {
+    report(root, &Request::Apply { documents: documents(paths)? })
+}
+
+/// Has something put in force, and says what came of it.
+fn report(root: &Root, request: &Request) -> Result<()> {
+    let Answer::Applied { applied, refused } = ask(root, request, Duration::ZERO)? else {
         return confused();
     };
     for document in &applied {
@@ -184,6 +193,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         What::Flows => Request::Flows,
         What::Drops => Request::Drops,
         What::Routes => Request::Routes,
+        What::Nat => Request::Nat,
         What::Status => Request::Status,
     };
     match ask(root, &request, patience)? {
@@ -191,6 +201,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         Answer::Flows(flows) => print(&flows, json, |flows| show::flows(flows)),
         Answer::Drops(drops) => print(&drops, json, |drops| show::drops(drops)),
         Answer::Routes(routes) => print(&routes, json, |routes| show::routes(routes)),
+        Answer::Nat(nat) => print(&nat, json, |nat| nat.text()),
         Answer::Status(status) => print(&status, json, |status| status.text()),
         _ => confused(),
     }
@@ -294,8 +305,10 @@ mod tests {
             "xvr apply a.json b.json dir --root /tmp/r",
             "xvr plan",
             "xvr plan a.json --json",
+            "xvr reload",
             "xvr show ports --json",
             "xvr show drops",
+            "xvr show nat --json",
             "xvr remove --all",
         ] {
             assert!(parse(line).is_ok(), "{line}");

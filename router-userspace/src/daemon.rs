@@ -2,7 +2,7 @@
 //! and timer.
 //!
 //! ```text
-//! start: locks → databags → dataplane → NICs → converge → listen → READY
+//! start: locks → databags, settings → dataplane → NICs → converge → listen → READY
 //! loop:  request │ kernel event │ timer │ signal
 //! ```
 //!
@@ -140,6 +140,7 @@ struct Daemon {
     events: Events,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
     tick: Interval,
     /// When to look what news from the kernel were about.
     look_at: Option<Instant>,
@@ -162,6 +163,7 @@ impl Daemon {
         let listener = Listener::open(&root)?;
         let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.reset();
@@ -169,7 +171,7 @@ impl Daemon {
         notify::ready();
         info!("ready after {} ms", started.elapsed().as_millis());
         let look_at = None;
-        Ok(Self { control, listener, events, terminate, interrupt, tick, look_at })
+        Ok(Self { control, listener, events, terminate, interrupt, hangup, tick, look_at })
     }
 
     async fn serve(&mut self) -> End {
@@ -193,6 +195,11 @@ impl Daemon {
                 _ = self.tick.tick() => {
                     self.control.age_flows();
                     self.control.look_again().await;
+                }
+                _ = self.hangup.recv() => {
+                    info!("SIGHUP: reading the settings again");
+                    // What is wrong with them is logged on the way.
+                    let _ = self.answer(Request::Reload).await;
                 }
                 _ = self.terminate.recv() => return End::Signal("SIGTERM"),
                 _ = self.interrupt.recv() => return End::Signal("SIGINT"),

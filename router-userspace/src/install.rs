@@ -17,9 +17,13 @@ use crate::scripts;
 /// The first file or folder that cannot be written.
 pub fn install(root: &Root) -> Result<Vec<PathBuf>> {
     let mut written = Vec::new();
-    for (folder, mode) in
-        [(root.databags(), 0o700), (root.processed(), 0o755), (root.scripts(), 0o755), (root.run(), 0o755)]
-    {
+    for (folder, mode) in [
+        (root.databags(), 0o700),
+        (root.operator(), 0o755),
+        (root.processed(), 0o755),
+        (root.scripts(), 0o755),
+        (root.run(), 0o755),
+    ] {
         make_folder(&folder, mode, &mut written)?;
     }
     let binary = root.binary();
@@ -48,6 +52,7 @@ fn unit(root: &Root) -> String {
          [Service]\n\
          Type=notify\n\
          ExecStart={binary} daemon{option}\n\
+         ExecReload={binary} reload{option}\n\
          # The programs are pinned and go on forwarding without the daemon.\n\
          KillMode=process\n\
          Restart=always\n\
@@ -116,6 +121,7 @@ mod tests {
         let written = install(&root).unwrap();
         assert!(written.contains(&root.binary()));
         assert_eq!(install(&root).unwrap(), Vec::<PathBuf>::new());
+        assert!(root.operator().is_dir() && !root.settings().exists());
         let script = root.scripts().join("update_config.py");
         assert_eq!(fs::canonicalize(script).unwrap(), fs::canonicalize(root.binary()).unwrap());
         assert!(fs::read_to_string(root.unit()).unwrap().contains(&format!("--root {}", folder.display())));

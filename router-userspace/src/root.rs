@@ -4,6 +4,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::settings;
+
 /// Where a router's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
@@ -35,6 +37,16 @@ impl Root {
     /// The databags.
     pub fn databags(&self) -> PathBuf {
         self.path.join("etc/cloudstack")
+    }
+
+    /// What the operator writes.
+    pub fn operator(&self) -> PathBuf {
+        self.path.join("etc/xvr")
+    }
+
+    /// The operator's settings.
+    pub fn settings(&self) -> PathBuf {
+        self.operator().join(settings::NAME)
     }
 
     /// Where CloudStack puts its files.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::show::{CounterView, FlowView, PortView, RouteView, StatusView};
+use crate::show::{CounterView, FlowView, NatView, PortView, RouteView, StatusView};
 
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum Request {
     Drops,
     /// Its routes.
     Routes,
+    /// Its NAT rules, and how its external ports are used.
+    Nat,
     /// Apply documents in order, up to the first that is refused.
     Apply {
         /// The documents.
@@ -43,6 +45,8 @@ pub enum Request {
         /// What becomes of the file.
         afterwards: Afterwards,
     },
+    /// Read the operator's settings again and put them in force.
+    Reload,
     /// Take the programs off all ports, forget all flows, and end.
     Remove {
         /// Switch forwarding off and take the guard away too.
@@ -93,9 +97,11 @@ pub enum Answer {
     Drops(Vec<CounterView>),
     /// To [`Request::Routes`].
     Routes(Vec<RouteView>),
+    /// To [`Request::Nat`].
+    Nat(NatView),
     /// To [`Request::Plan`]: a sentence per change, in order.
     Plan(Vec<String>),
-    /// To [`Request::Apply`] and [`Request::UpdateConfig`].
+    /// To [`Request::Apply`], [`Request::UpdateConfig`] and [`Request::Reload`].
     Applied {
         /// What is in force.
         applied: Vec<Applied>,

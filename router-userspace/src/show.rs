@@ -140,6 +140,108 @@ pub struct RouteView {
     pub active: bool,
 }
 
+/// `xvr show nat`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatView {
+    /// Static NATs.
+    pub static_nats: Vec<StaticNatView>,
+    /// Port forwardings; of those of one address and protocol the first that matches counts.
+    pub port_forwardings: Vec<PortForwardView>,
+    /// How the external ports of source NAT are used.
+    pub source_nats: Vec<SourceNatView>,
+}
+
+/// A public address that is a guest's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaticNatView {
+    /// The public address.
+    pub public: String,
+    /// The guest's.
+    pub internal: String,
+    /// It is in force: a port of the router holds the public address.
+    pub active: bool,
+}
+
+/// Ports of a public address that lead to a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortForwardView {
+    /// `tcp`, `udp`, or `any` for both.
+    pub protocol: String,
+    /// The public address.
+    pub public: String,
+    /// Its ports, `22` or `5000-5010`; nothing for all.
+    pub public_ports: Option<String>,
+    /// The guest's address.
+    pub internal: String,
+    /// Its ports, as many or one; nothing where ports are kept.
+    pub internal_ports: Option<String>,
+    /// Who may use it; empty for anybody.
+    pub sources: Vec<String>,
+    /// It is in force: a port of the router holds the public address.
+    pub active: bool,
+}
+
+/// How the external ports of one address and protocol are used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceNatView {
+    /// The address.
+    pub address: String,
+    /// `tcp`, `udp`, or `icmp`, whose ports are identifiers.
+    pub protocol: String,
+    /// Ports that are taken, by bindings and by port forwardings.
+    pub taken: u32,
+    /// How often no port was left, and flows to different destinations shared one.
+    pub shared: u64,
+    /// Guests' sockets that have a port.
+    pub bindings: usize,
+}
+
+impl NatView {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut rules = Table::new(&["RULE", "PROTO", "PUBLIC", "GUEST", "FROM", "STATE"]);
+        let state = |active| if active { "active" } else { "missing" }.to_owned();
+        for rule in &self.static_nats {
+            rules.row([
+                "static NAT".to_owned(),
+                "any".to_owned(),
+                rule.public.clone(),
+                rule.internal.clone(),
+                "anywhere".to_owned(),
+                state(rule.active),
+            ]);
+        }
+        let end = |address: &str, ports: &Option<String>| match ports {
+            Some(ports) => format!("{address}:{ports}"),
+            None => address.to_owned(),
+        };
+        for rule in &self.port_forwardings {
+            let sources =
+                if rule.sources.is_empty() { "anywhere".to_owned() } else { rule.sources.join(" ") };
+            rules.row([
+                "forwarding".to_owned(),
+                rule.protocol.clone(),
+                end(&rule.public, &rule.public_ports),
+                end(&rule.internal, &rule.internal_ports),
+                sources,
+                state(rule.active),
+            ]);
+        }
+        let mut pools = Table::new(&["SOURCE NAT", "PROTO", "PORTS TAKEN", "SHARED", "BINDINGS"]);
+        for pool in &self.source_nats {
+            pools.row([
+                pool.address.clone(),
+                pool.protocol.clone(),
+                pool.taken.to_string(),
+                pool.shared.to_string(),
+                pool.bindings.to_string(),
+            ]);
+        }
+        let rules = rules.text_or("There are no static NATs and no port forwardings.\n");
+        format!("{rules}\n{}", pools.text_or("No port has source NAT.\n"))
+    }
+}
+
 impl StatusView {
     /// For people.
     pub fn text(&self) -> String {
@@ -315,6 +417,11 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// A sentence where there are no rows.
+    fn text_or(&self, otherwise: &str) -> String {
+        if self.rows.len() == 1 { otherwise.to_owned() } else { self.text() }
+    }
+
     fn text(&self) -> String {
         let columns = self.rows[0].len();
         let width =
@@ -349,6 +456,47 @@ mod tests {
             "DESTINATION  GATEWAY      PORT  STATE\n\
              0.0.0.0/0    203.0.113.1  eth2  active\n\
              10.1.1.0/24  connected    eth2  active\n"
+        );
+    }
+
+    #[test]
+    fn rules_and_ports_are_two_tables() {
+        let nothing = NatView { static_nats: vec![], port_forwardings: vec![], source_nats: vec![] };
+        assert_eq!(
+            nothing.text(),
+            "There are no static NATs and no port forwardings.\n\nNo port has source NAT.\n"
+        );
+        let own = StaticNatView {
+            public: "203.0.113.32".to_owned(),
+            internal: "10.1.1.11".to_owned(),
+            active: true,
+        };
+        let forward = PortForwardView {
+            protocol: "tcp".to_owned(),
+            public: "203.0.113.31".to_owned(),
+            public_ports: Some("5000-5010".to_owned()),
+            internal: "10.1.1.12".to_owned(),
+            internal_ports: None,
+            sources: vec!["192.0.2.0/24".to_owned(), "198.51.100.7/32".to_owned()],
+            active: false,
+        };
+        let pool = SourceNatView {
+            address: "203.0.113.30".to_owned(),
+            protocol: "udp".to_owned(),
+            taken: 12,
+            shared: 0,
+            bindings: 11,
+        };
+        let view =
+            NatView { static_nats: vec![own], port_forwardings: vec![forward], source_nats: vec![pool] };
+        assert_eq!(
+            view.text(),
+            "RULE        PROTO  PUBLIC                  GUEST      FROM                          STATE\n\
+             static NAT  any    203.0.113.32            10.1.1.11  anywhere                      active\n\
+             forwarding  tcp    203.0.113.31:5000-5010  10.1.1.12  192.0.2.0/24 198.51.100.7/32  missing\n\
+             \n\
+             SOURCE NAT    PROTO  PORTS TAKEN  SHARED  BINDINGS\n\
+             203.0.113.30  udp    12           0       11\n"
         );
     }
 

@@ -12,7 +12,7 @@ use router_common::port::{Port as PortEntry, Role};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::compile::{AttachMode, Attachment, Compiled, Driver, Front, TableSet, compile};
 use router_userspace::dataplane::Attached;
-use router_userspace::model::{DesiredState, Port, PortSelector, Route, RouteTarget, SourceNat};
+use router_userspace::model::{DesiredState, Port, PortSelector, Route, RouteTarget, Settings, SourceNat};
 use router_userspace::reconcile::events::{Event, Events};
 use router_userspace::reconcile::neighbours::State;
 use router_userspace::reconcile::{Machine, Programs, Reconciler, guard};
@@ -27,6 +27,11 @@ struct Memory {
 impl Programs for Memory {
     fn observe_tables(&mut self) -> Result<TableSet> {
         Ok(self.tables.clone())
+    }
+
+    fn set_flags(&mut self, flags: u32) -> Result<()> {
+        self.tables.flags = flags;
+        Ok(())
     }
 
     fn set_port(&mut self, key: (u32, u16, u16), port: &PortEntry) -> Result<()> {
@@ -127,7 +132,7 @@ fn port(name: &str, last: u8, role: Role, addresses: &[&str]) -> Port {
 
 fn route(destination: &str, gateway: &str) -> Route {
     let target = RouteTarget::Gateway(gateway.parse().unwrap());
-    Route { destination: destination.parse().unwrap(), target }
+    Route { destination: destination.parse().unwrap(), target, metric: 0 }
 }
 
 fn router() -> DesiredState {
@@ -152,7 +157,7 @@ impl Lab {
 
     async fn compile(&self, desired: &DesiredState) -> Compiled {
         let inventory = self.reconciler.backend.inventory().await.unwrap();
-        let compiled = compile(desired, &inventory, AttachMode::Auto);
+        let compiled = compile(desired, &Settings::default(), &inventory, AttachMode::Auto);
         assert_eq!(compiled.problems, []);
         compiled
     }

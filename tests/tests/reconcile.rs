@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
+use router_common::config::RouterConfig;
 use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
 use router_userspace::compile::{Attachment, Compiled, Front, KernelRoute, Link};
@@ -62,6 +63,7 @@ fn apply(system: &mut Observed, change: Change) {
         Change::RemoveAddress(nic, address) => {
             links.get_mut(&nic.ifindex).unwrap().addresses.retain(|own| *own != address);
         }
+        Change::SetFlags(flags) => system.tables.flags = flags,
         Change::SetPort(_, key, port) => drop(system.tables.ports.insert(key, port)),
         Change::RemovePort(_, key) => drop(system.tables.ports.remove(&key)),
         Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
@@ -70,8 +72,8 @@ fn apply(system: &mut Observed, change: Change) {
         Change::SetLocal(nic, std::net::IpAddr::V6(address)) => {
             system.tables.local6.insert(address, nic.ifindex);
         }
-        Change::SetNat(key, entry) => drop(system.tables.nat.insert(*key, *entry)),
-        Change::RemoveNat(key) => drop(system.tables.nat.remove(key)),
+        Change::SetNat(key, entry) => drop(system.tables.nat.insert(key, entry)),
+        Change::RemoveNat(key) => drop(system.tables.nat.remove(&key)),
         Change::RemoveLocal(std::net::IpAddr::V4(address)) => drop(system.tables.local4.remove(&address)),
         Change::RemoveLocal(std::net::IpAddr::V6(address)) => drop(system.tables.local6.remove(&address)),
         Change::Attach(nic, Attachment { front, .. }) => {
@@ -126,11 +128,12 @@ fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str
         slot: ifindex,
         mtu: 1400,
         source_nat: Ipv4::UNSPECIFIED,
+        address: Ipv4::UNSPECIFIED,
         router: 0,
         role: role as u8,
         flags: 0,
         mac: [0; 6],
-        pad: [0; 6],
+        pad: [0; 2],
     };
     compiled.tables.ports.insert((ifindex, 0, 0), port);
 }
@@ -231,6 +234,26 @@ fn a_route_to_another_gateway_takes_the_place_of_the_old_one() {
         sentences(&plan),
         ["change route 0.0.0.0/0 by 203.0.113.2 via eth2", "make flows look up their way out again"]
     );
+}
+
+#[test]
+fn what_the_operator_chose_is_planned_like_anything_else() {
+    let mut reconciler = Reconciler::new(Memory::new(|_| false));
+    run(reconciler.converge(&router())).unwrap();
+    let mut chosen = router();
+    chosen.tables.flags = RouterConfig::HAIRPIN_EXTERNAL;
+    chosen.tables.ports.get_mut(&(GUEST, 0, 0)).unwrap().flags |= Port::SYMMETRIC;
+    let plan = run(reconciler.plan(&chosen)).unwrap();
+    assert_eq!(
+        sentences(&plan),
+        [
+            "set the hairpin source to external, filtering to address-and-port-dependent",
+            "set port eth0: guest, MTU 1400, symmetric mapping",
+            "make flows look up their way out again",
+        ]
+    );
+    run(reconciler.converge(&chosen)).unwrap();
+    assert_eq!(reconciler.backend.system.tables, chosen.tables);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What building and testing need, and how it gets here.
 
 use std::env;
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -144,7 +146,74 @@ pub fn packages(names: &[&str]) -> Result<()> {
     apt(&["update"])?;
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(names);
-    apt(&arguments)
+    let new = SERVICES.iter().filter(|(package, _)| names.contains(package) && !is_installed(package));
+    let new: Vec<_> = new.map(|(_, service)| *service).collect();
+    let quiet = NoStart::begin(Path::new(SBIN))?;
+    let installed = apt(&arguments);
+    quiet.end()?;
+    installed?;
+    disable(&new)
+}
+
+/// What Debian and its relatives start, and enable for every boot, when they install these packages.
+/// The tests start servers of their own, in namespaces; the machine itself is to serve nothing that
+/// it did not serve before.
+const SERVICES: &[(&str, &str)] = &[
+    ("openssh-server", "ssh.service"),
+    ("openssh-server", "ssh.socket"),
+    ("coturn", "coturn.service"),
+    ("vsftpd", "vsftpd.service"),
+];
+
+/// Whoever has a package already wants its service.
+fn is_installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    let output = query.args(["--show", "--showformat=${db:Status-Status}", package]).output();
+    output.is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Keeps services that were installed just now from starting with the machine.
+fn disable(services: &[&str]) -> Result<()> {
+    let exists = |service: &&&str| Path::new("/lib/systemd/system").join(service).exists();
+    let services: Vec<_> = services.iter().filter(exists).collect();
+    if services.is_empty() || !Path::new("/bin/systemctl").exists() {
+        return Ok(());
+    }
+    // Not `mask`: whoever wants one later enables it as ever.
+    run(Command::new("systemctl").args(["--quiet", "disable"]).args(services))
+}
+
+const SBIN: &str = "/usr/sbin";
+
+/// While it lives, no package's script starts a service: they all ask `policy-rc.d`, and 101 is
+/// no. One that was there before comes back, also when an earlier run was killed in between.
+struct NoStart {
+    policy: PathBuf,
+    before: PathBuf,
+}
+
+impl NoStart {
+    const POLICY: &str =
+        "#!/bin/sh\n# Of `cargo xtask setup`, while it installs what tests start by themselves.\nexit 101\n";
+
+    fn begin(folder: &Path) -> Result<Self> {
+        let quiet =
+            Self { policy: folder.join("policy-rc.d"), before: folder.join("policy-rc.d.before-xvr") };
+        let found = fs::read(&quiet.policy);
+        if found.is_ok_and(|text| text != Self::POLICY.as_bytes()) {
+            fs::rename(&quiet.policy, &quiet.before).context("put policy-rc.d aside")?;
+        }
+        fs::write(&quiet.policy, Self::POLICY).context("write policy-rc.d")?;
+        fs::set_permissions(&quiet.policy, fs::Permissions::from_mode(0o755)).context("write policy-rc.d")?;
+        Ok(quiet)
+    }
+
+    fn end(self) -> Result<()> {
+        if self.before.exists() {
+            return fs::rename(&self.before, &self.policy).context("put policy-rc.d back");
+        }
+        fs::remove_file(&self.policy).context("remove policy-rc.d")
+    }
 }
 
 /// `apt-get`, quiet unless it fails.
@@ -159,4 +228,31 @@ pub fn apt(arguments: &[&str]) -> Result<()> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_policy_before_is_policy_afterwards() {
+        let folder = env::temp_dir().join(format!("xvr-setup-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let policy = folder.join("policy-rc.d");
+        let exit = |path: &Path| Command::new("/bin/sh").arg(path).status().unwrap().code();
+
+        let quiet = NoStart::begin(&folder).unwrap();
+        assert_eq!(exit(&policy), Some(101));
+        quiet.end().unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+
+        fs::write(&policy, "exit 104\n").unwrap();
+        // Killed in between, and run again.
+        drop(NoStart::begin(&folder).unwrap());
+        let quiet = NoStart::begin(&folder).unwrap();
+        assert_eq!(exit(&policy), Some(101));
+        quiet.end().unwrap();
+        assert_eq!(fs::read_to_string(&policy).unwrap(), "exit 104\n");
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

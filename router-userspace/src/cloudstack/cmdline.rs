@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::object::{Entry, Object, Place};
+use super::object::{Entry, Object};
 use super::wire::cmdline::CmdLine;
 use crate::error::ConfigError;
+use crate::json::Place;
 
 /// Reads a boot line. `file` names it in errors, whose path is that of the key in the
 /// `cmd_line.json` that CloudStack's own router makes of the line.

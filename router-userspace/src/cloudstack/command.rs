@@ -1,6 +1,6 @@
 //! A command: one JSON file from CloudStack, typed.
 
-use super::object::{Object, Place, document};
+use super::object::Object;
 use super::wire::cmdline::CmdLine;
 use super::wire::forwardrules::ForwardRules;
 use super::wire::guestnetwork::GuestNetwork;
@@ -9,6 +9,7 @@ use super::wire::staticnatrules::StaticNatRules;
 use super::wire::staticroutes::StaticRoutes;
 use crate::compile::Inventory;
 use crate::error::ConfigError;
+use crate::json::{Place, document};
 use crate::model::Mac;
 
 /// Types that CloudStack sends and this release does not apply.

@@ -27,9 +27,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::command::Command;
-use super::object::{Entry, Object, Place, list};
+use super::object::{Entry, Object, list};
 use crate::compile::Inventory;
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::Mac;
 
 /// NIC or public address → entries.

@@ -10,13 +10,14 @@ use std::cmp::Ordering;
 use std::net::Ipv4Addr;
 
 use super::databag::Databags;
-use super::object::{Object, Place};
+use super::object::Object;
 use super::wire::cmdline::CmdLine;
 use super::wire::guestnetwork::GuestNetwork;
 use super::wire::ips::IpAssociation;
 use super::wire::staticroutes::StaticRoute;
 use super::wire::{forwardrules, staticnatrules};
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::{DesiredState, PortForward, StaticNat};
 
 /// What the router should do. Without a boot line and anything else: nothing.

@@ -22,4 +22,3 @@ pub use cmdline::from_boot_line;
 pub use command::{Command, Parsed};
 pub use databag::Databags;
 pub use desired::{desired, notices};
-pub use object::Place;

@@ -2,7 +2,7 @@
 //!
 //! CloudStack writes by gson and reads by Python, so it does not mind whether a number has quotes
 //! or whether a key is missing or null; neither does this reader. It does mind everything else, and
-//! says where: serde's own errors know no JSON pointer.
+//! says where.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -10,36 +10,10 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 
 use crate::error::ConfigError;
+use crate::json::{Place, kind};
 
 /// A JSON object as it was read, without the keys that are null.
 pub(super) type Entry = Map<String, Value>;
-
-/// A place in a JSON document.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// The file's name, as the operator knows it.
-    pub file: String,
-    /// JSON pointer (RFC 6901).
-    pub path: String,
-}
-
-impl Place {
-    /// The whole document of a file.
-    pub fn document(file: impl Into<String>) -> Self {
-        Self { file: file.into(), path: String::new() }
-    }
-
-    /// One step down, to a key or to an index.
-    pub fn at(&self, step: impl Display) -> Self {
-        let step = step.to_string().replace('~', "~0").replace('/', "~1");
-        Self { file: self.file.clone(), path: format!("{}/{step}", self.path) }
-    }
-
-    /// An error here.
-    pub fn error(&self, message: impl Display) -> ConfigError {
-        ConfigError::new(&self.file, &self.path, message)
-    }
-}
 
 /// A JSON object and its place.
 pub(super) struct Object<'a> {
@@ -147,25 +121,8 @@ pub(super) fn list<'a>(place: &Place, value: &'a Value) -> Result<Vec<Object<'a>
     items.iter().enumerate().map(|(index, item)| Object::from_value(place.at(index), item)).collect()
 }
 
-/// Bytes to JSON; errors name line and column.
-pub(super) fn document(file: &str, bytes: &[u8]) -> Result<Value, ConfigError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| ConfigError::new(file, "", format_args!("no valid JSON: {error}")))
-}
-
 fn is_absent(text: &str) -> bool {
     text.is_empty() || text.eq_ignore_ascii_case("null") || text.eq_ignore_ascii_case("none")
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]

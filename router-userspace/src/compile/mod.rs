@@ -1,4 +1,4 @@
-//! Desired state and what NICs there are → what the system should hold. Pure: same input, same
+//! Desired state, settings and what NICs there are → what the system should hold. Pure: same input, same
 //! output; no IO.
 //!
 //! Compiling never fails as a whole. What cannot be had on this machine (a port without a NIC, a
@@ -9,32 +9,41 @@ pub mod attach;
 pub mod nat;
 mod port;
 mod route;
+mod settings;
 mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use router_common::port::{Port, PortKey};
 
-use crate::model::{DesiredState, Mac};
+use crate::model::{DesiredState, Mac, Settings};
 use nat::{NatEntry, NatKey};
 
 pub use attach::{AttachMode, Attachment, Driver, Front};
 
-/// What the system should hold for a desired state on a machine with these NICs.
-pub fn compile(desired: &DesiredState, inventory: &Inventory, mode: AttachMode) -> Compiled {
+/// What the system should hold for a desired state and the operator's settings on a machine with
+/// these NICs.
+pub fn compile(
+    desired: &DesiredState,
+    settings: &Settings,
+    inventory: &Inventory,
+    mode: AttachMode,
+) -> Compiled {
     let mut compiled = Compiled::default();
     let placed = port::place(&desired.ports, inventory, &mut compiled.problems);
     for port in &placed {
         compiled.names.insert(port.nic.ifindex, port.port.name.clone());
         compiled.links.insert(port.nic.ifindex, port.link());
     }
-    port::tables(&placed, mode, &mut compiled);
+    compiled.tables.flags = settings::flags(settings);
+    port::tables(&placed, settings, mode, &mut compiled);
     nat::tables(&desired.nat, &mut compiled.tables);
     compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
     compiled.sysctls = sysctl::compile(&placed);
+    compiled.problems.extend(settings::problems(settings, &desired.ports));
     compiled
 }
 
@@ -108,6 +117,8 @@ pub const ROUTE_PROTOCOL: u8 = 120;
 /// The packet programs' tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableSet {
+    /// `CONFIG`: what is chosen for all ports, [`RouterConfig::flags`](router_common::config::RouterConfig).
+    pub flags: u32,
     /// `PORTS`.
     pub ports: BTreeMap<(u32, u16, u16), Port>,
     /// `LOCAL4`: address → interface index.
@@ -161,6 +172,8 @@ impl Compiled {
                 };
                 routes(before) != routes(after)
             }
+            // No command is about the operator's settings.
+            Subject::Network(_) => false,
         };
         self.problems.iter().filter(is_new).collect()
     }
@@ -182,6 +195,8 @@ pub enum Subject {
     Port(String),
     /// Routes to a destination.
     Route(IpNet),
+    /// The operator's settings for a network.
+    Network(Ipv4Net),
 }
 
 impl fmt::Display for Problem {
@@ -189,6 +204,7 @@ impl fmt::Display for Problem {
         match &self.subject {
             Subject::Port(name) => write!(f, "port {name}: {}", self.message),
             Subject::Route(destination) => write!(f, "route to {destination}: {}", self.message),
+            Subject::Network(network) => write!(f, "network {network} of the settings: {}", self.message),
         }
     }
 }

@@ -7,8 +7,8 @@ use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
 use router_common::port::Port as PortEntry;
 
-use super::{AttachMode, Attachment, Compiled, Inventory, Link, Nic, Problem, Subject};
-use crate::model::{Port, PortSelector, SourceNat};
+use super::{AttachMode, Attachment, Compiled, Inventory, Link, Nic, Problem, Subject, settings};
+use crate::model::{Port, PortSelector, Settings, SourceNat};
 
 /// `RouterId` of the one router that a network namespace has.
 pub const ROUTER: u16 = 0;
@@ -99,7 +99,7 @@ fn slots(ports: &[Port]) -> BTreeMap<&str, u32> {
 }
 
 /// Fills in what the programs read and how they are attached.
-pub(super) fn tables(placed: &[Placed<'_>], mode: AttachMode, compiled: &mut Compiled) {
+pub(super) fn tables(placed: &[Placed<'_>], chosen: &Settings, mode: AttachMode, compiled: &mut Compiled) {
     for placed in placed {
         let Placed { port, nic, slot } = placed;
         let attachment = Attachment::choose(mode, port.role, &nic.driver);
@@ -114,7 +114,8 @@ pub(super) fn tables(placed: &[Placed<'_>], mode: AttachMode, compiled: &mut Com
             address: first_address(port),
             router: ROUTER,
             role: port.role as u8,
-            flags: attachment.port_flags(&nic.driver, nic.takes_xdp_frames),
+            flags: attachment.port_flags(&nic.driver, nic.takes_xdp_frames)
+                | settings::port_flags(port, chosen),
             mac: nic.mac.0,
             pad: [0; 2],
         };

@@ -1,8 +1,10 @@
 use std::net::IpAddr;
 
+use router_common::config::RouterConfig;
 use router_common::port::{Port as PortEntry, Role};
 
 use super::*;
+use crate::model::settings::{Filtering, HairpinSource, Mapping, NetworkSettings};
 use crate::model::{Port, PortSelector, Route, RouteTarget, SourceNat};
 
 const PUBLIC: u32 = 4;
@@ -50,6 +52,7 @@ fn route(destination: &str, gateway: &str) -> Route {
     Route {
         destination: destination.parse().unwrap(),
         target: RouteTarget::Gateway(gateway.parse().unwrap()),
+        metric: 0,
     }
 }
 
@@ -69,7 +72,11 @@ fn router() -> DesiredState {
 }
 
 fn compile_auto(desired: &DesiredState) -> Compiled {
-    compile(desired, &inventory(), AttachMode::Auto)
+    compile_with(desired, &Settings::default())
+}
+
+fn compile_with(desired: &DesiredState, settings: &Settings) -> Compiled {
+    compile(desired, settings, &inventory(), AttachMode::Auto)
 }
 
 #[test]
@@ -175,6 +182,7 @@ fn the_narrowest_network_reaches_a_gateway_and_a_named_port_overrides_it() {
             Route {
                 destination: "::/0".parse().unwrap(),
                 target: RouteTarget::GatewayOnPort("fe80::1".parse().unwrap(), "eth0".to_owned()),
+                metric: 0,
             },
         ],
         ..Default::default()
@@ -200,4 +208,49 @@ fn counters_stay_with_their_port() {
     assert_eq!(slot(&["eth7"], "eth7"), 8);
     assert_eq!(slot(&["eth0", "eth999", "wan"], "eth999"), 255);
     assert_eq!(slot(&["eth0", "eth999", "wan"], "wan"), 254);
+}
+
+#[test]
+fn the_operators_choices_are_bits() {
+    assert_eq!(compile_auto(&router()).tables.flags, 0);
+    let settings = Settings {
+        hairpin_source: HairpinSource::External,
+        filtering: Filtering::EndpointIndependent,
+        ..Settings::default()
+    };
+    let flags = compile_with(&router(), &settings).tables.flags;
+    assert_eq!(flags, RouterConfig::HAIRPIN_EXTERNAL | RouterConfig::OPEN_BINDINGS);
+}
+
+#[test]
+fn the_narrowest_network_says_how_guests_are_mapped() {
+    use Mapping::{EndpointIndependent, Symmetric};
+    let is_symmetric = |networks: &[(&str, Mapping)]| {
+        let of = |(text, mapping): &(&str, Mapping)| {
+            (text.parse().unwrap(), NetworkSettings { mapping: *mapping })
+        };
+        let settings = Settings { networks: networks.iter().map(of).collect(), ..Settings::default() };
+        let compiled = compile_with(&router(), &settings);
+        assert_eq!(compiled.problems, []);
+        assert_eq!(compiled.tables.ports[&(PUBLIC, 0, 0)].flags & PortEntry::SYMMETRIC, 0);
+        compiled.tables.ports[&(GUEST, 0, 0)].flags & PortEntry::SYMMETRIC != 0
+    };
+    assert!(!is_symmetric(&[]));
+    assert!(is_symmetric(&[("10.1.1.0/24", Symmetric)]));
+    assert!(is_symmetric(&[("10.0.0.0/8", Symmetric)]));
+    assert!(!is_symmetric(&[("10.0.0.0/8", Symmetric), ("10.1.1.0/24", EndpointIndependent)]));
+    assert!(is_symmetric(&[("10.0.0.0/8", EndpointIndependent), ("10.1.1.0/24", Symmetric)]));
+}
+
+#[test]
+fn a_network_that_no_guest_port_has_is_a_problem_but_no_commands() {
+    let chosen = NetworkSettings { mapping: Mapping::Symmetric };
+    // The second one is the public port's.
+    let networks = ["10.1.9.0/24", "203.0.113.0/24"].map(|text| (text.parse().unwrap(), chosen));
+    let settings = Settings { networks: networks.into(), ..Settings::default() };
+    let compiled = compile_with(&router(), &settings);
+    let problems: Vec<String> = compiled.problems.iter().map(ToString::to_string).collect();
+    let said = |network| format!("network {network} of the settings: no guest port has an address in it");
+    assert_eq!(problems, ["10.1.9.0/24", "203.0.113.0/24"].map(said));
+    assert!(compiled.refusals(&DesiredState::default(), &router()).is_empty());
 }

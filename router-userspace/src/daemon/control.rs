@@ -14,14 +14,15 @@ use tracing::{error, info, warn};
 
 use super::{Options, inbox, views};
 use crate::cloudstack::{Command, Databags, Parsed, desired};
-use crate::compile::{Compiled, Inventory, compile};
-use crate::dataplane::{self, Dataplane, Timeouts};
+use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
+use crate::dataplane::{self, Dataplane};
 use crate::error::ConfigError;
-use crate::model::DesiredState;
+use crate::model::{DesiredState, Settings};
 use crate::reconcile::neighbours::{Keeper, Neighbour};
-use crate::reconcile::{Machine, Plan, Reconciler};
+use crate::reconcile::{Change, Machine, Plan, Reconciler};
 use crate::root::Root;
 use crate::rpc::{Answer, Applied, Document, Request};
+use crate::settings;
 
 /// How long a command may wait for a NIC that the hypervisor is just plugging.
 const HOT_PLUG: Duration = Duration::from_secs(3);
@@ -34,6 +35,10 @@ pub struct Control {
     /// What CloudStack has said, or why nobody knows: then nothing is changed, neither here nor
     /// in the system, until the file is repaired.
     pub(super) memory: Result<Memory, ConfigError>,
+    /// What the operator has chosen, as it is in force.
+    pub(super) settings: Settings,
+    /// Why that is not what the file says.
+    pub(super) settings_damage: Option<ConfigError>,
     pub(super) inventory: Inventory,
     pub(super) compiled: Compiled,
     pub(super) reconciler: Reconciler<Machine<Dataplane>>,
@@ -63,9 +68,13 @@ impl Memory {
 }
 
 impl Control {
-    /// Reads the databags and opens the dataplane, new or an earlier daemon's.
+    /// Reads the databags and the settings, and opens the dataplane, new or an earlier daemon's.
     pub async fn open(options: Options, started: Instant) -> Result<Self> {
         let memory = Memory::load(&options.root);
+        let (settings, settings_damage) = match settings::load(&options.root.settings()) {
+            Ok(settings) => (settings, None),
+            Err(damage) => (Settings::default(), Some(damage)),
+        };
         dataplane::mount_bpffs()?;
         let pin_dir = dataplane::default_pin_dir()?;
         let mut dataplane = Dataplane::open(&dataplane::Options { pin_dir, max_flows: options.max_flows })
@@ -78,6 +87,8 @@ impl Control {
             started,
             ready_after: Duration::ZERO,
             memory,
+            settings,
+            settings_damage,
             inventory,
             compiled: Compiled::default(),
             reconciler,
@@ -91,6 +102,9 @@ impl Control {
     pub async fn start(&mut self) {
         if let Err(damage) = &self.memory {
             error!("{damage}: nothing is changed until this is repaired; what was in force stays in force");
+        }
+        if let Some(damage) = &self.settings_damage {
+            error!("{damage}: all is as without settings until this is repaired and reloaded");
         }
         self.look_again().await;
         for problem in &self.compiled.problems {
@@ -117,8 +131,12 @@ impl Control {
             Request::Flows => views::flows(self).map(Answer::Flows),
             Request::Drops => views::drops(self).map(Answer::Drops),
             Request::Routes => views::routes(self).await.map(Answer::Routes),
+            Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Apply { documents } => Ok(self.apply_all(&documents).await),
             Request::Plan { documents } => self.plan(&documents).await.map(Answer::Plan),
+            Request::Reload => {
+                self.reload().await.map(|reloaded| Answer::Applied { applied: vec![reloaded], refused: None })
+            }
             Request::UpdateConfig { name, afterwards } => {
                 Ok(inbox::update_config(self, &name, afterwards).await)
             }
@@ -158,7 +176,7 @@ impl Control {
         self.wait_for_nics(&command).await?;
         let before = self.memory.clone()?;
         let after = Memory::of(before.bags.merge(&command, &self.inventory)?)?;
-        let compiled = compile(&after.desired, &self.inventory, self.options.attach);
+        let compiled = self.compile(&after.desired, &self.settings);
         refuse(name, &compiled, &before.desired, &after.desired)?;
         let folder = self.options.root.databags();
         let save = || {
@@ -192,13 +210,59 @@ impl Control {
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
             let after = Memory::of(memory.bags.merge(&command, &self.inventory)?)?;
-            let compiled = compile(&after.desired, &self.inventory, self.options.attach);
+            let compiled = self.compile(&after.desired, &self.settings);
             refuse(&document.name, &compiled, &memory.desired, &after.desired)?;
             memory = after;
         }
-        let compiled = compile(&memory.desired, &self.inventory, self.options.attach);
+        // Without documents, also what the operator has written and not reloaded.
+        let settings = match documents {
+            [] => settings::load(&self.options.root.settings())?,
+            _ => self.settings.clone(),
+        };
+        let compiled = self.compile(&memory.desired, &settings);
         let Plan { changes } = self.reconciler.plan(&compiled).await?;
-        Ok(changes.iter().map(ToString::to_string).collect())
+        Ok(self.sentences(&settings, &changes))
+    }
+
+    /// What the operator has written since, in force. With an error everything is as it was.
+    async fn reload(&mut self) -> Result<Applied> {
+        let begun = Instant::now();
+        let changes = self.walk_settings().await.inspect_err(|error| warn!("refused: {error:#}"))?;
+        let about_settings = |problem: &&Problem| matches!(problem.subject, Subject::Network(_));
+        let warnings: Vec<String> =
+            self.compiled.problems.iter().filter(about_settings).map(ToString::to_string).collect();
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!("{}: in force with {} changes after {milliseconds} ms", settings::NAME, changes.len());
+        Ok(Applied { name: settings::NAME.to_owned(), changes, warnings, milliseconds })
+    }
+
+    async fn walk_settings(&mut self) -> Result<Vec<String>> {
+        let after = settings::load(&self.options.root.settings())
+            .inspect_err(|damage| self.settings_damage = Some(damage.clone()))?;
+        self.recall()?;
+        self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+        let compiled = self.compile(&self.memory.as_ref().map_err(Clone::clone)?.desired, &after);
+        let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
+        let changes = self.sentences(&after, &converged.changes);
+        (self.settings, self.settings_damage) = (after, None);
+        self.compiled = compiled;
+        self.trouble = None;
+        self.look_again().await;
+        Ok(changes)
+    }
+
+    /// Changes of the system, and of how the daemon itself goes about things.
+    fn sentences(&self, settings: &Settings, changes: &[Change]) -> Vec<String> {
+        let timeouts =
+            (settings.timeouts != self.settings.timeouts).then(|| "set timeouts of flows".to_owned());
+        timeouts.into_iter().chain(changes.iter().map(ToString::to_string)).collect()
+    }
+
+    fn compile(&self, desired: &DesiredState, settings: &Settings) -> Compiled {
+        compile(desired, settings, &self.inventory, self.options.attach)
     }
 
     /// A damaged databag may have been repaired meanwhile.
@@ -252,7 +316,7 @@ impl Control {
         for _ in 0..ROUNDS {
             self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
             let desired = &self.memory.as_ref().map_err(Clone::clone)?.desired;
-            self.compiled = compile(desired, &self.inventory, self.options.attach);
+            self.compiled = self.compile(desired, &self.settings);
             self.ports = self.compiled.links.keys().copied().collect();
             let converged = self.reconciler.converge(&self.compiled).await?;
             for change in &converged.changes {
@@ -274,7 +338,7 @@ impl Control {
 
     /// Removes flows whose time is over.
     pub fn age_flows(&mut self) {
-        if let Err(error) = self.reconciler.backend.programs.expire(&Timeouts::default()) {
+        if let Err(error) = self.reconciler.backend.programs.expire(&self.settings.timeouts) {
             error!("flows are not aged: {error:#}");
         }
     }

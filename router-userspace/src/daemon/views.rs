@@ -12,8 +12,13 @@ use super::control::Control;
 use crate::cloudstack::notices;
 use crate::compile::Nic;
 use crate::dataplane::{FlowRecord, Outcome};
+use crate::error::ConfigError;
+use crate::model::PortRange;
 use crate::reconcile::guard;
-use crate::show::{Count, CounterView, FlowView, PortView, RouteView, StatusView};
+use crate::show::{
+    Count, CounterView, FlowView, NatView, PortForwardView, PortView, RouteView, SourceNatView,
+    StaticNatView, StatusView,
+};
 
 /// How the daemon is.
 pub fn status(control: &Control) -> StatusView {
@@ -38,6 +43,8 @@ pub fn status(control: &Control) -> StatusView {
 fn problems(control: &Control) -> Vec<String> {
     let mut problems: Vec<String> = control.compiled.problems.iter().map(ToString::to_string).collect();
     problems.extend(control.trouble.clone());
+    let refused = |damage: &ConfigError| format!("{damage}: the settings in the file are not in force");
+    problems.extend(control.settings_damage.as_ref().map(refused));
     match &control.memory {
         Err(damage) => problems.push(format!("{damage}: commands are refused until this is repaired")),
         Ok(memory) => match notices(&memory.bags) {
@@ -175,6 +182,44 @@ pub async fn routes(control: &Control) -> Result<Vec<RouteView>> {
         }));
     }
     Ok(views)
+}
+
+/// The NAT rules, and how external ports are used.
+pub fn nat(control: &Control) -> Result<NatView> {
+    let nat = &control.memory.as_ref().map_err(Clone::clone)?.desired.nat;
+    let is_active = |public| control.compiled.tables.local4.contains_key(public);
+    let ports = |ports: Option<PortRange>| ports.map(|ports| ports.to_string());
+    let static_nats = nat.static_nats.iter().map(|rule| StaticNatView {
+        public: rule.public.to_string(),
+        internal: rule.internal.to_string(),
+        active: is_active(&rule.public),
+    });
+    let port_forwardings = nat.forwards.iter().map(|rule| PortForwardView {
+        protocol: rule.protocol.to_string(),
+        public: rule.public.to_string(),
+        public_ports: ports(rule.public_ports),
+        internal: rule.internal.to_string(),
+        internal_ports: ports(rule.internal_ports),
+        sources: rule.sources.iter().map(ToString::to_string).collect(),
+        active: is_active(&rule.public),
+    });
+    let pools = control.reconciler.backend.programs.pool_uses()?;
+    let mut source_nats: Vec<_> = pools
+        .into_iter()
+        .map(|pool| SourceNatView {
+            address: pool.address.to_string(),
+            protocol: protocol(pool.protocol),
+            taken: pool.taken,
+            shared: pool.shared,
+            bindings: pool.bindings,
+        })
+        .collect();
+    source_nats.sort_by(|a, b| (&a.address, &a.protocol).cmp(&(&b.address, &b.protocol)));
+    Ok(NatView {
+        static_nats: static_nats.collect(),
+        port_forwardings: port_forwardings.collect(),
+        source_nats,
+    })
 }
 
 struct Names<'a> {

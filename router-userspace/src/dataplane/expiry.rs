@@ -23,44 +23,7 @@ use super::Dataplane;
 use super::maps::absent_is_fine;
 use super::pools::external_key;
 use super::stats::{entries, reply_key};
-
-/// How long a flow may be silent.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// TCP before both sides have acknowledged (RFC 5382 REQ-5: at least 4 minutes).
-    pub tcp_opening: Duration,
-    /// TCP in use (RFC 5382 REQ-5: at least 2 hours 4 minutes).
-    pub tcp_established: Duration,
-    /// TCP after RST, or FIN from both sides (RFC 7857 §2: 4 minutes).
-    pub tcp_closing: Duration,
-    /// UDP before an answer (RFC 4787 REQ-5: at least 2 minutes).
-    pub udp_unanswered: Duration,
-    /// UDP with answers (RFC 4787 REQ-5c: 5 minutes recommended).
-    pub udp: Duration,
-    /// ICMP queries (RFC 5508 REQ-2: at least 60 seconds).
-    pub icmp: Duration,
-    /// Anything else.
-    pub other: Duration,
-    /// How long a binding without flows keeps its external port, so that nobody else gets it at
-    /// once (RFC 6888 REQ-8: 120 seconds). Cut short when a pool runs out of ports.
-    pub hold_down: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
-        Self {
-            tcp_opening: minutes(4),
-            tcp_established: minutes(124),
-            tcp_closing: minutes(4),
-            udp_unanswered: minutes(2),
-            udp: minutes(5),
-            icmp: minutes(1),
-            other: minutes(5),
-            hold_down: minutes(2),
-        }
-    }
-}
+use crate::model::Timeouts;
 
 const FIN: u8 = 1;
 const RST: u8 = 4;

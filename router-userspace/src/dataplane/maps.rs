@@ -150,6 +150,15 @@ impl Tables {
         self.config.set(0, config, 0).context("write CONFIG")
     }
 
+    /// Replaces what is chosen for all ports.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_flags(&mut self, flags: u32) -> Result<()> {
+        let config = self.config()?;
+        self.set_config(RouterConfig { flags, ..config })
+    }
+
     /// Makes every flow look its way out up again with its next packet.
     ///
     /// # Errors
@@ -164,7 +173,7 @@ impl Tables {
     /// # Errors
     /// A map cannot be read.
     pub fn observe(&self) -> Result<TableSet> {
-        let mut tables = TableSet::default();
+        let mut tables = TableSet { flags: self.config()?.flags, ..TableSet::default() };
         for entry in self.ports.iter() {
             let (key, port) = entry.context("read PORTS")?;
             tables.ports.insert((key.ifindex, key.outer_vlan, key.inner_vlan), port);

@@ -24,8 +24,8 @@ use aya::{Ebpf, EbpfLoader};
 use router_common::ABI_VERSION;
 use router_common::config::RouterConfig;
 
+pub use crate::model::Timeouts;
 pub use attach::Attached;
-pub use expiry::Timeouts;
 pub use maps::Tables;
 pub use pins::{default_pin_dir, mount_bpffs, namespace_pin_dir};
 pub use pools::PoolUse;

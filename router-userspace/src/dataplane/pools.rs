@@ -60,7 +60,7 @@ impl Pools {
     }
 
     fn pool(&self, index: u32) -> Option<MappedPool<'_>> {
-        (index < POOLS).then(|| MappedPool { pools: self, index: index as usize })
+        (index < POOLS).then_some(MappedPool { pools: self, index: index as usize })
     }
 }
 
@@ -147,6 +147,8 @@ pub struct PoolUse {
     pub taken: u32,
     /// How often one had to be shared by flows to different destinations.
     pub shared: u64,
+    /// Bindings: a guest's address and port that have one.
+    pub bindings: usize,
 }
 
 /// The external end of a flow that a binding translates.
@@ -168,10 +170,17 @@ impl Dataplane {
     /// # Errors
     /// A map cannot be read.
     pub fn pool_uses(&self) -> Result<Vec<PoolUse>> {
+        let (keys, _) = batch::read::<BindingKey, Binding>(self.tables.bindings.map(), 1, usize::MAX)?;
+        let mut bindings: HashMap<(Ipv4, u8), usize> = HashMap::new();
+        for key in keys {
+            *bindings.entry((key.external, key.protocol)).or_default() += 1;
+        }
         let uses = self.pool_rows()?.into_iter().filter_map(|((address, protocol), index)| {
             let pool = self.tables.pools.pool(index)?;
             let taken = (0..WORDS as u32).map(|word| pool.word(word).count_ones()).sum();
-            Some(PoolUse { address, protocol, taken, shared: pool.shared().load(Ordering::Relaxed) })
+            let shared = pool.shared().load(Ordering::Relaxed);
+            let bindings = bindings.get(&(address, protocol)).copied().unwrap_or(0);
+            Some(PoolUse { address, protocol, taken, shared, bindings })
         });
         Ok(uses.collect())
     }

@@ -1,15 +1,18 @@
-//! What the router should do, typed and valid; CloudStack's words do not reach here.
+//! What the router should do and how the operator wants it done, typed and valid; CloudStack's
+//! words do not reach here.
 //!
 //! Invariant: a `DesiredState` that exists is valid. `cloudstack::desired` makes it from the
-//! databags, `compile` reads it; neither knows the other.
+//! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
 pub mod nat;
 pub mod port;
 pub mod route;
+pub mod settings;
 
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use port::{Mac, Port, PortSelector, SourceNat};
 pub use route::{Route, RouteTarget};
+pub use settings::{Settings, Timeouts};
 
 /// Everything the router should do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -118,6 +118,7 @@ impl<P: Programs> Backend for Machine<P> {
             Change::Up(nic) => self.netlink.set_up(nic.ifindex).await,
             Change::AddAddress(nic, address) => self.add_address(nic.ifindex, *address).await,
             Change::RemoveAddress(nic, address) => self.netlink.remove_address(nic.ifindex, *address).await,
+            Change::SetFlags(flags) => self.programs.set_flags(*flags),
             Change::SetPort(_, key, port) => self.programs.set_port(*key, port),
             Change::RemovePort(_, key) => self.programs.remove_port(*key),
             Change::SetLocal(nic, address) => self.programs.set_local(*address, nic.ifindex),

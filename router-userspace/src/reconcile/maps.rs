@@ -15,6 +15,8 @@ use crate::dataplane::{Attached, Dataplane};
 pub trait Programs {
     /// What the tables hold.
     fn observe_tables(&mut self) -> Result<TableSet>;
+    /// Writes what is chosen for all ports.
+    fn set_flags(&mut self, flags: u32) -> Result<()>;
     /// Writes a port: interface, outer and inner VLAN id.
     fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()>;
     /// Removes a port; one that is not there is removed already.
@@ -40,6 +42,10 @@ pub trait Programs {
 impl Programs for Dataplane {
     fn observe_tables(&mut self) -> Result<TableSet> {
         self.tables().observe()
+    }
+
+    fn set_flags(&mut self, flags: u32) -> Result<()> {
+        self.tables().set_flags(flags)
     }
 
     fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()> {

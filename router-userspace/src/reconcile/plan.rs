@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use router_common::config::RouterConfig;
 use router_common::port::{Port, Role};
 
 use crate::compile::nat::{NatEntry, NatKey};
@@ -78,6 +79,8 @@ pub enum Change {
     AddAddress(NicName, IpNet),
     /// Remove an address from a NIC.
     RemoveAddress(NicName, IpNet),
+    /// Tell the programs what is chosen for all ports.
+    SetFlags(u32),
     /// Tell the programs about a port: interface, outer and inner VLAN id.
     SetPort(NicName, (u32, u16, u16), Port),
     /// Make the programs forget a port.
@@ -250,6 +253,9 @@ fn tables(
     changes: &mut Vec<Change>,
     removals: &mut Vec<Change>,
 ) {
+    if desired.flags != observed.flags {
+        changes.push(Change::SetFlags(desired.flags));
+    }
     for (key, port) in differing(&desired.ports, &observed.ports) {
         changes.push(Change::SetPort(names.of(key.0), *key, *port));
     }
@@ -346,6 +352,7 @@ impl fmt::Display for Change {
             Self::Up(nic) => write!(f, "switch {nic} on"),
             Self::AddAddress(nic, address) => write!(f, "add address {address} to {nic}"),
             Self::RemoveAddress(nic, address) => write!(f, "remove address {address} from {nic}"),
+            Self::SetFlags(flags) => write!(f, "set {}", FlagsSentence(*flags)),
             Self::SetPort(nic, _, port) => write!(f, "set port {nic}: {}", PortSentence(port)),
             Self::RemovePort(nic, _) => write!(f, "remove port {nic}"),
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
@@ -361,6 +368,18 @@ impl fmt::Display for Change {
             Self::RemoveRoute(nic, route) => write!(f, "remove route {} via {nic}", RouteSentence(route)),
             Self::BumpGeneration => f.write_str("make flows look up their way out again"),
         }
+    }
+}
+
+struct FlagsSentence(u32);
+
+impl fmt::Display for FlagsSentence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let choose = |flag, set, clear| if self.0 & flag != 0 { set } else { clear };
+        let hairpin = choose(RouterConfig::HAIRPIN_EXTERNAL, "external", "gateway");
+        let filtering =
+            choose(RouterConfig::OPEN_BINDINGS, "endpoint-independent", "address-and-port-dependent");
+        write!(f, "the hairpin source to {hairpin}, filtering to {filtering}")
     }
 }
 
@@ -380,6 +399,9 @@ impl fmt::Display for PortSentence<'_> {
         }
         if flags & Port::XDP_TARGET != 0 {
             f.write_str(", takes XDP frames")?;
+        }
+        if flags & Port::SYMMETRIC != 0 {
+            f.write_str(", symmetric mapping")?;
         }
         Ok(())
     }

@@ -8,9 +8,10 @@
 use std::net::Ipv4Addr;
 
 use super::{Databags, ips};
-use crate::cloudstack::object::{Entry, Object, Place};
+use crate::cloudstack::object::{Entry, Object};
 use crate::cloudstack::wire::forwardrules::{ForwardRules, Identity};
 use crate::cloudstack::wire::staticnatrules::StaticNatRules;
+use crate::json::Place;
 
 impl Databags {
     pub(super) fn merge_forwardrules(&mut self, message: &ForwardRules) {

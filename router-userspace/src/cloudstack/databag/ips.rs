@@ -9,10 +9,11 @@ use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use super::{ByKey, Databags, nic_name};
-use crate::cloudstack::object::{Entry, Place};
+use crate::cloudstack::object::Entry;
 use crate::cloudstack::wire::ips::{IpAssociation, Ips, NetworkType};
 use crate::compile::Inventory;
 use crate::error::ConfigError;
+use crate::json::Place;
 
 impl Databags {
     pub(super) fn merge_ips(&mut self, ips: &Ips, inventory: &Inventory) -> Result<(), ConfigError> {

@@ -9,8 +9,8 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::Databags;
-use crate::cloudstack::object::{Place, document};
 use crate::error::ConfigError;
+use crate::json::{Place, document};
 
 impl Databags {
     /// Reads the bags of a folder, usually `/etc/cloudstack`. A bag or a folder that is not there

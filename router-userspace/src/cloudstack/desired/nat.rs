@@ -7,8 +7,8 @@ use std::net::Ipv4Addr;
 
 use super::ports::PlacedPort;
 use super::{Reading, Rule};
-use crate::cloudstack::object::Place;
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::port::Role;
 use crate::model::{Nat, StaticNat};
 

@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::{Reading, by_number};
-use crate::cloudstack::object::Place;
 use crate::cloudstack::wire::cmdline::{BootNic, CmdLine, RouterKind};
 use crate::cloudstack::wire::guestnetwork::GuestNetwork;
 use crate::cloudstack::wire::ips::{IpAssociation, NetworkType};
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::port::Role;
 use crate::model::{Mac, Port, PortSelector, SourceNat};
 

@@ -6,10 +6,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Reading;
 use super::ports::PlacedPort;
-use crate::cloudstack::object::Place;
 use crate::cloudstack::wire::cmdline::RouterKind;
 use crate::cloudstack::wire::ips::NetworkType;
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::port::Role;
 use crate::model::{Route, RouteTarget};
 

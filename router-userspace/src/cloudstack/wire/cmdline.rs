@@ -6,8 +6,9 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::ips::NetworkType;
 use super::{ENVELOPE, host_address, is_host, mtu, netmask, not_a_host, prefix_length};
-use crate::cloudstack::object::{Entry, Object, Place};
+use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::Mac;
 use crate::model::port::MacError;
 

@@ -9,8 +9,9 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use super::{ENVELOPE, host_address};
-use crate::cloudstack::object::{Entry, Object, Place};
+use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::{ForwardProtocol, PortForward, PortRange};
 
 /// A message of type `forwardrules`.

@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{ENVELOPE, host_address, is_host, mtu, netmask, not_a_host, prefix_length};
-use crate::cloudstack::object::{Entry, Object, Place};
+use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::Mac;
 
 const KEYS: [&str; 20] = [

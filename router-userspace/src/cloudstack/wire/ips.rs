@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::{ENVELOPE, host_address, mtu, netmask};
-use crate::cloudstack::object::{Entry, Object, Place};
+use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::Mac;
 
 const KEYS: [&str; 13] = [

@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use serde_json::Value;
 
 use super::{ENVELOPE, host_address};
-use crate::cloudstack::object::{Entry, Object, Place};
+use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
+use crate::json::Place;
 use crate::model::StaticNat;
 
 /// Keys of a rule. `protocol` and ports stem from CloudStack's old "IP forwarding rules", whose

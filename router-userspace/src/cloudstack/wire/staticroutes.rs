@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{ENVELOPE, is_host, not_a_host};
-use crate::cloudstack::object::{Entry, Object, Place};
+use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
+use crate::json::Place;
 
 const KEYS: [&str; 4] = ["revoke", "ip_address", "gateway", "network"];
 

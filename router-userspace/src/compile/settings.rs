@@ -1,0 +1,48 @@
+//! The operator's settings → bits of the programs' tables.
+
+use ipnet::{IpNet, Ipv4Net};
+use router_common::config::RouterConfig;
+use router_common::port::Port as PortEntry;
+
+use super::{Problem, Subject};
+use crate::model::settings::{Filtering, HairpinSource, Mapping, Settings};
+use crate::model::{Port, port::Role};
+
+/// `RouterConfig::flags`.
+pub(super) fn flags(settings: &Settings) -> u32 {
+    let hairpin = match settings.hairpin_source {
+        HairpinSource::Gateway => 0,
+        HairpinSource::External => RouterConfig::HAIRPIN_EXTERNAL,
+    };
+    let filtering = match settings.filtering {
+        Filtering::AddressAndPortDependent => 0,
+        Filtering::EndpointIndependent => RouterConfig::OPEN_BINDINGS,
+    };
+    hairpin | filtering
+}
+
+/// Those of `Port::flags` that are the operator's.
+pub(super) fn port_flags(port: &Port, settings: &Settings) -> u8 {
+    let networks = settings.networks.iter().filter(|(network, _)| is_of(port, network));
+    let narrowest = networks.max_by_key(|(network, _)| network.prefix_len());
+    match narrowest.map(|(_, chosen)| chosen.mapping).unwrap_or_default() {
+        Mapping::EndpointIndependent => 0,
+        Mapping::Symmetric => PortEntry::SYMMETRIC,
+    }
+}
+
+/// Networks that no guest port has.
+pub(super) fn problems(settings: &Settings, ports: &[Port]) -> Vec<Problem> {
+    let absent = settings.networks.keys().filter(|network| !ports.iter().any(|port| is_of(port, network)));
+    absent
+        .map(|network| Problem {
+            subject: Subject::Network(*network),
+            message: "no guest port has an address in it".to_owned(),
+        })
+        .collect()
+}
+
+fn is_of(port: &Port, network: &Ipv4Net) -> bool {
+    let holds = |own: &IpNet| matches!(own, IpNet::V4(own) if network.contains(&own.addr()));
+    port.role == Role::Guest && port.addresses.iter().any(holds)
+}

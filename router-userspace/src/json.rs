@@ -1,0 +1,125 @@
+//! JSON with the place of everything known: serde's own errors know no JSON pointer.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::error::ConfigError;
+
+/// A place in a JSON document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The file's name, as the operator knows it.
+    pub file: String,
+    /// JSON pointer (RFC 6901).
+    pub path: String,
+}
+
+impl Place {
+    /// The whole document of a file.
+    pub fn document(file: impl Into<String>) -> Self {
+        Self { file: file.into(), path: String::new() }
+    }
+
+    /// One step down, to a key or to an index.
+    pub fn at(&self, step: impl Display) -> Self {
+        let step = step.to_string().replace('~', "~0").replace('/', "~1");
+        Self { file: self.file.clone(), path: format!("{}/{step}", self.path) }
+    }
+
+    /// An error here.
+    pub fn error(&self, message: impl Display) -> ConfigError {
+        ConfigError::new(&self.file, &self.path, message)
+    }
+}
+
+/// Bytes to JSON; errors name line and column.
+///
+/// # Errors
+/// They are none.
+pub fn document(file: &str, bytes: &[u8]) -> Result<Value, ConfigError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| ConfigError::new(file, "", format_args!("no valid JSON: {error}")))
+}
+
+/// The same, where no key may be there twice: of two values serde takes the last in silence.
+///
+/// # Errors
+/// They are no JSON, or a key is there twice.
+pub fn document_without_repeats(file: &str, bytes: &[u8]) -> Result<Value, ConfigError> {
+    let value = document(file, bytes)?;
+    let repeats = serde_json::from_slice::<WithoutRepeats>(bytes).err();
+    repeats.map_or(Ok(value), |error| Err(ConfigError::new(file, "", error)))
+}
+
+/// Any JSON without a key that is there twice; the value is forgotten.
+struct WithoutRepeats;
+
+impl<'de> Deserialize<'de> for WithoutRepeats {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for WithoutRepeats {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        let mut keys = BTreeSet::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if keys.contains(&key) {
+                return Err(A::Error::custom(format_args!("{key:?} is there twice")));
+            }
+            keys.insert(key);
+            entries.next_value::<Self>()?;
+        }
+        Ok(self)
+    }
+}
+
+/// What a value is, for errors.
+pub const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
