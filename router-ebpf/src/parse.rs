@@ -342,13 +342,13 @@ impl Header for Ipv6 {
                 return Err(DropReason::Truncated);
             }
         }
+        let mut l4 = packet.blur(l4);
         let mut fragment = Fragment::default();
         if protocol == FRAGMENT_HEADER {
-            let l4_before = packet.blur(l4);
-            let [first, id]: [u32; 2] = load(packet, l4_before)?;
+            let [first, id]: [u32; 2] = load(packet, l4)?;
             let [next, _, offset_high, offset_low] = first.to_ne_bytes();
             let offset = u16::from_be_bytes([offset_high, offset_low]);
-            l4 = l4_before + 8;
+            l4 += 8;
             if l4 > l3 + length {
                 return Err(DropReason::Truncated);
             }
