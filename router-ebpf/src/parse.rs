@@ -148,6 +148,10 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
         dont_fragment: header.dont_fragment,
         length: header.length,
     };
+    // What is behind the IP packet is padding, whatever it looks like.
+    if header.length < header.l4 - l3 + shortest::<A>(header.protocol) {
+        return Err(DropReason::Truncated);
+    }
     if header.protocol == protocol::TCP || header.protocol == protocol::UDP {
         let [src_port, dst_port]: [Be16; 2] = load(packet, l4)?;
         (parsed.key.src_port, parsed.key.dst_port) = (src_port, dst_port);
@@ -190,6 +194,18 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
         }
     }
     Ok(Parse::Packet(parsed))
+}
+
+/// How short a transport header can be.
+#[inline(always)]
+const fn shortest<A: Family>(protocol: u8) -> usize {
+    match protocol {
+        protocol::TCP => 20,
+        protocol::SCTP => 12,
+        protocol::UDP => 8,
+        _ if protocol == A::ICMP => 8,
+        _ => 0,
+    }
 }
 
 /// What the IP header itself says.

@@ -482,6 +482,13 @@ const SCENARIOS: &[Scenario] = &[
             }
         }
     }),
+    ("what is behind an IP packet is not taken for its ports", |r| {
+        let whole = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", udp(5000, 53)).bytes();
+        let mut short = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", Payload::Other { protocol: 17 });
+        short.data = whole[34..38].to_vec();
+        let frame = [&short.bytes(), &whole[38..]].concat();
+        dropped(r, Nic::Tier1, &frame, DropReason::Truncated);
+    }),
     ("XDP leaves unfinished checksums to TC where a peer may hand them over", |r| {
         if r.hook() == Hook::Tc {
             return;
