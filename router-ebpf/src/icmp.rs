@@ -4,7 +4,7 @@
 //! replies, and takes their way and their rewrite: outer destination and the packet inside are
 //! translated as the flow says.
 
-use router_common::flow::{FlowEntry, FlowKey};
+use router_common::flow::{Direction, FlowEntry, FlowKey};
 use router_common::net::Be16;
 
 use crate::checksum;
@@ -93,6 +93,11 @@ pub fn translate<A: Header, P: Packet>(
     flow: &FlowEntry<A>,
 ) -> Option<()> {
     let inner = inner::<A, P>(packet, icmp)?;
+    // With 0 for an identifier a ping and its answer have one key, but not one rewrite.
+    let is_reply = flow.direction == Direction::Reply as u8;
+    if inner.kind == Kind::Query && !is_reply || inner.kind == Kind::Reply && is_reply {
+        return None;
+    }
     let rewrite = &flow.rewrite;
     // The packet inside goes the other way than its error: its ends are the rewrite's, exchanged.
     // Its header's checksum makes up for its addresses, so only the ports, and the addresses'

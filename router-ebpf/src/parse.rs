@@ -92,6 +92,9 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 const VLAN_ID: u16 = 0x0fff;
 
+/// What no flow of ICMP has for ports.
+const NO_FLOWS: (Be16, Be16) = (Be16::from_raw(u16::MAX), Be16::from_raw(u16::MAX));
+
 const fn is_tag(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
 }
@@ -184,8 +187,12 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
             IcmpKind::Error => Transport::IcmpError,
             IcmpKind::Other => Transport::Other,
         };
-        // An error belongs to the flow of the packet it is about. Where that cannot be told, or
-        // the error is addressed to somebody else, its own key is left, which no flow has.
+        // An error belongs to the flow of the packet it is about. Where that cannot be told, the
+        // error is addressed to somebody else or comes from nowhere, it belongs to none, as what is
+        // neither query nor answer: a flow of ICMP has one identifier.
+        if matches!(parsed.transport, Transport::IcmpError | Transport::Other) {
+            (parsed.key.src_port, parsed.key.dst_port) = NO_FLOWS;
+        }
         if parsed.transport == Transport::IcmpError
             && let Some(about) = icmp::about::<A, P>(packet, l4, router)
             && about.src == dst
