@@ -8,7 +8,7 @@ use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::verdict::{DropReason, PuntReason};
 
 use crate::checksum;
-use crate::family::{Family, IcmpKind, protocol};
+use crate::family::{Family, IcmpKind, Scope, protocol};
 use crate::icmp;
 use crate::packet::Packet;
 
@@ -194,6 +194,7 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Pa
             (parsed.key.src_port, parsed.key.dst_port) = NO_FLOWS;
         }
         if parsed.transport == Transport::IcmpError
+            && src.source_scope() == Scope::Unicast
             && let Some(about) = icmp::about::<A, P>(packet, l4, router)
             && about.src == dst
         {
