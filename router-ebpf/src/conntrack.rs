@@ -165,6 +165,10 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     if arrival.transport == Transport::IcmpError {
         return Err(DropReason::UnrelatedIcmpError);
     }
+    // Nobody sends to himself by way of a router; such a flow would be its own reply.
+    if key.src == key.dst {
+        return Err(DropReason::Martian);
+    }
     match (key.src.source_scope(), key.dst.destination_scope()) {
         (Scope::Martian, _) | (_, Scope::Martian) => return Err(DropReason::Martian),
         (_, Scope::Link) => return Ok(Decision::Punt(PuntReason::LinkScope)),

@@ -408,6 +408,7 @@ const SCENARIOS: &[Scenario] = &[
             ("224.0.0.5", "192.0.2.9"),
             ("fd00:1::50", "::1"),
             ("ff02::5", "2001:db8:100::77"),
+            ("10.1.1.50", "10.1.1.50"),
         ] {
             let frame = from(Nic::Tier1, src, dst, udp(5000, 53));
             dropped(r, Nic::Tier1, &frame.bytes(), DropReason::Martian);
