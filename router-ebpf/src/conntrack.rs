@@ -349,8 +349,12 @@ pub fn claim<A: Family, T: Flows<A>>(
         Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
         Err(InsertError::Exists) => {
             // Translated: the tuple is taken, the next one is to be tried. Untranslated: the
-            // tuple is the flow's own, so what is there is left over from it, and makes room.
-            if !source.is_translated() && opening.destination_translated == 0 {
+            // tuple is the flow's own, so what is there is left over from it, and makes room,
+            // unless it answers another flow, of which the same ends call each other by NAT.
+            if !source.is_translated()
+                && opening.destination_translated == 0
+                && tables.flow(reply_key).is_some_and(|flow| self::reply_key(reply_key, &*flow) == *key)
+            {
                 tables.remove(reply_key);
             }
             return Ok(Claim::Taken);
