@@ -169,6 +169,10 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     if arrival.transport == Transport::IcmpError {
         return Err(DropReason::UnrelatedIcmpError);
     }
+    // Nobody sends to himself by way of a router; such a flow would be its own reply.
+    if key.src == key.dst {
+        return Err(DropReason::Martian);
+    }
     match (key.src.source_scope(), key.dst.destination_scope()) {
         (Scope::Martian, _) | (_, Scope::Martian) => return Err(DropReason::Martian),
         (_, Scope::Link) => return Ok(Decision::Punt(PuntReason::LinkScope)),
@@ -349,8 +353,12 @@ pub fn claim<A: Family, T: Flows<A>>(
         Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
         Err(InsertError::Exists) => {
             // Translated: the tuple is taken, the next one is to be tried. Untranslated: the
-            // tuple is the flow's own, so what is there is left over from it, and makes room.
-            if !source.is_translated() && opening.destination_translated == 0 {
+            // tuple is the flow's own, so what is there is left over from it, and makes room,
+            // unless it answers another flow, of which the same ends call each other by NAT.
+            if !source.is_translated()
+                && opening.destination_translated == 0
+                && tables.flow(reply_key).is_some_and(|flow| self::reply_key(reply_key, &*flow) == *key)
+            {
                 tables.remove(reply_key);
             }
             return Ok(Claim::Taken);

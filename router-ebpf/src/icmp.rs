@@ -4,7 +4,7 @@
 //! replies, and takes their way and their rewrite: outer destination and the packet inside are
 //! translated as the flow says.
 
-use router_common::flow::{FlowEntry, FlowKey};
+use router_common::flow::{Direction, FlowEntry, FlowKey};
 use router_common::net::Be16;
 
 use crate::checksum;
@@ -36,6 +36,10 @@ enum Kind {
     Query,
     /// ICMP: one identifier, which stands for the destination port.
     Reply,
+    /// SCTP: ports that are not translated, for its checksum would have to be.
+    KeptPorts,
+    /// Another protocol: neither ports nor a checksum that we know.
+    Addresses,
 }
 
 /// Reads as much of the packet inside as an error has to carry: its header and eight bytes.
@@ -55,7 +59,8 @@ fn inner<A: Header, P: Packet>(packet: &P, icmp: usize) -> Option<Inner> {
             };
             (l4 + 4, l4 + 2, kind)
         }
-        _ => return None,
+        protocol::SCTP => (l4, l4, Kind::KeptPorts),
+        _ => (l4, l4, Kind::Addresses),
     };
     Some(Inner { l3, ports, checksum, protocol, kind })
 }
@@ -67,12 +72,13 @@ pub fn about<A: Header, P: Packet>(packet: &P, icmp: usize, router: u16) -> Opti
     let [src, dst]: [A; 2] = packet.load(inner.l3 + A::ADDRESSES)?;
     let none = Be16::default();
     let (src_port, dst_port) = match inner.kind {
-        Kind::Ports => {
+        Kind::Ports | Kind::KeptPorts => {
             let [src_port, dst_port]: [Be16; 2] = packet.load(inner.ports)?;
             (src_port, dst_port)
         }
         Kind::Query => (packet.load(inner.ports)?, none),
         Kind::Reply => (none, packet.load(inner.ports)?),
+        Kind::Addresses => (none, none),
     };
     Some(FlowKey { src, dst, src_port, dst_port, router, protocol: inner.protocol, pad: 0 })
 }
@@ -87,6 +93,11 @@ pub fn translate<A: Header, P: Packet>(
     flow: &FlowEntry<A>,
 ) -> Option<()> {
     let inner = inner::<A, P>(packet, icmp)?;
+    // With 0 for an identifier a ping and its answer have one key, but not one rewrite.
+    let is_reply = flow.direction == Direction::Reply as u8;
+    if inner.kind == Kind::Query && !is_reply || inner.kind == Kind::Reply && is_reply {
+        return None;
+    }
     let rewrite = &flow.rewrite;
     // The packet inside goes the other way than its error: its ends are the rewrite's, exchanged.
     // Its header's checksum makes up for its addresses, so only the ports, and the addresses'
@@ -97,10 +108,13 @@ pub fn translate<A: Header, P: Packet>(
         Kind::Ports => packet.store(inner.ports, [rewrite.dst_port, rewrite.src_port])?,
         Kind::Query => packet.store(inner.ports, rewrite.dst_port)?,
         Kind::Reply => packet.store(inner.ports, rewrite.src_port)?,
+        Kind::KeptPorts | Kind::Addresses => {}
     }
     message = checksum::add(message, rewrite.port_delta);
     // An error need not carry the inner transport checksum (TCP's is behind the eight bytes).
-    if let Some(old) = packet.load::<Be16>(inner.checksum)
+    let has_checksum = !matches!(inner.kind, Kind::KeptPorts | Kind::Addresses);
+    if has_checksum
+        && let Some(old) = packet.load::<Be16>(inner.checksum)
         && !(inner.protocol == protocol::UDP && old.raw() == 0)
     {
         let pseudo = inner.kind == Kind::Ports || A::ICMP_PSEUDO_HEADER;

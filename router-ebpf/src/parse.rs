@@ -9,7 +9,7 @@ use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::verdict::DropReason;
 
 use crate::checksum;
-use crate::family::{Family, IcmpKind, protocol};
+use crate::family::{Family, IcmpKind, Scope, protocol};
 use crate::fragment::Fragment;
 use crate::icmp;
 use crate::packet::Packet;
@@ -85,6 +85,9 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 const VLAN_ID: u16 = 0x0fff;
 
+/// What no flow of ICMP has for ports.
+const NO_FLOWS: (Be16, Be16) = (Be16::from_raw(u16::MAX), Be16::from_raw(u16::MAX));
+
 const fn is_tag(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
 }
@@ -146,9 +149,10 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Op
         parsed.transport = Transport::LaterFragment;
         return Ok(Some(parsed));
     }
-    // A first fragment has the whole of what is looked at here (RFC 1858 §3).
-    if header.fragment.is_any() && header.length < l4 - l3 + least::<A>(header.protocol) {
-        return Err(DropReason::BadFragment);
+    // What is behind the IP packet is padding, whatever it looks like; and a first fragment has the whole
+    // of what is looked at here (RFC 1858 §3).
+    if header.length < header.l4 - l3 + shortest::<A>(header.protocol) {
+        return Err(DropReason::Truncated);
     }
     if header.protocol == protocol::TCP || header.protocol == protocol::UDP {
         let [src_port, dst_port]: [Be16; 2] = load(packet, l4)?;
@@ -180,9 +184,14 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Op
             IcmpKind::Error => Transport::IcmpError,
             IcmpKind::Other => Transport::Other,
         };
-        // An error belongs to the flow of the packet it is about. Where that cannot be told, or
-        // the error is addressed to somebody else, its own key is left, which no flow has.
+        // An error belongs to the flow of the packet it is about. Where that cannot be told, the
+        // error is addressed to somebody else or comes from nowhere, it belongs to none, as what is
+        // neither query nor answer: a flow of ICMP has one identifier.
+        if matches!(parsed.transport, Transport::IcmpError | Transport::Other) {
+            (parsed.key.src_port, parsed.key.dst_port) = NO_FLOWS;
+        }
         if parsed.transport == Transport::IcmpError
+            && src.source_scope() == Scope::Unicast
             && let Some(about) = icmp::about::<A, P>(packet, l4, router)
             && about.src == dst
         {
@@ -192,11 +201,12 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Op
     Ok(Some(parsed))
 }
 
-/// The least that a transport header has.
+/// How short a transport header can be.
 #[inline(always)]
-fn least<A: Family>(protocol: u8) -> usize {
+const fn shortest<A: Family>(protocol: u8) -> usize {
     match protocol {
         protocol::TCP => 20,
+        protocol::SCTP => 12,
         protocol::UDP => 8,
         _ if protocol == A::ICMP => 8,
         _ => 0,

@@ -16,7 +16,7 @@
 use core::ops::Deref;
 
 use router_common::account::Hook;
-use router_common::flow::{FlowEntry, NextHop};
+use router_common::flow::{Direction, FlowEntry, NextHop};
 use router_common::net::{Ipv4, Ipv6};
 use router_common::port::{Port, PortKey, Role};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
@@ -248,6 +248,13 @@ fn obstacle<A: Family, P: Packet>(
     parsed: &Parsed<A>,
     flow: &FlowEntry<A>,
 ) -> Result<Option<Verdict>, DropReason> {
+    // With 0 for an identifier the two directions of a flow of pings are told apart by their ends alone.
+    let is_reply = flow.direction == Direction::Reply as u8;
+    match parsed.transport {
+        Transport::IcmpQuery if is_reply => return Err(DropReason::InvalidState),
+        Transport::IcmpReply if !is_reply => return Err(DropReason::InvalidState),
+        _ => {}
+    }
     // The kernel can answer for a packet that it sees as it came. A translated destination is
     // the router's own address to it: it would take the packet for its own.
     let kernel_can_answer = flow.translation & FlowEntry::<A>::DESTINATION == 0;

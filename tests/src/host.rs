@@ -1,8 +1,11 @@
 //! The scenarios' router on the host: the walk over a [`World`].
 
+use std::collections::HashMap;
+use std::hash::Hash;
+
 use router_common::account::Hook;
-use router_common::flow::NextHop;
-use router_common::net::{Ipv4, Ipv6, MacPair};
+use router_common::flow::{FlowEntry, FlowKey, NextHop};
+use router_common::net::{Address, Ipv4, Ipv6, MacPair};
 use router_common::port::{Port, PortKey, Role};
 use router_ebpf::packet::SliceFrame;
 use router_ebpf::tables::Route;
@@ -10,6 +13,7 @@ use router_ebpf::walk::walk;
 
 use router_userspace::compile::{TableSet, nat};
 
+use crate::model::compare::{Subject, whole};
 use crate::scenario::{self, Nic, Router, Sent, host_mac};
 use crate::world::World;
 
@@ -85,11 +89,13 @@ fn connect(world: &World, nic: Nic, address: &str) {
     if let Ok(address) = address.parse::<std::net::Ipv4Addr>() {
         world.v4.locals.borrow_mut().insert(address.into(), ifindex(nic));
         let [a, b, c, _] = address.octets();
+        let broadcast = std::net::Ipv4Addr::from(u32::from(address) | (u32::MAX >> length));
         let unknown = Ipv4::from(std::net::Ipv4Addr::new(a, b, c, 99));
         world.v4.routes.borrow_mut().extend([
             (address.into(), length, via(NextHop::RESOLVED)),
             (unknown, 32, via(0)),
             (address.into(), 32, Route::Nowhere),
+            (broadcast.into(), 32, Route::Nowhere),
         ]);
     } else {
         let address: std::net::Ipv6Addr = address.parse().expect("an address");
@@ -122,4 +128,29 @@ impl Router for HostRouter {
         assert_eq!(counted(&self.world), before + 1, "{verdict:?} was not counted once");
         Sent { outcome: verdict.outcome(), frame: bytes }
     }
+}
+
+impl Subject for HostRouter {
+    fn forget(&mut self) {
+        *self = Self::new(self.hook);
+    }
+
+    fn check(&mut self, packets: usize, entries: usize) -> Result<(), String> {
+        let counted: u64 = self.world.counters.borrow().values().sum();
+        if counted != packets as u64 {
+            return Err(format!("{packets} packets, of which {counted} were counted"));
+        }
+        let (v4, v6) = (self.world.v4.flows.borrow(), self.world.v6.flows.borrow());
+        whole((v4.len() + v6.len(), alone(&v4) + alone(&v6)), entries)
+    }
+}
+
+/// How many entries have no reverse.
+fn alone<A: Address + Hash>(flows: &HashMap<FlowKey<A>, FlowEntry<A>>) -> usize {
+    let has_reverse = |(key, entry): &(&FlowKey<A>, &FlowEntry<A>)| {
+        let to = &entry.rewrite;
+        let (src_port, dst_port) = (to.dst_port, to.src_port);
+        flows.contains_key(&FlowKey { src: to.dst, dst: to.src, src_port, dst_port, ..**key })
+    };
+    flows.iter().filter(|entry| !has_reverse(entry)).count()
 }

@@ -15,10 +15,11 @@ use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeo
 use crate::host;
 use router_userspace::compile::{TableSet, nat};
 
+use crate::model::compare::{self, Subject};
 use crate::scenario::{self, ETHERNET, Nic, Router, Sent, host_mac};
 
-/// More than the scenarios' ports have.
-const SLOTS: u32 = 8;
+/// One more than the scenarios' ports, whose first is 1.
+const SLOTS: u32 = Nic::ALL.len() as u32 + 1;
 
 /// The programs over a network namespace of their own.
 pub struct KernelRouter {
@@ -26,6 +27,10 @@ pub struct KernelRouter {
     hook: Hook,
     ifindexes: BTreeMap<u8, u32>,
     pin_dir: PathBuf,
+    /// The counters as they were last read.
+    counters: Vec<CounterRow>,
+    /// Packets counted before flows were last forgotten.
+    before: u64,
 }
 
 impl KernelRouter {
@@ -57,7 +62,8 @@ impl KernelRouter {
         for (key, entry) in &wanted.nat {
             tables.set_nat(key, entry)?;
         }
-        Ok(Self { dataplane, hook, ifindexes, pin_dir })
+        let counters = dataplane.counters(SLOTS)?;
+        Ok(Self { dataplane, hook, ifindexes, pin_dir, counters, before: 0 })
     }
 
     /// Forgets every flow, so that scenarios do not see each other's.
@@ -90,7 +96,6 @@ impl KernelRouter {
 
     fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Sent> {
         let ifindex = self.ifindexes[&(nic as u8)];
-        let before = self.dataplane.counters(SLOTS)?;
         let mut out = vec![0; frame.len() + 256];
         let hook = self.hook;
         let ebpf = self.dataplane.ebpf();
@@ -117,7 +122,8 @@ impl KernelRouter {
             }
         };
         out.truncate(result.data_size_out as usize);
-        let outcome = counted(&before, &self.dataplane.counters(SLOTS)?)?;
+        let before = std::mem::replace(&mut self.counters, self.dataplane.counters(SLOTS)?);
+        let outcome = counted(&before, &self.counters)?;
         Ok(Sent { outcome, frame: out })
     }
 }
@@ -158,6 +164,29 @@ impl Router for KernelRouter {
             Hook::Tc => ETHERNET + header,
         }
     }
+}
+
+impl Subject for KernelRouter {
+    fn forget(&mut self) {
+        // Bindings that were just used are kept, however short their time is.
+        std::thread::sleep(Duration::from_millis(20));
+        self.forget_flows().expect("flows can be removed");
+        self.before = total(&self.counters);
+    }
+
+    fn check(&mut self, packets: usize, entries: usize) -> Result<(), String> {
+        let counted = total(&self.counters) - self.before;
+        if counted != packets as u64 {
+            return Err(format!("{packets} packets, of which {counted} were counted"));
+        }
+        let found = self.dataplane.flow_entries().map_err(|error| format!("{error:#}"))?;
+        compare::whole(found, entries)
+    }
+}
+
+/// How many packets were counted.
+fn total(counters: &[CounterRow]) -> u64 {
+    counters.iter().map(|row| row.traffic.packets).sum()
 }
 
 impl Drop for KernelRouter {

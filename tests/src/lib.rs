@@ -9,6 +9,7 @@ pub mod host;
 pub mod journeys;
 pub mod kernel;
 pub mod lab;
+pub mod model;
 pub mod nat;
 pub mod needs;
 pub mod netns;

@@ -219,7 +219,7 @@ pub struct Read {
     pub ttl: u8,
     /// IP protocol number.
     pub protocol: u8,
-    /// Source and destination port; for ICMP the identifier and 0.
+    /// Source and destination port (TCP, UDP, SCTP); for ICMP the identifier and 0.
     pub ports: (u16, u16),
     /// IP header checksum (IPv4) and transport checksum hold; an absent UDP checksum does.
     pub sums_hold: bool,
@@ -232,7 +232,7 @@ pub struct Read {
 pub struct About {
     /// Source and destination address.
     pub ends: (IpAddr, IpAddr),
-    /// Source and destination port; for ICMP the identifier and 0.
+    /// Source and destination port (TCP, UDP, SCTP); for ICMP the identifier and 0.
     pub ports: (u16, u16),
     /// Its checksums hold.
     pub sums_hold: bool,
@@ -269,7 +269,7 @@ fn read_ip(ip: &[u8]) -> ((IpAddr, IpAddr), u8, u8, (u16, u16), bool, usize) {
     let message = &ip[l4..length.min(ip.len())];
     let word = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
     let ports = match protocol {
-        6 | 17 => (word(0), word(2)),
+        6 | 17 | 132 => (word(0), word(2)),
         _ if message.len() >= 6 => (word(4), 0),
         _ => (0, 0),
     };

@@ -413,6 +413,7 @@ const SCENARIOS: &[Scenario] = &[
             ("224.0.0.5", "192.0.2.9"),
             ("fd00:1::50", "::1"),
             ("ff02::5", "2001:db8:100::77"),
+            ("10.1.1.50", "10.1.1.50"),
         ] {
             let frame = from(Nic::Tier1, src, dst, udp(5000, 53));
             dropped(r, Nic::Tier1, &frame.bytes(), DropReason::Martian);
@@ -478,6 +479,13 @@ const SCENARIOS: &[Scenario] = &[
                 assert_eq!(sent.frame, frame[..length]);
             }
         }
+    }),
+    ("what is behind an IP packet is not taken for its ports", |r| {
+        let whole = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", udp(5000, 53)).bytes();
+        let mut short = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", Payload::Other { protocol: 17 });
+        short.data = whole[34..38].to_vec();
+        let frame = [&short.bytes(), &whole[38..]].concat();
+        dropped(r, Nic::Tier1, &frame, DropReason::Truncated);
     }),
     ("XDP leaves unfinished checksums to TC where a peer may hand them over", |r| {
         if r.hook() == Hook::Tc {

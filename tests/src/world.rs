@@ -459,7 +459,8 @@ impl<A: WorldFamily> Flows<A> for World {
         let routes = A::tables(self).routes.borrow();
         let leaves_there = |route: &Route| match route {
             Route::Via(next_hop) => query.egress == 0 || next_hop.ifindex == query.egress,
-            Route::Nowhere | Route::Refused => query.egress == 0,
+            Route::Nowhere => query.egress == 0,
+            Route::Refused => true,
         };
         let matches = routes
             .iter()

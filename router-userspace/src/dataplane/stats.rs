@@ -119,6 +119,28 @@ impl Dataplane {
         records.extend(family_records(&self.tables.flows6, |address: Ipv6| IpAddr::V6(address.into()))?);
         Ok(records)
     }
+
+    /// How many flow entries there are, one for each direction, and how many of them have no
+    /// reverse, which should be none.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn flow_entries(&self) -> Result<(usize, usize)> {
+        let (v4, v6) = (count(&self.tables.flows4)?, count(&self.tables.flows6)?);
+        Ok((v4.0 + v6.0, v4.1 + v6.1))
+    }
+}
+
+/// How many entries a flow table has, and how many of them have no reverse.
+fn count<A>(flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>) -> Result<(usize, usize)>
+where
+    A: Address + Hash,
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    let entries = entries(flows)?;
+    let alone = entries.iter().filter(|(key, entry)| !entries.contains_key(&reply_key(key, entry)));
+    Ok((entries.len(), alone.count()))
 }
 
 /// All entries of a flow table.

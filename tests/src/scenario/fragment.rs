@@ -85,7 +85,7 @@ pub const IN_TC: &[Scenario] = &[
     }),
     ("a first fragment without the whole transport header is refused", |r| {
         let frame = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", Payload::Tcp { src: 5000, dst: 80, flags: 2 });
-        dropped(r, Nic::Tier1, &fragments(&frame, 5, 16)[0], DropReason::BadFragment);
+        dropped(r, Nic::Tier1, &fragments(&frame, 5, 16)[0], DropReason::Truncated);
     }),
     ("fragments for the router itself are the kernel's", |r| {
         let frame = datagram(Nic::Tier1, "10.1.1.50", "10.1.1.1", Payload::Echo { kind: 8, id: 7 });

@@ -208,4 +208,35 @@ pub const SCENARIOS: &[Scenario] = &[
         out(r, SYN);
         back(r, SYN | ACK);
     }),
+    ("errors about protocols without ports find their way", |r| {
+        let there = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", Payload::Other { protocol: 50 });
+        forwarded(r, Nic::Tier1, &there, Nic::Public);
+        let about = from(Nic::Public, PUBLIC, "192.0.2.9", Payload::Other { protocol: 50 }).ip();
+        let error = from(Nic::Public, "198.51.100.1", PUBLIC, Payload::Error { kind: 3, about });
+        let back = forwarded(r, Nic::Public, &error, Nic::Tier1);
+        assert_eq!(back.ends.1, ip("10.1.1.50"));
+        assert_eq!(back.about.map(|about| about.ends), Some((ip("10.1.1.50"), ip("192.0.2.9"))));
+    }),
+    ("a flow of pings with identifier 0 lets in answers alone", |r| {
+        let icmp = |src, dst, kind| from(Nic::Public, src, dst, Payload::Echo { kind, id: 0 });
+        let ping = from(Nic::Tier1, "10.1.1.60", "192.0.2.9", Payload::Echo { kind: 8, id: 0 });
+        forwarded(r, Nic::Tier1, &ping, Nic::Public);
+        for (kind, reason) in [(5, DropReason::IcmpUnsupported), (8, DropReason::InvalidState)] {
+            dropped(r, Nic::Public, &icmp("192.0.2.9", STATIC, kind).bytes(), reason);
+        }
+        forwarded(r, Nic::Public, &icmp("192.0.2.9", STATIC, 0), Nic::Tier1);
+    }),
+    ("a flow is not disturbed by another of the same two ends without NAT", |r| {
+        let syn = |dst, port| from(Nic::Tier2, "10.1.2.50", dst, tcp(6000, port, SYN));
+        forwarded(r, Nic::Tier2, &syn(FORWARDS, 8080), Nic::Tier1);
+        dropped(r, Nic::Tier2, &syn("10.1.1.50", 80).bytes(), DropReason::NoFreePort);
+        let back = from(Nic::Tier1, "10.1.1.50", "10.1.2.50", tcp(80, 6000, SYN | ACK));
+        assert_eq!(forwarded(r, Nic::Tier1, &back, Nic::Tier2).ends.0, ip(FORWARDS));
+    }),
+    ("an error from nowhere about a flow is not passed on", |r| {
+        forwarded(r, Nic::Tier1, &from(Nic::Tier1, "10.1.1.60", "192.0.2.9", udp(5000, 53)), Nic::Public);
+        let about = from(Nic::Public, STATIC, "192.0.2.9", udp(5000, 53)).ip();
+        let error = from(Nic::Public, "127.0.0.1", STATIC, Payload::Error { kind: 3, about });
+        dropped(r, Nic::Public, &error.bytes(), DropReason::UnrelatedIcmpError);
+    }),
 ];

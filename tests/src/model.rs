@@ -1,0 +1,637 @@
+//! The scenarios' router once more, in plain Rust and from the rules alone: what a packet should
+//! become, said without a look at the walk, so that the two can be compared on packets that nobody
+//! thought of (`tests/model.rs`).
+//!
+//! Written as the rules are: no checksums, no tables of bits, no hooks. Where the rules leave the
+//! router a choice – a port of the same range and parity that is not in use – the model says what
+//! it may choose and adopts what it chose.
+
+pub mod compare;
+pub mod generate;
+pub mod probe;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use router_common::port::Role;
+use router_userspace::model::nat::{ForwardProtocol, Nat};
+
+use crate::scenario::{Nic, nat_rules};
+use probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station, Tuple, tuple};
+
+/// Ports that the router keeps for its own sockets.
+const OWN_PORTS: std::ops::RangeInclusive<u16> = 64_000..=65_023;
+
+/// Why a packet is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Why {
+    Malformed,
+    UnknownVlan,
+    Martian,
+    NotPermitted,
+    CannotBegin,
+    NoPort,
+    Unrelated,
+    Ttl,
+    TooBig,
+    Route,
+    WrongPort,
+    FromControl,
+    Broken,
+    IcmpUnsupported,
+}
+
+/// What may become of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Sent on.
+    Forwarded(Forwarded),
+    /// Refused.
+    Dropped(Why),
+    /// To the kernel.
+    Punted,
+}
+
+/// A packet that is sent on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// By this NIC.
+    pub nic: Nic,
+    /// With these ends.
+    pub ends: (IpAddr, IpAddr),
+    /// And these ports.
+    pub ports: (Port, u16),
+    /// An ICMP error: the key of the packet inside.
+    pub about: Option<Tuple>,
+    /// The router knows the neighbour that gets it.
+    pub resolved: bool,
+    /// It begins a flow: whether that translates source and destination.
+    pub opens: Option<Translated>,
+}
+
+/// Which ends of a flow are translated, be it to what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translated {
+    source: bool,
+    destination: bool,
+}
+
+/// A source port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// This one.
+    Is(u16),
+    /// Another than this one, which is in use, but like it.
+    Like(u16),
+}
+
+/// A flow: its first packet, as it came in and as it left.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    asked: Tuple,
+    sent: Tuple,
+    translated: Translated,
+    from: Nic,
+    to: Nic,
+}
+
+/// What becomes of an answer that has no way back.
+const NO_WAY: [Fate; 2] = [Fate::Punted, Fate::Dropped(Why::Route)];
+
+/// Which way a packet of a flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    There,
+    Back,
+}
+
+/// A socket of a guest, as a binding knows it: protocol, address, port; and the address it has outside.
+type Socket = (u8, IpAddr, u16, IpAddr);
+
+/// The router.
+#[derive(Debug)]
+pub struct Model {
+    rules: Nat,
+    networks: Vec<(IpNet, Nic)>,
+    flows: Vec<Flow>,
+    index: HashMap<Tuple, (usize, Way)>,
+    /// Sockets of guests and the port they have outside.
+    bindings: HashMap<Socket, u16>,
+    /// The same by the outside: protocol, address, port.
+    externals: HashMap<(u8, IpAddr, u16), (IpAddr, u16)>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        let of = |nic: Nic| nic.addresses().iter().map(move |text| (text.parse().expect("a network"), nic));
+        Self {
+            rules: nat_rules(),
+            networks: Nic::ALL.into_iter().flat_map(of).collect(),
+            flows: vec![],
+            index: HashMap::new(),
+            bindings: HashMap::new(),
+            externals: HashMap::new(),
+        }
+    }
+}
+
+/// Where a packet goes that no flow knows.
+enum Destination {
+    /// To a guest, by a rule or a binding.
+    Guest(IpAddr, u16),
+    /// To the router.
+    Router,
+    /// Where it says.
+    Itself,
+}
+
+/// What the routes say.
+enum Route {
+    /// By a NIC, to a neighbour that is known or not.
+    By(Nic, bool),
+    Nowhere,
+    Refused,
+}
+
+impl Model {
+    /// What may become of a packet: any of these. Where two rules refuse it no rule says which comes
+    /// first.
+    pub fn expect(&self, probe: &Probe) -> Vec<Fate> {
+        if probe.flaw == Some(Flaw::Vlan) {
+            return vec![Fate::Dropped(Why::UnknownVlan)];
+        }
+        let mut fates = vec![];
+        let is_malformed = matches!(
+            probe.flaw,
+            Some(Flaw::Version | Flaw::HeaderLength | Flaw::HeaderSum | Flaw::Cut(_) | Flaw::Padding)
+        );
+        if is_malformed {
+            fates.push(Fate::Dropped(Why::Malformed));
+        }
+        if probe.station != Station::Router || probe.nic == Nic::Control {
+            fates.push(Fate::Punted);
+        }
+        if !fates.is_empty() {
+            return fates;
+        }
+        let is_error = matches!(probe.body, Body::Error(_));
+        let is_martian = is_martian_source(probe.src) || is_martian_destination(probe.dst);
+        if is_martian {
+            fates.push(Fate::Dropped(Why::Martian));
+        }
+        if is_link_scope(probe.src) {
+            // RFC 3927 §2.7: not to be forwarded, but the router itself may be asked.
+            fates.push(Fate::Dropped(Why::Martian));
+        }
+        if is_link_scope(probe.dst) {
+            fates.push(Fate::Punted);
+        }
+        if !fates.is_empty() {
+            if self.is_local(probe.dst) {
+                fates.push(Fate::Punted);
+            }
+            if is_error {
+                fates.extend(self.refuse(probe, Why::Unrelated));
+            }
+            return fates;
+        }
+        match &probe.body {
+            Body::Notice(_) => self.refuse(probe, Why::IcmpUnsupported),
+            Body::Error(error) => self.expect_error(probe, error),
+            _ => {
+                let tuple = probe.tuple().expect("what is left has a key");
+                match self.index.get(&tuple) {
+                    Some(&(flow, way)) => self.expect_known(probe, &self.flows[flow], way),
+                    None => self.expect_new(probe, tuple),
+                }
+            }
+        }
+    }
+
+    /// What is refused unless it is for the router itself; to a guest's public address nothing is.
+    fn refuse(&self, probe: &Probe, why: Why) -> Vec<Fate> {
+        let is_a_guests = self.rules.static_nats.iter().any(|rule| IpAddr::V4(rule.public) == probe.dst);
+        if self.is_local(probe.dst) && !is_a_guests {
+            return vec![Fate::Punted];
+        }
+        let mut fates = vec![Fate::Dropped(why)];
+        if probe.src == probe.dst {
+            fates.push(Fate::Dropped(Why::Martian));
+        }
+        if probe.nic.role() == Role::Public && !is_a_guests {
+            fates.push(Fate::Dropped(Why::NotPermitted));
+        }
+        fates.extend(self.expired(probe, is_a_guests));
+        fates
+    }
+
+    /// The TTL of a packet ran out. The kernel, which answers what it is given, would take one that
+    /// has a translated destination for its own.
+    fn expired(&self, probe: &Probe, translated: bool) -> Option<Fate> {
+        let fate = if translated { Fate::Dropped(Why::Ttl) } else { Fate::Punted };
+        (probe.ttl <= 1).then_some(fate)
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|(network, _)| network.addr() == address)
+    }
+
+    /// A packet of a flow: translated as the flow's first was, by the NIC of the other side.
+    fn expect_known(&self, probe: &Probe, flow: &Flow, way: Way) -> Vec<Fate> {
+        let (_, left, from) = flow.along(way);
+        if !may_come_by(probe.nic, from) {
+            return vec![Fate::Dropped(Why::WrongPort)];
+        }
+        // A flow's first packet asked, so what comes back answers.
+        if matches!((&probe.body, way), (Body::Query(..), Way::Back) | (Body::Answer(..), Way::There)) {
+            let also = self.ways_along(flow, way).contains(&None).then_some(NO_WAY);
+            let cannot = Fate::Dropped(Why::CannotBegin);
+            return std::iter::once(cannot).chain(also.into_iter().flatten()).collect();
+        }
+        let fates = |to: Option<Nic>| match to {
+            Some(to) => vec![self.send(probe, left, to, Port::Is(left.ports.0), flow.translates(way), None)],
+            None => NO_WAY.to_vec(),
+        };
+        self.ways_along(flow, way).into_iter().flat_map(fates).collect()
+    }
+
+    /// The NIC that packets of a flow leave by, none if there is no way; answers by the one that the
+    /// question came in by.
+    fn ways_along(&self, flow: &Flow, way: Way) -> Vec<Option<Nic>> {
+        if way == Way::There {
+            return vec![Some(flow.to)];
+        }
+        // TODO: a source address is not compared with the network behind the NIC (RFC 6092 REC-5 and 6, RFC
+        // 1812 §5.3.8), so a flow can have begun with any, the router's own included, and its answers
+        // go where the routes say. Once such sources are refused this is `flow.from`.
+        let by = (flow.from.role() == Role::Public).then_some(flow.from);
+        match self.route(flow.asked.src, by) {
+            Route::By(nic, _) => vec![Some(nic)],
+            // Whether an address of the router is one by another NIC too is the kernel's to say.
+            Route::Nowhere if by.is_some() => vec![None, by],
+            Route::Nowhere | Route::Refused => vec![None],
+        }
+    }
+
+    /// What leaves by a NIC, if its TTL and its size allow.
+    fn send(
+        &self,
+        probe: &Probe,
+        left: Tuple,
+        nic: Nic,
+        port: Port,
+        is_translated: bool,
+        opens: Option<Translated>,
+    ) -> Fate {
+        if let Some(fate) = self.expired(probe, is_translated) {
+            return fate;
+        }
+        if probe.length() > usize::from(nic.mtu()) {
+            let is_answered = !is_translated && (probe.dst.is_ipv6() || probe.whole);
+            return if is_answered { Fate::Punted } else { Fate::Dropped(Why::TooBig) };
+        }
+        let resolved = !matches!(self.route(left.dst, Some(nic)), Route::By(_, false));
+        let ends = (left.src, left.dst);
+        Fate::Forwarded(Forwarded { nic, ends, ports: (port, left.ports.1), about: None, resolved, opens })
+    }
+
+    /// An ICMP error: it goes where answers to the packet go that it is about.
+    fn expect_error(&self, probe: &Probe, error: &Error) -> Vec<Fate> {
+        if matches!(error.flaw, Some(ErrorFlaw::InnerHeaderSum | ErrorFlaw::TooShort)) {
+            return self.refuse(probe, Why::Unrelated);
+        }
+        let about = tuple(error.ends, &error.body);
+        let Some((about, &(flow, way))) =
+            about.and_then(|about| Some((about, self.index.get(&about.reversed())?)))
+        else {
+            return self.refuse(probe, Why::Unrelated);
+        };
+        // Errors go to whoever sent the packet, and nowhere else.
+        if about.src != probe.dst {
+            return self.refuse(probe, Why::Unrelated);
+        }
+        let (came, left, from) = self.flows[flow].along(way);
+        if !may_come_by(probe.nic, from) {
+            return vec![Fate::Dropped(Why::WrongPort)];
+        }
+        // With 0 for an identifier a query has the key of its answer.
+        let asks_back =
+            matches!((&error.body, way), (Body::Query(..), Way::There) | (Body::Answer(..), Way::Back));
+        let translated = self.flows[flow].translated;
+        if asks_back && (translated.source || translated.destination) {
+            let also = self.ways_along(&self.flows[flow], way).contains(&None).then_some(NO_WAY);
+            let mut fates = self.refuse(probe, Why::Unrelated);
+            fates.extend([Fate::Dropped(Why::Broken), Fate::Dropped(Why::Ttl), Fate::Dropped(Why::TooBig)]);
+            fates.extend(also.into_iter().flatten());
+            return fates;
+        }
+        let fates = |to: Option<Nic>| {
+            let Some(to) = to else { return NO_WAY.to_vec() };
+            match self.send(probe, left, to, Port::Is(0), self.flows[flow].translates(way), None) {
+                Fate::Forwarded(mut forwarded) => {
+                    // Whoever noticed: a translated side does not show (RFC 5508 REQ-5c).
+                    let src = if came.src == left.src { probe.src } else { left.src };
+                    (forwarded.ends, forwarded.about) = ((src, left.dst), Some(left.reversed()));
+                    vec![Fate::Forwarded(forwarded)]
+                }
+                // Nobody answers an error, so it does not matter which of the two.
+                _ if probe.ttl <= 1 => vec![Fate::Punted, Fate::Dropped(Why::Ttl)],
+                fate => vec![fate],
+            }
+        };
+        let mut fates: Vec<_> = self.ways_along(&self.flows[flow], way).into_iter().flat_map(fates).collect();
+        if error.flaw == Some(ErrorFlaw::Sum) {
+            // RFC 5508 REQ-3 says "should be dropped". TODO: it is passed on, as wrong as it came.
+            fates.extend(self.refuse(probe, Why::Malformed));
+        }
+        fates
+    }
+
+    /// A packet that no flow knows.
+    fn expect_new(&self, probe: &Probe, tuple: Tuple) -> Vec<Fate> {
+        let mut left = tuple;
+        let mut translated = Translated { source: false, destination: false };
+        match self.destination(probe.nic, tuple) {
+            Destination::Router => return vec![Fate::Punted],
+            // Nobody sends to himself by way of a router.
+            _ if tuple.src == tuple.dst => return vec![Fate::Dropped(Why::Martian)],
+            Destination::Guest(address, port) => {
+                (left.dst, left.ports.1) = (address, port);
+                translated.destination = true;
+            }
+            Destination::Itself if probe.nic.role() == Role::Public => {
+                let also = (!can_begin(&probe.body)).then_some(Fate::Dropped(Why::CannotBegin));
+                return std::iter::once(Fate::Dropped(Why::NotPermitted)).chain(also).collect();
+            }
+            Destination::Itself => {}
+        }
+        let mut fates: Vec<_> = self.expired(probe, translated.destination).into_iter().collect();
+        if !can_begin(&probe.body) {
+            fates.push(Fate::Dropped(Why::CannotBegin));
+            return fates;
+        }
+        let fate = match self.way_out(probe.nic, left) {
+            Route::By(nic, _) => match self.source(probe.nic, nic, &mut left, &mut translated) {
+                Ok(port) => self.send(probe, left, nic, port, translated.destination, Some(translated)),
+                Err(why) => Fate::Dropped(why),
+            },
+            Route::Nowhere if !translated.destination => Fate::Punted,
+            Route::Nowhere | Route::Refused => Fate::Dropped(Why::Route),
+        };
+        fates.push(fate);
+        fates
+    }
+
+    /// Where a packet really goes: static NAT, then forwardings, then, for guests, bindings.
+    fn destination(&self, nic: Nic, tuple: Tuple) -> Destination {
+        let IpAddr::V4(dst) = tuple.dst else {
+            return if self.is_local(tuple.dst) { Destination::Router } else { Destination::Itself };
+        };
+        if let Some(rule) = self.rules.static_nats.iter().find(|rule| rule.public == dst) {
+            return Destination::Guest(rule.internal.into(), tuple.ports.1);
+        }
+        for rule in self.rules.forwards.iter().filter(|rule| rule.public == dst) {
+            let protocol = match rule.protocol {
+                ForwardProtocol::Tcp => 6,
+                ForwardProtocol::Udp => 17,
+                ForwardProtocol::Any => tuple.protocol,
+            };
+            let IpAddr::V4(src) = tuple.src else { continue };
+            let may_ask =
+                rule.sources.is_empty() || rule.sources.iter().any(|network| network.contains(&src));
+            if tuple.protocol == protocol
+                && may_ask
+                && let Some(port) = rule.internal_port(tuple.ports.1)
+            {
+                return Destination::Guest(rule.internal.into(), port);
+            }
+        }
+        // A guest's socket is reached by who has its external address; a ping has no such port.
+        if nic.role() == Role::Guest
+            && matches!(tuple.protocol, 6 | 17)
+            && let Some(&(guest, port)) = self.externals.get(&(tuple.protocol, tuple.dst, tuple.ports.1))
+        {
+            return Destination::Guest(guest, port);
+        }
+        if self.is_local(tuple.dst) { Destination::Router } else { Destination::Itself }
+    }
+
+    fn static_public(&self, guest: IpAddr) -> Option<IpAddr> {
+        let rule = self.rules.static_nats.iter().find(|rule| IpAddr::V4(rule.internal) == guest);
+        rule.map(|rule| rule.public.into())
+    }
+
+    fn home(&self, address: IpAddr) -> Option<Nic> {
+        self.networks.iter().find(|(network, _)| network.addr() == address).map(|(_, nic)| *nic)
+    }
+
+    /// The way out: the routes', but a guest with a public address leaves by that address's NIC.
+    fn way_out(&self, from: Nic, left: Tuple) -> Route {
+        let route = self.route(left.dst, None);
+        if let Route::By(nic, _) = route
+            && nic.role() == Role::Public
+            && from.role() == Role::Guest
+            && let Some(home) = self.static_public(left.src).and_then(|public| self.home(public))
+        {
+            return self.route(left.dst, Some(home));
+        }
+        route
+    }
+
+    fn route(&self, dst: IpAddr, by: Option<Nic>) -> Route {
+        if matches!(dst, IpAddr::V4(dst) if dst.octets()[0] == 198 && dst.octets()[1] & 0xfe == 18) {
+            return Route::Refused;
+        }
+        let is_broadcast = |(network, _): &(IpNet, Nic)| dst.is_ipv4() && network.broadcast() == dst;
+        if self.is_local(dst) || self.networks.iter().any(is_broadcast) {
+            return Route::Nowhere;
+        }
+        let is_here =
+            |(network, nic): &&(IpNet, Nic)| network.contains(&dst) && by.is_none_or(|by| by == *nic);
+        if let Some((_, nic)) = self.networks.iter().find(is_here) {
+            let is_unknown = match dst {
+                IpAddr::V4(dst) => dst.octets()[3] == 99,
+                IpAddr::V6(dst) => dst.segments()[7] == 0x99,
+            };
+            return Route::By(*nic, !is_unknown);
+        }
+        match (dst, by) {
+            (IpAddr::V4(_), None) => Route::By(Nic::Public, true),
+            (IpAddr::V4(_), Some(nic)) if nic.role() == Role::Public => Route::By(nic, true),
+            _ => Route::Nowhere,
+        }
+    }
+
+    /// Whom a flow's packets are from, once they have left.
+    fn source(&self, from: Nic, to: Nic, left: &mut Tuple, translated: &mut Translated) -> Result<Port, Why> {
+        let keep = |left: &Tuple| {
+            let is_free = !self.index.contains_key(&left.reversed());
+            if is_free { Ok(Port::Is(left.ports.0)) } else { Err(Why::NoPort) }
+        };
+        if !matches!(left.src, IpAddr::V4(_)) || from.role() != Role::Guest {
+            return keep(left);
+        }
+        let guest = left.src;
+        if to.role() == Role::Public {
+            translated.source = true;
+            if let Some(public) = self.static_public(left.src) {
+                left.src = public;
+                return keep(left);
+            }
+            left.src = source_nat(to);
+            if !matches!(left.protocol, 1 | 6 | 17) {
+                return keep(left);
+            }
+            let socket = (left.protocol, guest, left.ports.0, left.src);
+            if let Some(&port) = self.bindings.get(&socket) {
+                let wanted = std::mem::replace(&mut left.ports.0, port);
+                return Ok(keep(left).unwrap_or(Port::Like(wanted)));
+            }
+            let port = left.ports.0;
+            let is_kept = port != 0 && !OWN_PORTS.contains(&port) && !self.is_taken(left, port);
+            return Ok(if is_kept { Port::Is(port) } else { Port::Like(port) });
+        }
+        // Hairpin: a guest of the tier has to see its answers come back to the router.
+        if from == to && translated.destination {
+            translated.source = true;
+            left.src = gateway(from);
+            if !matches!(left.protocol, 1 | 6 | 17) {
+                return keep(left);
+            }
+            let is_kept = !OWN_PORTS.contains(&left.ports.0) && keep(left).is_ok();
+            return Ok(if is_kept { Port::Is(left.ports.0) } else { Port::Like(left.ports.0) });
+        }
+        keep(left)
+    }
+
+    fn is_taken(&self, left: &Tuple, port: u16) -> bool {
+        self.externals.contains_key(&(left.protocol, left.src, port))
+    }
+
+    /// Takes note of a packet that was forwarded as expected, with the port it was given.
+    ///
+    /// # Errors
+    /// The port was not to be had.
+    pub fn adopt(&mut self, probe: &Probe, forwarded: &Forwarded, port: u16) -> Result<(), String> {
+        let Some(translated) = forwarded.opens else { return Ok(()) };
+        let asked = probe.tuple().expect("a flow's packet has a key");
+        let (src, dst) = forwarded.ends;
+        let sent = Tuple { src, dst, ports: (port, forwarded.ports.1), ..asked };
+        let socket = (sent.protocol, asked.src, asked.ports.0, src);
+        let is_bound = self.bindings.contains_key(&socket);
+        if let Port::Like(wanted) = forwarded.ports.0 {
+            // A flow that cannot have its binding's port has any that tells it from others.
+            if self.index.contains_key(&sent.reversed()) || (self.is_taken(&sent, port) && !is_bound) {
+                return Err(format!("port {port} is in use"));
+            }
+            if OWN_PORTS.contains(&port) {
+                return Err(format!("port {port} is the router's"));
+            }
+            let is_like = (port < 1024) == (wanted < 1024) && port % 2 == wanted % 2;
+            if sent.protocol != 1 && !is_like {
+                return Err(format!("port {port} is not like {wanted}"));
+            }
+        }
+        if forwarded.nic.role() == Role::Public
+            && src == source_nat(forwarded.nic)
+            && probe.nic.role() == Role::Guest
+            && matches!(sent.protocol, 1 | 6 | 17)
+            && !is_bound
+        {
+            self.bindings.insert(socket, port);
+            self.externals.insert((sent.protocol, src, port), (asked.src, asked.ports.0));
+        }
+        let flow = self.flows.len();
+        self.flows.push(Flow { asked, sent, translated, from: probe.nic, to: forwarded.nic });
+        self.index.insert(sent.reversed(), (flow, Way::Back));
+        self.index.insert(asked, (flow, Way::There));
+        Ok(())
+    }
+
+    /// How many entries a table of flows has, one for each direction.
+    pub fn entries(&self) -> usize {
+        self.index.len()
+    }
+}
+
+impl Flow {
+    /// Whether packets of one way have their destination translated.
+    const fn translates(&self, way: Way) -> bool {
+        match way {
+            Way::There => self.translated.destination,
+            Way::Back => self.translated.source,
+        }
+    }
+
+    /// A packet of one way: as it comes, as it leaves, and the NIC it comes in by.
+    fn along(&self, way: Way) -> (Tuple, Tuple, Nic) {
+        match way {
+            Way::There => (self.asked, self.sent, self.from),
+            Way::Back => (self.sent.reversed(), self.asked.reversed(), self.to),
+        }
+    }
+}
+
+/// Whether a flow's packets, expected by one NIC, may come by another: the provider may choose
+/// between its own.
+fn may_come_by(nic: Nic, expected: Nic) -> bool {
+    nic == expected || (nic.role() == Role::Public && expected.role() == Role::Public)
+}
+
+/// Whether a packet may be the first of a flow: of TCP what opens a connection, and a bare
+/// acknowledgment of one that outlived its flow.
+fn can_begin(body: &Body) -> bool {
+    const FIN: u8 = 1;
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    const ACK: u8 = 16;
+    match body {
+        Body::Tcp(_, flags) => matches!(flags & (FIN | SYN | RST | ACK), SYN | ACK),
+        Body::Answer(..) => false,
+        _ => true,
+    }
+}
+
+fn source_nat(nic: Nic) -> IpAddr {
+    first_address(nic)
+}
+
+fn gateway(nic: Nic) -> IpAddr {
+    first_address(nic)
+}
+
+fn first_address(nic: Nic) -> IpAddr {
+    nic.addresses()[0].parse::<IpNet>().expect("a network").addr()
+}
+
+fn is_martian_source(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            address.octets()[0] == 127 || address.octets()[0] >= 224 || is_this_network(address)
+        }
+        IpAddr::V6(address) => address.is_loopback() || address.is_multicast() || address.is_unspecified(),
+    }
+}
+
+fn is_this_network(address: Ipv4Addr) -> bool {
+    address.octets()[0] == 0
+}
+
+fn is_martian_destination(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let first = address.octets()[0];
+            first == 127 || is_this_network(address) || (first >= 240 && !address.is_broadcast())
+        }
+        IpAddr::V6(address) => address.is_loopback() || address.is_unspecified(),
+    }
+}
+
+fn is_link_scope(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
+    }
+}

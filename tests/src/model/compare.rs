@@ -1,0 +1,309 @@
+//! The model and a router, packet by packet.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use router_common::account::Hook;
+use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
+
+use super::generate::Generator;
+use super::probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station};
+use super::{Fate, Forwarded, Model, Port, Why};
+use crate::packet::read;
+use crate::scenario::{Nic, Router, Sent, host_mac};
+
+/// A router that can begin anew.
+pub trait Subject: Router {
+    /// Forgets every flow.
+    fn forget(&mut self);
+    /// Whether it has counted so many packets since then, each once, and has written down so many flow
+    /// entries, each with its reverse.
+    ///
+    /// # Errors
+    /// It has not.
+    fn check(&mut self, packets: usize, entries: usize) -> Result<(), String>;
+}
+
+/// Whether so many flow entries are what should be there, when so many of them have no reverse.
+///
+/// # Errors
+/// They are not.
+pub fn whole((found, alone): (usize, usize), expected: usize) -> Result<(), String> {
+    match (found == expected, alone) {
+        (true, 0) => Ok(()),
+        (false, 0) => Err(format!("{found} flow entries instead of {expected}")),
+        (_, alone) => Err(format!("{alone} of {found} flow entries are without their reverse")),
+    }
+}
+
+/// Sends so many packets in sequences of a length, from a seed on; says how many were forwarded.
+///
+/// # Panics
+/// The model and the router differ. The message has the packets that led to it.
+pub fn agree(router: &mut dyn Subject, seed: u64, packets: usize, length: usize) -> usize {
+    let mut forwarded = 0;
+    for sequence in 0..packets.div_ceil(length) as u64 {
+        let seed = seed + sequence;
+        let mut run = Run::new(router);
+        let mut generator = Generator::new(seed);
+        let mut probes = vec![];
+        for step in 0..length {
+            let probe = generator.probe();
+            probes.push(probe.clone());
+            match run.step(&probe) {
+                Ok(Some(left)) => {
+                    forwarded += 1;
+                    generator.passed(probe, left);
+                }
+                Ok(None) => {}
+                Err(difference) => {
+                    let history = shorten(router, probes);
+                    panic!("seed {seed}, step {step}: {difference}\n{history}");
+                }
+            }
+        }
+        if let Err(problem) = run.check(length) {
+            panic!("seed {seed}, after {length} packets: {problem}");
+        }
+    }
+    forwarded
+}
+
+/// The model and a router side by side, from no flows on.
+struct Run<'a> {
+    model: Model,
+    router: &'a mut dyn Subject,
+}
+
+impl<'a> Run<'a> {
+    fn new(router: &'a mut dyn Subject) -> Self {
+        router.forget();
+        Self { model: Model::default(), router }
+    }
+
+    /// Sends a packet; hands back what left, or says how the two differ.
+    fn step(&mut self, probe: &Probe) -> Result<Option<Probe>, String> {
+        let bytes = probe.bytes();
+        let expected = self.model.expect(probe);
+        let sent = self.router.send(probe.nic, &bytes);
+        let said = || {
+            let expected = expected.iter().map(|fate| format!("{fate:?}")).collect::<Vec<_>>().join(" or ");
+            format!("{probe}\n  the model: {expected}\n  the router: {}", outcome(&sent))
+        };
+        if sent.outcome != FORWARDED && sent.frame != bytes {
+            return Err(format!("a packet that is not forwarded was changed: {}", said()));
+        }
+        let outcome = DeferReason::from_outcome(sent.outcome);
+        if outcome == Some(DeferReason::PartialChecksum) {
+            // The TC program's business.
+            let may_defer =
+                self.router.hook() == Hook::Xdp && probe.nic == Nic::Tier2 && probe.may_be_unfinished();
+            return if may_defer { Ok(None) } else { Err(said()) };
+        }
+        for fate in &expected {
+            match fate {
+                Fate::Forwarded(
+                    forwarded @ Forwarded { ports: (Port::Is(port), _), resolved: false, .. },
+                ) if outcome == Some(DeferReason::NoNeighbour) => {
+                    // The TC program finds the flow open.
+                    self.model.adopt(probe, forwarded, *port)?;
+                    return Ok(None);
+                }
+                Fate::Forwarded(forwarded) if sent.outcome == FORWARDED => {
+                    let port = self
+                        .arrived(probe, forwarded, &sent.frame)
+                        .map_err(|why| format!("{why}: {}", said()))?;
+                    self.model.adopt(probe, forwarded, port).map_err(|why| format!("{why}: {}", said()))?;
+                    return Ok(Some(as_it_left(probe, forwarded, port)));
+                }
+                fate if is(fate, self.router.hook(), sent.outcome) => return Ok(None),
+                _ => {}
+            }
+        }
+        Err(said())
+    }
+
+    /// Compares a frame that has left with what should have; hands back its source port.
+    fn arrived(&self, probe: &Probe, forwarded: &Forwarded, frame: &[u8]) -> Result<u16, String> {
+        let out = read(frame);
+        let macs = (host_mac(forwarded.nic), forwarded.nic.mac());
+        if forwarded.resolved && out.macs != macs {
+            return Err(format!("not by {:?}", forwarded.nic));
+        }
+        if out.ends != forwarded.ends || out.ttl != probe.ttl - 1 {
+            return Err("other ends or another TTL".to_owned());
+        }
+        let is_wrong = matches!(&probe.body, Body::Error(error) if error.flaw == Some(ErrorFlaw::Sum));
+        if out.sums_hold == is_wrong {
+            return Err("a checksum is wrong, or was mended".to_owned());
+        }
+        let (src, dst) = match (&probe.body, forwarded.ports) {
+            (Body::Tcp(..) | Body::Udp(_) | Body::Sctp(_), _) => out.ports,
+            (Body::Query(..), _) => (out.ports.0, 0),
+            (Body::Answer(..), _) => (0, out.ports.0),
+            (Body::Error(error), _) => return inside(error, forwarded, frame).map(|()| 0),
+            _ => (0, 0),
+        };
+        let (wanted, to) = forwarded.ports;
+        if dst != to || matches!(wanted, Port::Is(port) if port != src) {
+            return Err("other ports".to_owned());
+        }
+        Ok(src)
+    }
+
+    fn check(&mut self, packets: usize) -> Result<(), String> {
+        self.router.check(packets, self.model.entries())
+    }
+}
+
+/// The packet inside an error.
+fn inside(error: &Error, forwarded: &Forwarded, frame: &[u8]) -> Result<(), String> {
+    let Some(about) = forwarded.about else { return Err("nothing is known about it".to_owned()) };
+    let out = read(frame).about.ok_or("no packet inside")?;
+    let ports = match error.body {
+        Body::Tcp(..) | Body::Udp(_) | Body::Sctp(_) => about.ports,
+        Body::Query(..) => (about.ports.0, 0),
+        Body::Answer(..) => (about.ports.1, 0),
+        _ => out.ports,
+    };
+    if (out.ends, out.ports) != ((about.src, about.dst), ports) {
+        return Err(format!("the packet inside is {out:?}"));
+    }
+    // What was cut off is not summed up.
+    let has_sum =
+        error.flaw != Some(ErrorFlaw::Short) && !matches!(error.body, Body::Other(_) | Body::Sctp(_));
+    if has_sum && out.sums_hold != (error.flaw != Some(ErrorFlaw::InnerSum)) {
+        return Err(format!("the packet inside has other checksums: {out:?}"));
+    }
+    Ok(())
+}
+
+/// The packet that a host on the other side saw.
+fn as_it_left(probe: &Probe, forwarded: &Forwarded, port: u16) -> Probe {
+    let body = match (&probe.body, forwarded.about) {
+        (Body::Error(error), Some(about)) => Body::Error(Box::new(Error {
+            ends: (about.src, about.dst),
+            body: error.body.with_ports(about.ports),
+            ..**error
+        })),
+        (body, _) => body.with_ports((port, forwarded.ports.1)),
+    };
+    Probe {
+        nic: forwarded.nic,
+        station: Station::Router,
+        src: forwarded.ends.0,
+        dst: forwarded.ends.1,
+        body,
+        data: 32,
+        whole: true,
+        flaw: None,
+        ..*probe
+    }
+}
+
+/// Whether an outcome is what was to be.
+fn is(fate: &Fate, hook: Hook, outcome: u32) -> bool {
+    if let Some(reason) = DropReason::from_outcome(outcome) {
+        return *fate == Fate::Dropped(why(reason));
+    }
+    if PuntReason::from_outcome(outcome).is_some() {
+        return hook == Hook::Tc && *fate == Fate::Punted;
+    }
+    match DeferReason::from_outcome(outcome) {
+        Some(DeferReason::Punted) => hook == Hook::Xdp && *fate == Fate::Punted,
+        Some(DeferReason::Oversize) => {
+            hook == Hook::Xdp && matches!(fate, Fate::Punted | Fate::Dropped(Why::TooBig))
+        }
+        _ => false,
+    }
+}
+
+/// The class of a reason; some are not told apart.
+fn why(reason: DropReason) -> Why {
+    match reason {
+        DropReason::Truncated | DropReason::BadIpHeader | DropReason::BadIpChecksum => Why::Malformed,
+        DropReason::TooManyHeaders | DropReason::RoutingHeader => Why::Malformed,
+        DropReason::UnknownVlan => Why::UnknownVlan,
+        DropReason::Martian => Why::Martian,
+        DropReason::NotPermitted => Why::NotPermitted,
+        DropReason::InvalidState => Why::CannotBegin,
+        DropReason::NoFreePort => Why::NoPort,
+        DropReason::UnrelatedIcmpError => Why::Unrelated,
+        DropReason::TtlExceeded => Why::Ttl,
+        DropReason::TooBig => Why::TooBig,
+        DropReason::RouteRefuses | DropReason::NoEgressPort => Why::Route,
+        DropReason::WrongPort => Why::WrongPort,
+        DropReason::FromControl => Why::FromControl,
+        DropReason::IcmpUnsupported => Why::IcmpUnsupported,
+        DropReason::FlowTableFull | DropReason::Untranslatable | DropReason::RewriteFailed => Why::Broken,
+        // The model sends no fragments.
+        DropReason::BadFragment | DropReason::OverlappingFragment | DropReason::FragmentNotHeld => {
+            Why::Broken
+        }
+    }
+}
+
+/// What a router said, to be read.
+fn outcome(sent: &Sent) -> String {
+    if sent.outcome == FORWARDED {
+        let out = read(&sent.frame);
+        let nic = Nic::ALL.into_iter().find(|nic| nic.mac() == out.macs.1);
+        let nic = nic.map_or_else(|| "an unknown NIC".to_owned(), |nic| format!("{nic:?}"));
+        return format!("forwarded by {nic}: {out:?}");
+    }
+    let drop = DropReason::from_outcome(sent.outcome).map(|reason| format!("dropped, {}", reason.label()));
+    let punt = || PuntReason::from_outcome(sent.outcome).map(|reason| format!("punted, {}", reason.label()));
+    let defer =
+        || DeferReason::from_outcome(sent.outcome).map(|reason| format!("deferred, {}", reason.label()));
+    drop.or_else(punt).or_else(defer).unwrap_or_else(|| format!("outcome {}", sent.outcome))
+}
+
+/// Leaves packets out as long as the last one still makes a difference, and writes down the rest.
+///
+/// Where a router chooses ports by chance a shorter history may not lead to the same end; then the
+/// longer one stays.
+fn shorten(router: &mut dyn Subject, mut probes: Vec<Probe>) -> String {
+    let last = probes.pop().expect("a packet made a difference");
+    let mut differs = |probes: &[Probe]| {
+        let mut run = Run::new(router);
+        // What goes before has to agree, or it would be another difference.
+        probes.iter().all(|probe| run.step(probe).is_ok()).then(|| run.step(&last).err()).flatten()
+    };
+    let mut size = probes.len().div_ceil(2).max(1);
+    while size > 0 {
+        let mut at = 0;
+        while at < probes.len() {
+            let end = (at + size).min(probes.len());
+            let fewer = [&probes[..at], &probes[end..]].concat();
+            if differs(&fewer).is_some() {
+                probes = fewer;
+            } else {
+                at = end;
+            }
+        }
+        size /= 2;
+    }
+    let short = differs(&probes);
+    if short.is_none() {
+        probes.retain(|probe| shares_an_end(probe, &last));
+    }
+    let mut text = String::from("the packets that led to it:\n");
+    let from = probes.len().saturating_sub(60);
+    for probe in probes[from..].iter().chain([&last]) {
+        let _ = writeln!(text, "  {probe}");
+    }
+    if let Some(short) = short {
+        let _ = writeln!(text, "the last of them: {short}");
+    }
+    text
+}
+
+fn shares_an_end(a: &Probe, b: &Probe) -> bool {
+    fn ends(probe: &Probe) -> [IpAddr; 2] {
+        match &probe.body {
+            Body::Error(error) => [error.ends.0, error.ends.1],
+            _ => [probe.src, probe.dst],
+        }
+    }
+    ends(a).iter().any(|end| ends(b).contains(end)) && a.flaw != Some(Flaw::Vlan)
+}
