@@ -17,6 +17,7 @@
 
 mod fragment;
 mod nat;
+mod rfc;
 
 use std::net::Ipv4Addr;
 
@@ -204,7 +205,7 @@ fn ip(text: &str) -> std::net::IpAddr {
 
 /// Every scenario.
 pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
-    SCENARIOS.iter().chain(nat::SCENARIOS).chain(fragment::SCENARIOS)
+    SCENARIOS.iter().chain(nat::SCENARIOS).chain(fragment::SCENARIOS).chain(rfc::SCENARIOS)
 }
 
 const SCENARIOS: &[Scenario] = &[
