@@ -1,6 +1,7 @@
 //! The scenarios against the walk on the host, and what only a settable world can show.
 
 use router_common::account::Hook;
+use router_common::config::RouterConfig;
 use router_common::verdict::{DropReason, FORWARDED};
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
@@ -224,6 +225,57 @@ fn a_half_closed_connection_is_not_closed_and_a_closed_one_begins_anew() {
     anew.sort_unstable();
     assert_eq!(anew, [0, SYN]);
     assert_eq!(router.world.v4.flows.borrow().len(), 2);
+}
+
+/// What the operator chose.
+fn choose(router: &HostRouter, flags: u32) {
+    let mut config = router.world.config.get();
+    config.flags = flags;
+    router.world.config.set(config);
+}
+
+#[test]
+fn a_caller_is_seen_by_its_external_end_where_that_is_chosen_with_tcp_and_udp() {
+    let call = |router: &mut HostRouter, payload: Payload| {
+        let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+        let (dst, payload) = match payload {
+            // A forwarded port, and a binding of another guest.
+            Payload::Tcp { .. } => ("203.0.113.21", payload),
+            _ => ("203.0.113.10", payload),
+        };
+        let sent = router.send(Nic::Tier1, &Frame::new(macs, "10.1.1.51", dst, payload).bytes());
+        assert_eq!(sent.outcome, FORWARDED);
+        let out = read(&sent.frame);
+        assert!(out.sums_hold);
+        (out.ends.0.to_string(), out.ports.0)
+    };
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let mut router = HostRouter::new(hook);
+        choose(&router, RouterConfig::HAIRPIN_EXTERNAL);
+        router.send(Nic::Tier1, &datagram("10.1.1.50", 5000));
+        let outside = read(&router.send(Nic::Tier1, &datagram("10.1.1.51", 5000)).frame).ports.0;
+        assert_ne!(outside, 5000);
+        let seen = call(&mut router, Payload::Udp { src: 5000, dst: 5000 });
+        assert_eq!(seen, ("203.0.113.10".to_owned(), outside));
+        let seen = call(&mut router, Payload::Tcp { src: 6000, dst: 8080, flags: SYN });
+        assert_eq!(seen, ("203.0.113.10".to_owned(), 6000));
+    }
+}
+
+#[test]
+fn anybody_gets_to_a_tcp_mapping_where_that_is_chosen() {
+    let stranger = || {
+        let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+        let payload = Payload::Tcp { src: 7000, dst: 4000, flags: SYN };
+        Frame::new(macs, "198.51.100.9", "203.0.113.10", payload).bytes()
+    };
+    let mut router = connected();
+    assert_ne!(router.send(Nic::Public, &stranger()).outcome, FORWARDED);
+    choose(&router, RouterConfig::OPEN_BINDINGS);
+    let sent = router.send(Nic::Public, &stranger());
+    assert_eq!(sent.outcome, FORWARDED);
+    let out = read(&sent.frame);
+    assert_eq!((out.ends.1.to_string(), out.ports.1), ("10.1.1.50".to_owned(), 4000));
 }
 
 #[test]
