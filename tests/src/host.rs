@@ -89,13 +89,13 @@ fn connect(world: &World, nic: Nic, address: &str) {
     if let Ok(address) = address.parse::<std::net::Ipv4Addr>() {
         world.v4.locals.borrow_mut().insert(address.into(), ifindex(nic));
         let [a, b, c, _] = address.octets();
-        let broadcast = std::net::Ipv4Addr::from(u32::from(address) | (u32::MAX >> length));
         let unknown = Ipv4::from(std::net::Ipv4Addr::new(a, b, c, 99));
+        let broadcast = Ipv4::from(address | std::net::Ipv4Addr::from(u32::MAX >> length));
         world.v4.routes.borrow_mut().extend([
             (address.into(), length, via(NextHop::RESOLVED)),
             (unknown, 32, via(0)),
             (address.into(), 32, Route::Nowhere),
-            (broadcast.into(), 32, Route::Nowhere),
+            (broadcast, 32, Route::Nowhere),
         ]);
     } else {
         let address: std::net::Ipv6Addr = address.parse().expect("an address");

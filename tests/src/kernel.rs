@@ -40,13 +40,21 @@ impl KernelRouter {
     /// # Errors
     /// Not root, or the kernel refuses the programs.
     pub fn new(hook: Hook) -> Result<Self> {
+        Self::with_room(hook, 4096)
+    }
+
+    /// The same with room for so many flow entries.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_room(hook: Hook, max_flows: u32) -> Result<Self> {
         // Several at once in a process may not share their tables.
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         mount_bpffs()?;
         let ifindexes = build_network()?;
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/xvr-test-{}-{serial}", std::process::id()));
-        let mut dataplane = Dataplane::open(&Options { pin_dir: pin_dir.clone(), max_flows: 4096 })?;
+        let mut dataplane = Dataplane::open(&Options { pin_dir: pin_dir.clone(), max_flows })?;
         let tables = dataplane.tables();
         for nic in Nic::ALL {
             let ifindex = ifindexes[&(nic as u8)];
@@ -95,6 +103,17 @@ impl KernelRouter {
     }
 
     fn run(&mut self, nic: Nic, frame: &[u8]) -> Result<Sent> {
+        let frame = self.push(nic, frame)?;
+        let before = std::mem::replace(&mut self.counters, self.dataplane.counters(SLOTS)?);
+        let outcome = counted(&before, &self.counters)?;
+        Ok(Sent { outcome, frame })
+    }
+
+    /// A frame that comes in by a NIC, without asking what it was counted as; the frame afterwards.
+    ///
+    /// # Errors
+    /// The program does not run.
+    pub fn push(&mut self, nic: Nic, frame: &[u8]) -> Result<Vec<u8>> {
         let ifindex = self.ifindexes[&(nic as u8)];
         let mut out = vec![0; frame.len() + 256];
         let hook = self.hook;
@@ -122,9 +141,7 @@ impl KernelRouter {
             }
         };
         out.truncate(result.data_size_out as usize);
-        let before = std::mem::replace(&mut self.counters, self.dataplane.counters(SLOTS)?);
-        let outcome = counted(&before, &self.counters)?;
-        Ok(Sent { outcome, frame: out })
+        Ok(out)
     }
 }
 

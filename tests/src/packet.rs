@@ -14,6 +14,11 @@ fn sum(bytes: &[u8], start: u32) -> u32 {
     sum
 }
 
+/// The checksum over bytes whose own checksum is zero.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    !(sum(bytes, 0) as u16)
+}
+
 /// What is in an IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {

@@ -17,6 +17,7 @@
 
 mod fragment;
 mod nat;
+mod rfc;
 
 use std::net::Ipv4Addr;
 
@@ -208,7 +209,7 @@ pub fn scenarios(hook: Hook) -> impl Iterator<Item = &'static Scenario> {
         Hook::Xdp => fragment::IN_XDP,
         Hook::Tc => fragment::IN_TC,
     };
-    SCENARIOS.iter().chain(nat::SCENARIOS).chain(of_fragments)
+    SCENARIOS.iter().chain(nat::SCENARIOS).chain(of_fragments).chain(rfc::SCENARIOS)
 }
 
 const SCENARIOS: &[Scenario] = &[

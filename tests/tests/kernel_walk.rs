@@ -1,9 +1,16 @@
 //! The scenarios against the loaded programs, in the running kernel.
 
+use std::collections::BTreeSet;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use router_common::account::Hook;
+use router_common::verdict::{DropReason, FORWARDED};
 use router_tests::kernel::KernelRouter;
 use router_tests::needs;
-use router_tests::scenario::scenarios;
+use router_tests::packet::{Frame, Payload, fragments, read, reassemble};
+use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
+use router_userspace::dataplane::{PoolUse, Timeouts};
 
 /// Verified instructions that a program may cost, half as much again as it does on 6.1. The kernel's
 /// limit is a million, but a start waits for them. A jump shows here before it hurts.
@@ -58,4 +65,178 @@ fn the_verifier_accepts_both_programs_within_the_budget() {
             assert!(instructions < BUDGET, "{name} costs the verifier {instructions} instructions");
         }
     });
+}
+
+/// A guest's datagram to port 53 of somebody outside.
+fn datagram(guest: &str, port: u16, server: &str) -> Frame {
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    Frame::new(macs, guest, server, Payload::Udp { src: port, dst: 53 })
+}
+
+/// The external port that a guest's datagram leaves with.
+fn external(router: &mut KernelRouter, guest: &str, port: u16, server: &str) -> u16 {
+    let frame = datagram(guest, port, server).bytes();
+    let out = read(&router.push(Nic::Tier1, &frame).expect("the program runs"));
+    assert_eq!(out.ends.0.to_string(), PUBLIC, "port {port} of {guest} was not forwarded");
+    out.ports.0
+}
+
+/// How the public address's UDP ports are used.
+fn udp_pool(router: &mut KernelRouter) -> PoolUse {
+    let uses = router.dataplane().pool_uses().expect("the pools can be read");
+    let is_it =
+        |pool: &PoolUse| pool.protocol == 17 && std::net::Ipv4Addr::from(pool.address).to_string() == PUBLIC;
+    uses.into_iter().find(is_it).expect("a pool")
+}
+
+fn expire(router: &mut KernelRouter, udp: Duration, hold_down: Duration) -> usize {
+    let timeouts = Timeouts { udp, udp_unanswered: udp, hold_down, ..Timeouts::default() };
+    router.dataplane().expire(&timeouts).expect("flows expire")
+}
+
+/// Longer than a tick of the clock that flows are stamped with.
+const TICKS: Duration = Duration::from_millis(30);
+
+#[test]
+fn expiry_takes_both_directions_and_spares_what_was_refreshed() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router = KernelRouter::new(Hook::Tc).expect("the programs load");
+        for port in 5000..5010 {
+            external(&mut router, "10.1.1.50", port, "192.0.2.9");
+        }
+        let begin = Instant::now();
+        sleep(Duration::from_millis(300));
+        // One by the guest, one by an answer alone.
+        external(&mut router, "10.1.1.50", 5003, "192.0.2.9");
+        let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+        let answer =
+            |port| Frame::new(macs, "192.0.2.9", PUBLIC, Payload::Udp { src: 53, dst: port }).bytes();
+        assert_eq!(router.send(Nic::Public, &answer(5007)).outcome, FORWARDED);
+        let since = begin.elapsed() - Duration::from_millis(200);
+        assert_eq!(expire(&mut router, since, Duration::from_secs(60)), 8);
+        let mut left: Vec<_> =
+            router.dataplane().flows().expect("flows can be read").iter().map(|flow| flow.src.1).collect();
+        left.sort_unstable();
+        assert_eq!(left, [5003, 5007]);
+        // Nothing is left of the others in the other direction; those that are left have both.
+        for port in 5000..5010 {
+            let came_in = router.send(Nic::Public, &answer(port)).outcome == FORWARDED;
+            assert_eq!(came_in, left.contains(&port), "port {port}");
+        }
+        for port in left {
+            assert_eq!(external(&mut router, "10.1.1.50", port, "192.0.2.9"), port);
+        }
+    });
+}
+
+#[test]
+fn a_binding_outlives_its_flows_for_the_hold_down_and_gives_its_port_back() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router = KernelRouter::new(Hook::Xdp).expect("the programs load");
+        external(&mut router, "10.1.1.50", 5001, "192.0.2.9");
+        let port = external(&mut router, "10.1.1.51", 5001, "192.0.2.9");
+        sleep(TICKS);
+        assert_eq!(expire(&mut router, Duration::ZERO, Duration::from_secs(60)), 2);
+        assert_eq!(udp_pool(&mut router).taken, 2, "no port is free before the hold-down is over");
+        // Nobody else gets them meanwhile; who had them has them again.
+        assert!(![5001, port].contains(&external(&mut router, "10.1.1.77", 5001, "192.0.2.9")));
+        assert_eq!(external(&mut router, "10.1.1.51", 5001, "198.51.100.9"), port);
+        assert_eq!(external(&mut router, "10.1.1.50", 5001, "198.51.100.9"), 5001);
+        sleep(TICKS);
+        assert_eq!(expire(&mut router, Duration::ZERO, Duration::ZERO), 3);
+        assert_eq!(udp_pool(&mut router).taken, 0);
+        assert_eq!(external(&mut router, "10.1.1.51", 5001, "192.0.2.9"), 5001);
+    });
+}
+
+/// Ports of 1024 and above.
+const HIGH_PORTS: u16 = 64_512;
+
+#[test]
+fn every_port_of_an_address_is_used_before_one_is_shared() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router = KernelRouter::with_room(Hook::Xdp, 1 << 18).expect("the programs load");
+        let server = "192.0.2.9";
+        let mut ports = BTreeSet::from([external(&mut router, "10.1.1.50", 1024, server)]);
+        sleep(TICKS * 3);
+        let begin = Instant::now();
+        // Two guests with the same ports: the first keeps its own, the second gets others.
+        let (mut replaced, mut in_order) = (Vec::new(), 0);
+        for port in 1024..1024 + HIGH_PORTS / 2 {
+            for guest in ["10.1.1.50", "10.1.1.51"] {
+                if (guest, port) == ("10.1.1.50", 1024) {
+                    continue;
+                }
+                let got = external(&mut router, guest, port, server);
+                assert!(got >= 1024 && ports.insert(got), "{got} was given out twice");
+                if guest == "10.1.1.51" {
+                    in_order += u32::from(replaced.last().is_some_and(|last: &u16| last.abs_diff(got) <= 2));
+                    replaced.push(got);
+                }
+            }
+        }
+        assert_eq!(ports.len(), usize::from(HIGH_PORTS));
+        assert!(in_order < 1000, "{in_order} of {} replaced ports follow their predecessor", replaced.len());
+        let pool = udp_pool(&mut router);
+        assert_eq!((pool.taken, pool.shared), (u32::from(HIGH_PORTS), 0));
+
+        // Now one is shared, by flows to different destinations, and none is where there is only one.
+        external(&mut router, "10.1.1.50", 65_000, "198.51.100.9");
+        assert_eq!(udp_pool(&mut router).shared, 1);
+        let by_static_nat = datagram("10.1.1.60", 40_000, server).bytes();
+        assert_eq!(router.send(Nic::Tier1, &by_static_nat).outcome, FORWARDED);
+        let refused = datagram("10.1.1.77", 40_000, server).bytes();
+        assert_eq!(router.send(Nic::Tier1, &refused).outcome, DropReason::NoFreePort.outcome());
+        // Established flows notice nothing.
+        for (guest, port) in [("10.1.1.50", 1025), ("10.1.1.51", 1025), ("10.1.1.50", 20_000)] {
+            external(&mut router, guest, port, server);
+        }
+        // The first flow ends, and its port is found among all the others.
+        assert_eq!(expire(&mut router, begin.elapsed() + TICKS, Duration::from_secs(60)), 1);
+        assert_eq!(udp_pool(&mut router).taken, u32::from(HIGH_PORTS) - 1);
+        assert_eq!(external(&mut router, "10.1.1.77", 40_000, server), 1024);
+    });
+}
+
+#[test]
+fn a_flood_of_lone_fragments_harms_neither_whole_packets_nor_fragments_in_order() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    for hook in [Hook::Xdp, Hook::Tc] {
+        in_new_namespace(move || flood_with_fragments(hook));
+    }
+}
+
+fn flood_with_fragments(hook: Hook) {
+    let mut router = KernelRouter::new(hook).expect("the programs load");
+    external(&mut router, "10.1.1.50", 5000, "192.0.2.9");
+    let long = |guest: &str| Frame { data: vec![7; 3000], ..datagram(guest, 5000, "192.0.2.9") };
+    // More than the tables of datagrams and of held fragments have room for; first ones and later ones.
+    for id in 0..6000 {
+        let pieces = fragments(&long("10.1.1.51"), id, 1480);
+        router.push(Nic::Tier1, &pieces[usize::from(id) % 3]).expect("the program runs");
+        if id % 500 == 499 {
+            external(&mut router, "10.1.1.50", 5000, "192.0.2.9");
+            let pieces = fragments(&long("10.1.1.50"), id, 1480);
+            let out: Vec<_> = pieces
+                .iter()
+                .map(|piece| {
+                    let sent = router.send(Nic::Tier1, piece);
+                    assert_eq!(sent.outcome, FORWARDED, "after {id} lone fragments");
+                    sent.frame
+                })
+                .collect();
+            assert!(read(&reassemble(&out)).sums_hold);
+        }
+    }
 }

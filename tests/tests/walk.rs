@@ -1,6 +1,7 @@
 //! The scenarios against the walk on the host, and what only a settable world can show.
 
 use router_common::account::Hook;
+use router_common::config::RouterConfig;
 use router_common::verdict::{DropReason, FORWARDED};
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
@@ -101,6 +102,180 @@ fn a_guest_cannot_send_into_another_tiers_flow() {
     let macs = (Nic::Tier2.mac(), host_mac(Nic::Tier2));
     let forged = Frame::new(macs, "192.0.2.9", "203.0.113.10", Payload::Udp { src: 53, dst: 5000 });
     assert_eq!(router.send(Nic::Tier2, &forged.bytes()).outcome, DropReason::WrongPort.outcome());
+}
+
+/// Flows' entries as a test compares them: when last seen, packets, TCP flags.
+fn activity(router: &HostRouter) -> Vec<(u64, u64, u8)> {
+    let flows = router.world.v4.flows.borrow();
+    let mut all: Vec<_> = flows.iter().map(|(key, entry)| (key.src.to_host(), *entry)).collect();
+    all.sort_by_key(|(src, _)| *src);
+    all.iter().map(|(_, entry)| (entry.last_seen, entry.packets, entry.tcp_flags)).collect()
+}
+
+fn later(router: &HostRouter, nanoseconds: u64) -> u64 {
+    let now = router.world.now.get() + nanoseconds;
+    router.world.now.set(now);
+    now
+}
+
+/// A frame of web1's connection, outward or as its answer. `seq` is its sequence number; 2 is acknowledged.
+fn segment(outward: bool, flags: u8, seq: u32) -> (Nic, Vec<u8>) {
+    let (nic, src, dst, ports) = match outward {
+        true => (Nic::Tier1, "10.1.1.50", "192.0.2.9", (4000, 80)),
+        false => (Nic::Public, "192.0.2.9", "203.0.113.10", (80, 4000)),
+    };
+    let payload = Payload::Tcp { src: ports.0, dst: ports.1, flags };
+    let mut frame = Frame::new((nic.mac(), host_mac(nic)), src, dst, payload).bytes();
+    frame[38..42].copy_from_slice(&seq.to_be_bytes());
+    (nic, frame)
+}
+
+fn passes(router: &mut HostRouter, (nic, frame): (Nic, Vec<u8>)) {
+    assert_eq!(router.send(nic, &frame).outcome, FORWARDED);
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// A connection, both sides have acknowledged byte 2.
+fn connected() -> HostRouter {
+    let mut router = HostRouter::new(Hook::Tc);
+    passes(&mut router, segment(true, SYN, 1));
+    passes(&mut router, segment(false, SYN | ACK, 1));
+    passes(&mut router, segment(true, ACK, 2));
+    router
+}
+
+#[test]
+fn an_error_neither_refreshes_nor_ends_a_flow() {
+    let mut router = connected();
+    passes(&mut router, (Nic::Tier1, datagram("10.1.1.50", 5000)));
+    let before = activity(&router);
+    for payload in [Payload::Tcp { src: 4000, dst: 80, flags: ACK }, Payload::Udp { src: 5000, dst: 53 }] {
+        for kind in [3, 11, 12] {
+            // Within the second that the way out is believed, and after it.
+            later(&router, 700_000_000);
+            let inward = |payload| {
+                let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+                Frame::new(macs, "203.0.113.10", "192.0.2.9", payload)
+            };
+            let about = inward(payload.clone()).ip();
+            let mut error = inward(Payload::Error { kind, about });
+            error.ends = ("198.51.100.1".parse().unwrap(), error.ends.0);
+            passes(&mut router, (Nic::Public, error.bytes()));
+        }
+    }
+    // One of the guest's own about an answer.
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    let answer = Frame::new(macs, "192.0.2.9", "10.1.1.50", Payload::Udp { src: 53, dst: 5000 });
+    let error = Payload::Error { kind: 3, about: answer.ip() };
+    passes(&mut router, (Nic::Tier1, Frame::new(macs, "10.1.1.50", "192.0.2.9", error).bytes()));
+    assert_eq!(activity(&router), before);
+}
+
+#[test]
+fn packets_of_both_directions_refresh_their_flow() {
+    let mut router = connected();
+    for outward in [true, false] {
+        let now = later(&router, 60_000_000_000);
+        passes(&mut router, segment(outward, ACK, 2));
+        assert!(activity(&router).iter().any(|(seen, ..)| *seen == now));
+    }
+}
+
+#[test]
+fn a_reset_within_the_window_closes_a_connection_and_another_does_not() {
+    let closed = |router: &HostRouter| activity(router).iter().any(|(.., flags)| flags & RST != 0);
+    for outward in [true, false] {
+        let mut router = connected();
+        for seq in [1, 2u32.wrapping_sub(1 << 20), 2 + (1 << 20), 1 << 31] {
+            // It is passed on: the host knows better.
+            passes(&mut router, segment(outward, RST, seq));
+            assert!(!closed(&router), "sequence number {seq}");
+        }
+        passes(&mut router, segment(outward, RST, 1000));
+        assert!(closed(&router));
+        assert_eq!(router.world.v4.flows.borrow().len(), 2, "a reset's flow stays a while");
+    }
+    // Nobody has acknowledged anything: any may be the one.
+    let mut router = HostRouter::new(Hook::Tc);
+    passes(&mut router, segment(true, SYN, 1));
+    passes(&mut router, segment(false, RST | ACK, 0));
+    assert!(closed(&router));
+}
+
+#[test]
+fn a_half_closed_connection_is_not_closed_and_a_closed_one_begins_anew() {
+    let flags =
+        |router: &HostRouter| -> Vec<u8> { activity(router).iter().map(|(.., flags)| *flags).collect() };
+    let mut router = connected();
+    passes(&mut router, segment(false, FIN | ACK, 2));
+    passes(&mut router, segment(true, ACK, 2));
+    assert!(flags(&router).iter().all(|flags| flags & ACK != 0));
+    assert_eq!(flags(&router).iter().filter(|flags| *flags & FIN != 0).count(), 1);
+    // A SYN with one side's FIN alone is no new connection.
+    passes(&mut router, segment(true, SYN, 9));
+    assert!(flags(&router).iter().all(|flags| flags & ACK != 0));
+    passes(&mut router, segment(true, FIN | ACK, 2));
+    assert!(flags(&router).iter().all(|flags| flags & FIN != 0));
+    passes(&mut router, segment(true, SYN, 9));
+    let mut anew = flags(&router);
+    anew.sort_unstable();
+    assert_eq!(anew, [0, SYN]);
+    assert_eq!(router.world.v4.flows.borrow().len(), 2);
+}
+
+/// What the operator chose.
+fn choose(router: &HostRouter, flags: u32) {
+    let mut config = router.world.config.get();
+    config.flags = flags;
+    router.world.config.set(config);
+}
+
+#[test]
+fn a_caller_is_seen_by_its_external_end_where_that_is_chosen_with_tcp_and_udp() {
+    let call = |router: &mut HostRouter, payload: Payload| {
+        let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+        let (dst, payload) = match payload {
+            // A forwarded port, and a binding of another guest.
+            Payload::Tcp { .. } => ("203.0.113.21", payload),
+            _ => ("203.0.113.10", payload),
+        };
+        let sent = router.send(Nic::Tier1, &Frame::new(macs, "10.1.1.51", dst, payload).bytes());
+        assert_eq!(sent.outcome, FORWARDED);
+        let out = read(&sent.frame);
+        assert!(out.sums_hold);
+        (out.ends.0.to_string(), out.ports.0)
+    };
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let mut router = HostRouter::new(hook);
+        choose(&router, RouterConfig::HAIRPIN_EXTERNAL);
+        router.send(Nic::Tier1, &datagram("10.1.1.50", 5000));
+        let outside = read(&router.send(Nic::Tier1, &datagram("10.1.1.51", 5000)).frame).ports.0;
+        assert_ne!(outside, 5000);
+        let seen = call(&mut router, Payload::Udp { src: 5000, dst: 5000 });
+        assert_eq!(seen, ("203.0.113.10".to_owned(), outside));
+        let seen = call(&mut router, Payload::Tcp { src: 6000, dst: 8080, flags: SYN });
+        assert_eq!(seen, ("203.0.113.10".to_owned(), 6000));
+    }
+}
+
+#[test]
+fn anybody_gets_to_a_tcp_mapping_where_that_is_chosen() {
+    let stranger = || {
+        let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+        let payload = Payload::Tcp { src: 7000, dst: 4000, flags: SYN };
+        Frame::new(macs, "198.51.100.9", "203.0.113.10", payload).bytes()
+    };
+    let mut router = connected();
+    assert_ne!(router.send(Nic::Public, &stranger()).outcome, FORWARDED);
+    choose(&router, RouterConfig::OPEN_BINDINGS);
+    let sent = router.send(Nic::Public, &stranger());
+    assert_eq!(sent.outcome, FORWARDED);
+    let out = read(&sent.frame);
+    assert_eq!((out.ends.1.to_string(), out.ports.1), ("10.1.1.50".to_owned(), 4000));
 }
 
 #[test]

@@ -119,3 +119,88 @@ pub(crate) fn monotonic_now() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use router_common::flow::{NextHop, Rewrite};
+    use router_common::net::Be16;
+
+    use super::*;
+
+    const SYN: u8 = 2;
+
+    fn seen(tcp_flags: u8, packets: u64) -> FlowEntry<Ipv4> {
+        let (address, port) = (Ipv4::UNSPECIFIED, Be16::new(0));
+        FlowEntry {
+            last_seen: 0,
+            resolved: 0,
+            opened: 0,
+            packets,
+            bytes: 0,
+            rewrite: Rewrite {
+                src: address,
+                dst: address,
+                src_port: port,
+                dst_port: port,
+                address_delta: 0,
+                port_delta: 0,
+            },
+            next_hop: NextHop::UNKNOWN,
+            generation: 0,
+            ingress: 0,
+            pinned: 0,
+            tcp_ack: 0,
+            tcp_flags,
+            direction: 0,
+            ingress_role: 0,
+            translation: 0,
+        }
+    }
+
+    fn minutes(protocol: u8, original: (u8, u64), reply: (u8, u64)) -> u64 {
+        let (original, reply) = (seen(original.0, original.1), seen(reply.0, reply.1));
+        Timeouts::default().of(protocol, &original, Some(&reply)).as_secs() / 60
+    }
+
+    #[test]
+    fn udp_lives_two_minutes_and_five_once_answered_and_a_ping_one() {
+        assert_eq!(minutes(17, (0, 9), (0, 0)), 2);
+        assert_eq!(minutes(17, (0, 1), (0, 1)), 5);
+        for icmp in [1, 58] {
+            assert_eq!((minutes(icmp, (0, 1), (0, 0)), minutes(icmp, (0, 1), (0, 1))), (1, 1));
+        }
+        assert_eq!(minutes(47, (0, 1), (0, 1)), 5);
+        assert_eq!(Timeouts::default().hold_down.as_secs(), 120);
+    }
+
+    #[test]
+    fn tcp_lives_two_hours_and_four_minutes_while_in_use_and_four_minutes_otherwise() {
+        let tcp = |original, reply| minutes(6, (original, 1), (reply, 1));
+        let (opening, established, closing) = (4, 124, 4);
+        for (original, reply, lives) in [
+            (SYN, 0, opening),
+            (SYN, SYN, opening),
+            (SYN, SYN | ACK, opening),
+            (SYN | ACK, SYN | ACK, established),
+            // Half-closed, by either side: a download may pause as long as before.
+            (SYN | ACK | FIN, SYN | ACK, established),
+            (SYN | ACK, SYN | ACK | FIN, established),
+            (SYN | ACK | FIN, SYN | ACK | FIN, closing),
+            (SYN | ACK | RST, SYN | ACK, closing),
+            (SYN, RST | ACK, closing),
+        ] {
+            assert_eq!(tcp(original, reply), lives, "{original:#x} {reply:#x}");
+        }
+    }
+
+    #[test]
+    fn opening_and_closing_have_times_of_their_own() {
+        let timeouts = Timeouts {
+            tcp_opening: Duration::from_secs(5),
+            tcp_closing: Duration::from_secs(6),
+            ..Timeouts::default()
+        };
+        let of = |original, reply| timeouts.of(6, &seen(original, 1), Some(&seen(reply, 1))).as_secs();
+        assert_eq!((of(SYN, 0), of(SYN, RST), of(ACK, ACK)), (5, 6, 7440));
+    }
+}
