@@ -55,7 +55,10 @@ impl Fragment {
     #[inline(always)]
     pub fn new(id: u32, offset: u16, length: usize, more: bool) -> Result<Self, DropReason> {
         let units = length.div_ceil(8);
-        if length == 0 || (more && length % 8 != 0) || usize::from(offset) + units > usize::from(UNITS) {
+        if length == 0
+            || (more && !length.is_multiple_of(8))
+            || usize::from(offset) + units > usize::from(UNITS)
+        {
             return Err(DropReason::BadFragment);
         }
         Ok(Self { id, start: offset, units: units as u16, is_last: !more })

@@ -55,7 +55,7 @@ pub fn attempt<P: PortPool>(pool: &P, round: u32, wanted: u16, random: u32) -> O
         let is_free = wanted != 0 && !is_own && claim(pool, Pool::word(wanted), Pool::bit(wanted));
         return is_free.then_some(wanted);
     };
-    let half = ((u32::from(wanted) & 1) ^ (round / GROUPS & 1)) * GROUPS;
+    let half = ((u32::from(wanted) ^ (round / GROUPS)) & 1) * GROUPS;
     let group = random.wrapping_add(round) % GROUPS;
     let own = if round < 2 * GROUPS { Some((first, last)) } else { None };
     let candidates = !pool.full(half + group) & allowed(group, wanted < 1024, own);
@@ -188,7 +188,7 @@ mod tests {
         let pool = Words::new();
         assert_eq!(take(&pool, 5000, 9), Some(5000));
         let other = take(&pool, 5000, 9).unwrap();
-        assert!(other != 5000 && other % 2 == 0 && other >= 1024);
+        assert!(other != 5000 && other.is_multiple_of(2) && other >= 1024);
         while take(&pool, 5000, 12_345).is_some() {}
         give_back(&pool, 7777);
         assert_eq!(take(&pool, 5000, 99), Some(7777));

@@ -8,16 +8,19 @@
 
 pub mod compare;
 pub mod generate;
+mod nat;
+mod places;
 pub mod probe;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
 use router_common::port::Role;
-use router_userspace::model::nat::{ForwardProtocol, Nat};
+use router_userspace::model::nat::Nat;
 
 use crate::scenario::{Nic, nat_rules};
+use nat::Destination;
+use places::{Places, Route, first_address, is_link_scope, is_martian_destination, is_martian_source};
 use probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station, Tuple, tuple};
 
 /// Ports that the router keeps for its own sockets.
@@ -114,7 +117,7 @@ type Socket = (u8, IpAddr, u16, IpAddr);
 #[derive(Debug)]
 pub struct Model {
     rules: Nat,
-    networks: Vec<(IpNet, Nic)>,
+    places: Places,
     flows: Vec<Flow>,
     index: HashMap<Tuple, (usize, Way)>,
     /// Sockets of guests and the port they have outside.
@@ -125,34 +128,15 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        let of = |nic: Nic| nic.addresses().iter().map(move |text| (text.parse().expect("a network"), nic));
         Self {
             rules: nat_rules(),
-            networks: Nic::ALL.into_iter().flat_map(of).collect(),
+            places: Places::default(),
             flows: vec![],
             index: HashMap::new(),
             bindings: HashMap::new(),
             externals: HashMap::new(),
         }
     }
-}
-
-/// Where a packet goes that no flow knows.
-enum Destination {
-    /// To a guest, by a rule or a binding.
-    Guest(IpAddr, u16),
-    /// To the router.
-    Router,
-    /// Where it says.
-    Itself,
-}
-
-/// What the routes say.
-enum Route {
-    /// By a NIC, to a neighbour that is known or not.
-    By(Nic, bool),
-    Nowhere,
-    Refused,
 }
 
 impl Model {
@@ -189,7 +173,7 @@ impl Model {
             fates.push(Fate::Punted);
         }
         if !fates.is_empty() {
-            if self.is_local(probe.dst) {
+            if self.places.is_local(probe.dst) {
                 fates.push(Fate::Punted);
             }
             if is_error {
@@ -213,7 +197,7 @@ impl Model {
     /// What is refused unless it is for the router itself; to a guest's public address nothing is.
     fn refuse(&self, probe: &Probe, why: Why) -> Vec<Fate> {
         let is_a_guests = self.rules.static_nats.iter().any(|rule| IpAddr::V4(rule.public) == probe.dst);
-        if self.is_local(probe.dst) && !is_a_guests {
+        if self.places.is_local(probe.dst) && !is_a_guests {
             return vec![Fate::Punted];
         }
         let mut fates = vec![Fate::Dropped(why)];
@@ -232,10 +216,6 @@ impl Model {
     fn expired(&self, probe: &Probe, translated: bool) -> Option<Fate> {
         let fate = if translated { Fate::Dropped(Why::Ttl) } else { Fate::Punted };
         (probe.ttl <= 1).then_some(fate)
-    }
-
-    fn is_local(&self, address: IpAddr) -> bool {
-        self.networks.iter().any(|(network, _)| network.addr() == address)
     }
 
     /// A packet of a flow: translated as the flow's first was, by the NIC of the other side.
@@ -267,7 +247,7 @@ impl Model {
         // 1812 §5.3.8), so a flow can have begun with any, the router's own included, and its answers
         // go where the routes say. Once such sources are refused this is `flow.from`.
         let by = (flow.from.role() == Role::Public).then_some(flow.from);
-        match self.route(flow.asked.src, by) {
+        match self.places.route(flow.asked.src, by) {
             Route::By(nic, _) => vec![Some(nic)],
             // Whether an address of the router is one by another NIC too is the kernel's to say.
             Route::Nowhere if by.is_some() => vec![None, by],
@@ -292,7 +272,7 @@ impl Model {
             let is_answered = !is_translated && (probe.dst.is_ipv6() || probe.whole);
             return if is_answered { Fate::Punted } else { Fate::Dropped(Why::TooBig) };
         }
-        let resolved = !matches!(self.route(left.dst, Some(nic)), Route::By(_, false));
+        let resolved = !matches!(self.places.route(left.dst, Some(nic)), Route::By(_, false));
         let ends = (left.src, left.dst);
         Fate::Forwarded(Forwarded { nic, ends, ports: (port, left.ports.1), about: None, resolved, opens })
     }
@@ -384,132 +364,6 @@ impl Model {
         fates
     }
 
-    /// Where a packet really goes: static NAT, then forwardings, then, for guests, bindings.
-    fn destination(&self, nic: Nic, tuple: Tuple) -> Destination {
-        let IpAddr::V4(dst) = tuple.dst else {
-            return if self.is_local(tuple.dst) { Destination::Router } else { Destination::Itself };
-        };
-        if let Some(rule) = self.rules.static_nats.iter().find(|rule| rule.public == dst) {
-            return Destination::Guest(rule.internal.into(), tuple.ports.1);
-        }
-        for rule in self.rules.forwards.iter().filter(|rule| rule.public == dst) {
-            let protocol = match rule.protocol {
-                ForwardProtocol::Tcp => 6,
-                ForwardProtocol::Udp => 17,
-                ForwardProtocol::Any => tuple.protocol,
-            };
-            let IpAddr::V4(src) = tuple.src else { continue };
-            let may_ask =
-                rule.sources.is_empty() || rule.sources.iter().any(|network| network.contains(&src));
-            if tuple.protocol == protocol
-                && may_ask
-                && let Some(port) = rule.internal_port(tuple.ports.1)
-            {
-                return Destination::Guest(rule.internal.into(), port);
-            }
-        }
-        // A guest's socket is reached by who has its external address; a ping has no such port.
-        if nic.role() == Role::Guest
-            && matches!(tuple.protocol, 6 | 17)
-            && let Some(&(guest, port)) = self.externals.get(&(tuple.protocol, tuple.dst, tuple.ports.1))
-        {
-            return Destination::Guest(guest, port);
-        }
-        if self.is_local(tuple.dst) { Destination::Router } else { Destination::Itself }
-    }
-
-    fn static_public(&self, guest: IpAddr) -> Option<IpAddr> {
-        let rule = self.rules.static_nats.iter().find(|rule| IpAddr::V4(rule.internal) == guest);
-        rule.map(|rule| rule.public.into())
-    }
-
-    fn home(&self, address: IpAddr) -> Option<Nic> {
-        self.networks.iter().find(|(network, _)| network.addr() == address).map(|(_, nic)| *nic)
-    }
-
-    /// The way out: the routes', but a guest with a public address leaves by that address's NIC.
-    fn way_out(&self, from: Nic, left: Tuple) -> Route {
-        let route = self.route(left.dst, None);
-        if let Route::By(nic, _) = route
-            && nic.role() == Role::Public
-            && from.role() == Role::Guest
-            && let Some(home) = self.static_public(left.src).and_then(|public| self.home(public))
-        {
-            return self.route(left.dst, Some(home));
-        }
-        route
-    }
-
-    fn route(&self, dst: IpAddr, by: Option<Nic>) -> Route {
-        if matches!(dst, IpAddr::V4(dst) if dst.octets()[0] == 198 && dst.octets()[1] & 0xfe == 18) {
-            return Route::Refused;
-        }
-        let is_broadcast = |(network, _): &(IpNet, Nic)| dst.is_ipv4() && network.broadcast() == dst;
-        if self.is_local(dst) || self.networks.iter().any(is_broadcast) {
-            return Route::Nowhere;
-        }
-        let is_here =
-            |(network, nic): &&(IpNet, Nic)| network.contains(&dst) && by.is_none_or(|by| by == *nic);
-        if let Some((_, nic)) = self.networks.iter().find(is_here) {
-            let is_unknown = match dst {
-                IpAddr::V4(dst) => dst.octets()[3] == 99,
-                IpAddr::V6(dst) => dst.segments()[7] == 0x99,
-            };
-            return Route::By(*nic, !is_unknown);
-        }
-        match (dst, by) {
-            (IpAddr::V4(_), None) => Route::By(Nic::Public, true),
-            (IpAddr::V4(_), Some(nic)) if nic.role() == Role::Public => Route::By(nic, true),
-            _ => Route::Nowhere,
-        }
-    }
-
-    /// Whom a flow's packets are from, once they have left.
-    fn source(&self, from: Nic, to: Nic, left: &mut Tuple, translated: &mut Translated) -> Result<Port, Why> {
-        let keep = |left: &Tuple| {
-            let is_free = !self.index.contains_key(&left.reversed());
-            if is_free { Ok(Port::Is(left.ports.0)) } else { Err(Why::NoPort) }
-        };
-        if !matches!(left.src, IpAddr::V4(_)) || from.role() != Role::Guest {
-            return keep(left);
-        }
-        let guest = left.src;
-        if to.role() == Role::Public {
-            translated.source = true;
-            if let Some(public) = self.static_public(left.src) {
-                left.src = public;
-                return keep(left);
-            }
-            left.src = source_nat(to);
-            if !matches!(left.protocol, 1 | 6 | 17) {
-                return keep(left);
-            }
-            let socket = (left.protocol, guest, left.ports.0, left.src);
-            if let Some(&port) = self.bindings.get(&socket) {
-                let wanted = std::mem::replace(&mut left.ports.0, port);
-                return Ok(keep(left).unwrap_or(Port::Like(wanted)));
-            }
-            let port = left.ports.0;
-            let is_kept = port != 0 && !OWN_PORTS.contains(&port) && !self.is_taken(left, port);
-            return Ok(if is_kept { Port::Is(port) } else { Port::Like(port) });
-        }
-        // Hairpin: a guest of the tier has to see its answers come back to the router.
-        if from == to && translated.destination {
-            translated.source = true;
-            left.src = gateway(from);
-            if !matches!(left.protocol, 1 | 6 | 17) {
-                return keep(left);
-            }
-            let is_kept = !OWN_PORTS.contains(&left.ports.0) && keep(left).is_ok();
-            return Ok(if is_kept { Port::Is(left.ports.0) } else { Port::Like(left.ports.0) });
-        }
-        keep(left)
-    }
-
-    fn is_taken(&self, left: &Tuple, port: u16) -> bool {
-        self.externals.contains_key(&(left.protocol, left.src, port))
-    }
-
     /// Takes note of a packet that was forwarded as expected, with the port it was given.
     ///
     /// # Errors
@@ -535,7 +389,7 @@ impl Model {
             }
         }
         if forwarded.nic.role() == Role::Public
-            && src == source_nat(forwarded.nic)
+            && src == first_address(forwarded.nic)
             && probe.nic.role() == Role::Guest
             && matches!(sent.protocol, 1 | 6 | 17)
             && !is_bound
@@ -591,47 +445,5 @@ fn can_begin(body: &Body) -> bool {
         Body::Tcp(_, flags) => matches!(flags & (FIN | SYN | RST | ACK), SYN | ACK),
         Body::Answer(..) => false,
         _ => true,
-    }
-}
-
-fn source_nat(nic: Nic) -> IpAddr {
-    first_address(nic)
-}
-
-fn gateway(nic: Nic) -> IpAddr {
-    first_address(nic)
-}
-
-fn first_address(nic: Nic) -> IpAddr {
-    nic.addresses()[0].parse::<IpNet>().expect("a network").addr()
-}
-
-fn is_martian_source(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            address.octets()[0] == 127 || address.octets()[0] >= 224 || is_this_network(address)
-        }
-        IpAddr::V6(address) => address.is_loopback() || address.is_multicast() || address.is_unspecified(),
-    }
-}
-
-fn is_this_network(address: Ipv4Addr) -> bool {
-    address.octets()[0] == 0
-}
-
-fn is_martian_destination(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            let first = address.octets()[0];
-            first == 127 || is_this_network(address) || (first >= 240 && !address.is_broadcast())
-        }
-        IpAddr::V6(address) => address.is_loopback() || address.is_unspecified(),
-    }
-}
-
-fn is_link_scope(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast() || address.is_link_local(),
-        IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
     }
 }

@@ -18,8 +18,20 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
-fn packets(default: usize) -> usize {
-    setting("XVR_MODEL_PACKETS").map_or(default, |packets| packets as usize)
+/// In the kernel a packet takes ten times as long as on the host.
+fn packets(default: usize, divisor: usize) -> usize {
+    setting("XVR_MODEL_PACKETS").map_or(default, |packets| packets as usize / divisor)
+}
+
+/// Prints how far it is, each tenth of the way, where that takes a while.
+fn progress(name: &'static str, packets: usize) -> impl FnMut(usize) {
+    let mut next = packets / 10;
+    move |sent| {
+        if packets >= 1_000_000 && sent >= next {
+            println!("{name}: {sent} of {packets} packets");
+            next += packets / 10;
+        }
+    }
 }
 
 fn seed() -> u64 {
@@ -27,9 +39,10 @@ fn seed() -> u64 {
 }
 
 fn on_the_host(hook: Hook) {
-    let packets = packets(150_000);
-    let forwarded = agree(&mut HostRouter::new(hook), seed(), packets, LENGTH);
-    println!("{}: {packets} packets, {forwarded} of them forwarded", hook.label());
+    let packets = packets(150_000, 1);
+    let forwarded =
+        agree(&mut HostRouter::new(hook), seed(), packets, LENGTH, &mut progress(hook.label(), packets));
+    println!("{} on the host: {packets} packets, {forwarded} of them forwarded", hook.label());
     assert!(forwarded > packets / 4, "most packets do not meet a flow");
 }
 
@@ -47,13 +60,14 @@ fn in_the_kernel(hook: Hook) {
     if !needs::are_met(&["ip"]) {
         return;
     }
-    let packets = packets(50_000);
+    let packets = packets(50_000, 10);
     let thread = std::thread::spawn(move || {
         // SAFETY: changes the calling thread alone.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");
         let mut router = KernelRouter::new(hook).expect("the programs load");
-        let forwarded = agree(&mut router, seed(), packets, KERNEL_LENGTH);
-        println!("{}: {packets} packets, {forwarded} of them forwarded", hook.label());
+        let forwarded =
+            agree(&mut router, seed(), packets, KERNEL_LENGTH, &mut progress(hook.label(), packets));
+        println!("{} in the kernel: {packets} packets, {forwarded} of them forwarded", hook.label());
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

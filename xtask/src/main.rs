@@ -5,6 +5,7 @@ mod cpio;
 mod demo;
 mod lint;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -38,6 +39,8 @@ enum Task {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Millions of random packets through the walk and the programs, compared with the model.
+    Soak(soak::Soak),
     /// The kernel tests on Debian's 6.1 kernel, in qemu.
     VmTest {
         /// Only tests whose name contains this.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Setup { check: false } => setup::everything(),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test { filter } => test::run(filter.as_deref()),
+        Task::Soak(arguments) => soak::run(&arguments),
         Task::VmTest { filter } => vm::run(filter.as_deref()),
         Task::Lint { accept_abi: true } => lint::accept_abi(),
         Task::Lint { accept_abi: false } => lint::run(),

@@ -26,15 +26,21 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Reads all of a map, or its first `limit` entries if it is an array: keys, and `per_key` values
-/// for each (one, or one per possible CPU).
+/// Reads all of a map, or of an array `limit` entries from an index on: keys, and `per_key` values for
+/// each (one, or one per possible CPU).
 ///
 /// # Errors
 /// The kernel refuses the call.
-pub(super) fn read<K: Pod, V: Pod>(map: &MapData, per_key: usize, limit: usize) -> Result<(Vec<K>, Vec<V>)> {
+pub(super) fn read<K: Pod, V: Pod>(
+    map: &MapData,
+    per_key: usize,
+    from: u32,
+    limit: usize,
+) -> Result<(Vec<K>, Vec<V>)> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
-    let mut token = 0u64;
-    let mut first = true;
+    // Of an array the token is the last index that was read.
+    let mut token = u64::from(from.saturating_sub(1));
+    let mut first = from == 0;
     // A hash bucket is read whole: when one has more entries than fit, the kernel says ENOSPC.
     let mut chunk = CHUNK.min(limit);
     loop {

@@ -170,7 +170,7 @@ impl Dataplane {
     /// # Errors
     /// A map cannot be read.
     pub fn pool_uses(&self) -> Result<Vec<PoolUse>> {
-        let (keys, _) = batch::read::<BindingKey, Binding>(self.tables.bindings.map(), 1, usize::MAX)?;
+        let (keys, _) = batch::read::<BindingKey, Binding>(self.tables.bindings.map(), 1, 0, usize::MAX)?;
         let mut bindings: HashMap<(Ipv4, u8), usize> = HashMap::new();
         for key in keys {
             *bindings.entry((key.external, key.protocol)).or_default() += 1;
@@ -206,7 +206,8 @@ impl Dataplane {
         hold_down: Duration,
     ) -> Result<()> {
         let rows = self.pool_rows()?;
-        let (keys, values) = batch::read::<BindingKey, Binding>(self.tables.bindings.map(), 1, usize::MAX)?;
+        let (keys, values) =
+            batch::read::<BindingKey, Binding>(self.tables.bindings.map(), 1, 0, usize::MAX)?;
         let mut bindings: BTreeMap<(u32, u8), Vec<(BindingKey, Binding)>> = BTreeMap::new();
         for (key, binding) in keys.into_iter().zip(values) {
             bindings.entry((key.external.to_host(), key.protocol)).or_default().push((key, binding));

@@ -3,6 +3,7 @@
 use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use anyhow::{Context, Result};
 use aya::Pod;
@@ -85,11 +86,20 @@ impl Dataplane {
     /// # Errors
     /// The map cannot be read.
     pub fn counters(&self, slots: u32) -> Result<Vec<CounterRow>> {
+        self.counters_of(0..slots)
+    }
+
+    /// Every counter of some ports that is not zero.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters_of(&self, slots: Range<u32>) -> Result<Vec<CounterRow>> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count CPUs")?;
         let (indices, values) = batch::read::<u32, Traffic>(
             &self.tables.counters,
             cpus,
-            counter_index(slots, Hook::Xdp, 0) as usize,
+            counter_index(slots.start, Hook::Xdp, 0),
+            counter_index(slots.len() as u32, Hook::Xdp, 0) as usize,
         )?;
         let mut rows = Vec::new();
         for (index, per_cpu) in indices.into_iter().zip(values.chunks_exact(cpus)) {
@@ -152,7 +162,7 @@ where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    let (keys, values) = batch::read::<FlowKey<A>, FlowEntry<A>>(flows.map(), 1, usize::MAX)?;
+    let (keys, values) = batch::read::<FlowKey<A>, FlowEntry<A>>(flows.map(), 1, 0, usize::MAX)?;
     Ok(keys.into_iter().zip(values).collect())
 }
 

@@ -36,11 +36,18 @@ pub fn whole((found, alone): (usize, usize), expected: usize) -> Result<(), Stri
     }
 }
 
-/// Sends so many packets in sequences of a length, from a seed on; says how many were forwarded.
+/// Sends so many packets in sequences of a length, from a seed on, and tells after each how many that
+/// are by now; hands back how many were forwarded.
 ///
 /// # Panics
 /// The model and the router differ. The message has the packets that led to it.
-pub fn agree(router: &mut dyn Subject, seed: u64, packets: usize, length: usize) -> usize {
+pub fn agree(
+    router: &mut dyn Subject,
+    seed: u64,
+    packets: usize,
+    length: usize,
+    progress: &mut dyn FnMut(usize),
+) -> usize {
     let mut forwarded = 0;
     for sequence in 0..packets.div_ceil(length) as u64 {
         let seed = seed + sequence;
@@ -65,6 +72,7 @@ pub fn agree(router: &mut dyn Subject, seed: u64, packets: usize, length: usize)
         if let Err(problem) = run.check(length) {
             panic!("seed {seed}, after {length} packets: {problem}");
         }
+        progress((sequence as usize + 1) * length);
     }
     forwarded
 }
