@@ -8,20 +8,27 @@
 
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, xdp_md};
-use aya_ebpf::helpers::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, xdp_md};
+use aya_ebpf::helpers::{
+    bpf_clone_redirect, bpf_csum_diff, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
 use router_common::fragment::{HeldKey, Holder, MAX_HELD};
-use router_common::net::{Ipv4, Ipv6};
-use router_common::port::LocalKey;
+use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
+use router_common::port::{LocalKey, PortKey};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
+use router_ebpf::family::ETHERTYPE_IPV4;
 use router_ebpf::fragment::{Marked, Piece};
+use router_ebpf::packet::Packet;
 use router_ebpf::passage::Decided;
-use router_ebpf::{fragment, nat, ports, walk};
+use router_ebpf::tables::Tables;
+use router_ebpf::{fragment, icmp, nat, ports, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{
-    Context, FamilyMaps, Maps, arrival, datagram, held_room, opening, piece, pool_in_place, set_covered,
+    Context, FamilyMaps, Maps, arrival, datagram, held_room, opening, own_errors, piece, pool_in_place,
+    set_covered,
 };
 
 const FLOW: u32 = 0;
@@ -353,4 +360,60 @@ pub extern "C" fn xvr_tc_datagram4(skb: *mut __sk_buff) -> u32 {
 #[inline(never)]
 pub extern "C" fn xvr_tc_datagram6(skb: *mut __sk_buff) -> u32 {
     find_datagram::<Ipv6>(skb)
+}
+
+/// Answers a packet that is refused with an ICMP error from the port's own address, in its buffer: an action
+/// for TC. IPv4: IPv6 is not translated, so its errors are the kernel's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_answer4(skb: *mut __sk_buff, kind: u32, mtu: u32) -> u32 {
+    answer(skb, kind, mtu as u16).unwrap_or(TC_ACT_SHOT as u32)
+}
+
+/// Ethernet, IP and ICMP header of an error.
+const ERROR_HEADERS: usize = 14 + 28;
+
+#[inline(always)]
+fn answer(skb: *mut __sk_buff, kind: u32, mtu: u16) -> Option<u32> {
+    const ETHERNET: usize = 14;
+    // SAFETY: the program's own context.
+    let (frame, maps, ifindex) = unsafe { (TcFrame::new(skb), Maps::new(Context::Absent), (*skb).ifindex) };
+    if frame.load::<Be16>(12)?.get() != ETHERTYPE_IPV4 {
+        return None;
+    }
+    let header: [u32; 5] = frame.load(ETHERNET)?;
+    let [version_length, ..] = header[0].to_ne_bytes();
+    let l4 = ETHERNET + usize::from(version_length & 0xf) * 4;
+    let quote = bounded(icmp::quote(&header, frame.load(l4)?, kind)?);
+    let [_, _, _, source, _] = header;
+    let requester: [u8; 6] = frame.load(6)?;
+    let port = maps.port(&PortKey::untagged(ifindex))?;
+    if port.address == Ipv4::UNSPECIFIED || !icmp::may_answer(&mut *own_errors()?, maps.now()) {
+        return None;
+    }
+    let mut room = held_room()?;
+    let bytes = (&raw mut room.frame).cast::<u8>();
+    // SAFETY: the program's own context; the room is longer than the bounded length, and than the headers,
+    // which are written after the sum over what it held is made.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), ETHERNET as u32, bytes.cast(), quote) != 0 {
+            return None;
+        }
+        let sum = bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast(), quote & !3, 0);
+        let ends = (port.address, Ipv4([source]));
+        let words = icmp::error_headers(ends, kind, mtu, (sum as u32, quote & !3));
+        let MacPair(macs) = MacPair::new(requester, port.mac);
+        // At offsets of two: the machine does not mind.
+        bytes.cast::<[u32; 3]>().write_volatile(macs);
+        bytes.add(12).cast::<u16>().write_volatile(ETHERTYPE_IPV4.to_be());
+        bytes.add(ETHERNET).cast::<[u32; 7]>().write_volatile(words);
+        // What is quoted stays where it is: the new headers grow in front of it over the old Ethernet header.
+        if bpf_skb_change_tail(skb, ETHERNET as u32 + (quote & !3), 0) != 0
+            || bpf_skb_change_head(skb, 28, 0) != 0
+            || bpf_skb_store_bytes(skb, 0, bytes.cast(), ERROR_HEADERS as u32, 0) != 0
+        {
+            return None;
+        }
+        Some(bpf_redirect(ifindex, 0) as u32)
+    }
 }

@@ -5,12 +5,89 @@
 //! translated as the flow says.
 
 use router_common::flow::{Direction, FlowEntry, FlowKey};
-use router_common::net::Be16;
+use router_common::fragment::Holder;
+use router_common::net::{Be16, Ipv4};
 
 use crate::checksum;
-use crate::family::{IcmpKind, protocol};
+use crate::family::{Family, IcmpKind, Scope, protocol};
 use crate::packet::{ChecksumPatch, Packet};
 use crate::parse::Header;
+
+/// The router's own errors, type and code in one (RFC 792, RFC 1812 §5.2.7.1).
+pub mod error {
+    /// Time to live exceeded in transit.
+    pub const TIME_EXCEEDED: u32 = 11 << 8;
+    /// Fragmentation needed and DF set.
+    pub const TOO_BIG: u32 = 3 << 8 | 4;
+    /// Communication administratively prohibited: no resources for a new flow (RFC 5508 REQ-8).
+    pub const PROHIBITED: u32 = 3 << 8 | 13;
+}
+
+/// How many errors of its own a CPU of the router sends in a second (RFC 1812 §4.3.2.8).
+const ERRORS_PER_SECOND: u32 = 100;
+const SECOND: u64 = 1_000_000_000;
+
+/// Whether one more may be sent.
+#[inline(always)]
+pub const fn may_answer(sent: &mut Holder, now: u64) -> bool {
+    if now.wrapping_sub(sent.since) > SECOND {
+        (sent.since, sent.count) = (now, 0);
+    }
+    sent.count += 1;
+    sent.count <= ERRORS_PER_SECOND
+}
+
+/// How much of a packet an error of ours carries, a multiple of four bytes that has the header and eight bytes
+/// more; `None` for a packet that no error may be about (RFC 1812 §4.3.2.7): a later fragment, an error,
+/// from or to no single host, and for "too big" one that may be fragmented. `header` are the first five
+/// words, `icmp_type` is what an ICMP message begins with.
+#[inline(always)]
+pub fn quote(header: &[u32; 5], icmp_type: u8, kind: u32) -> Option<u32> {
+    const DONT_FRAGMENT: u16 = 0x4000;
+    const OFFSET: u16 = 0x1fff;
+    let [first, second, third, src, dst] = *header;
+    let [version_length, _, length_high, length_low] = first.to_ne_bytes();
+    let [_, _, fragment_high, fragment_low] = second.to_ne_bytes();
+    let [_, protocol, _, _] = third.to_ne_bytes();
+    let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
+    let ends = (Ipv4([src]).source_scope(), Ipv4([dst]).destination_scope());
+    let is_error = protocol == protocol::ICMP && Ipv4::icmp_kind(icmp_type) == IcmpKind::Error;
+    if fragment & OFFSET != 0 || is_error || ends != (Scope::Unicast, Scope::Unicast) {
+        return None;
+    }
+    if kind == error::TOO_BIG && fragment & DONT_FRAGMENT == 0 {
+        return None;
+    }
+    let least = u32::from(version_length & 0xf) * 4 + 8;
+    let quote = match u16::from_be_bytes([length_high, length_low]) {
+        128.. => 128,
+        68.. => 68,
+        48.. => 48,
+        28.. => 28,
+        _ => return None,
+    };
+    (quote >= least).then_some(quote)
+}
+
+/// IP and ICMP header of an error of ours; `sum` is that over what it carries, `length` bytes.
+#[inline(always)]
+pub fn error_headers(ends: (Ipv4, Ipv4), kind: u32, mtu: u16, (sum, length): (u32, u32)) -> [u32; 7] {
+    let (Ipv4([src]), Ipv4([dst])) = ends;
+    let [length_high, length_low] = ((28 + length) as u16).to_be_bytes();
+    // Precedence "internetwork control" (RFC 1812 §4.3.2.5), never fragmented.
+    let first = u32::from_ne_bytes([0x45, 0xc0, length_high, length_low]);
+    let second = u32::from_ne_bytes([0, 0, 0x40, 0]);
+    let third = u32::from_ne_bytes([64, protocol::ICMP, 0, 0]);
+    let [high, low] = (!checksum::sum_words(&[first, second, third, src, dst])).to_ne_bytes();
+    let third = u32::from_ne_bytes([64, protocol::ICMP, high, low]);
+    let (icmp_type, code) = ((kind >> 8) as u8, kind as u8);
+    let [mtu_high, mtu_low] = mtu.to_be_bytes();
+    let rest = u32::from_ne_bytes([0, 0, mtu_high, mtu_low]);
+    let head = u32::from_ne_bytes([icmp_type, code, 0, 0]);
+    let sum = checksum::add(checksum::fold(sum), checksum::sum_words(&[head, rest]));
+    let [high, low] = (!sum).to_ne_bytes();
+    [first, second, third, src, dst, u32::from_ne_bytes([icmp_type, code, high, low]), rest]
+}
 
 /// Where the packet inside an error begins, from the ICMP header on.
 const INNER: usize = 8;

@@ -13,7 +13,8 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use router_common::verdict::DeferReason;
+use router_common::verdict::{DeferReason, DropReason};
+use router_ebpf::icmp::error;
 use router_ebpf::walk::{Neighbour, Verdict, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
@@ -28,7 +29,7 @@ pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     match walk(&mut frame, &maps, ifindex) {
         // SAFETY: no pointers.
         Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },
-        Verdict::Drop(_) => XDP_DROP,
+        Verdict::Drop(_) | Verdict::TooBig { .. } => XDP_DROP,
         Verdict::Defer(_) | Verdict::Punt(_) => XDP_PASS,
     }
 }
@@ -51,6 +52,12 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
             // SAFETY: a null pointer of length 0 is what the helper takes for none.
             unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
         }
+        Verdict::Drop(DropReason::TtlExceeded) => apart::xvr_tc_answer4(skb, error::TIME_EXCEEDED, 0) as i32,
+        // RFC 5508 REQ-8.
+        Verdict::Drop(DropReason::NoFreePort | DropReason::FlowTableFull) => {
+            apart::xvr_tc_answer4(skb, error::PROHIBITED, 0) as i32
+        }
+        Verdict::TooBig { mtu } => apart::xvr_tc_answer4(skb, error::TOO_BIG, u32::from(mtu)) as i32,
         Verdict::Drop(_) => TC_ACT_SHOT,
         // The frame lies in a table, or has come in again.
         Verdict::Defer(DeferReason::Held) => TC_ACT_SHOT,

@@ -81,6 +81,9 @@ static HELD6: LruHashMap<HeldKey<Ipv6>, Held> = LruHashMap::with_max_entries(204
 static HOLDERS4: LruHashMap<LocalKey<Ipv4>, Holder> = LruHashMap::with_max_entries(4096, 0);
 #[map]
 static HOLDERS6: LruHashMap<LocalKey<Ipv6>, Holder> = LruHashMap::with_max_entries(4096, 0);
+/// How many errors of its own a CPU has sent.
+#[map]
+static OWN_ERRORS: PerCpuArray<Holder> = PerCpuArray::with_max_entries(1, 0);
 /// What the functions about fragments are called with, see [`apart`].
 #[map]
 static PIECE4: PerCpuArray<Piece<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
@@ -452,6 +455,12 @@ pub fn datagram<A: FamilyMaps>(piece: &Piece<A>) -> Option<NonNull<Datagram>> {
 pub fn set_covered(datagram: NonNull<Datagram>, word: u32, bits: u64) -> u64 {
     // SAFETY: the index is within the array.
     fetch_or(unsafe { (&raw mut (*datagram.as_ptr()).covered).cast::<u64>().add(masked::<127>(word)) }, bits)
+}
+
+/// This CPU's count of the router's own errors.
+#[inline(always)]
+pub fn own_errors() -> Option<Own<Holder>> {
+    own(&OWN_ERRORS)
 }
 
 /// Where held fragments are written down.

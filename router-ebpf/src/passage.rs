@@ -48,7 +48,7 @@ impl From<Verdict> for End {
 
 /// What came of a passage, as one number: bits 0 to 7 the outcome, or 0x80, the question in bits 4 to 6 and
 /// the IP version; bit 8 "the neighbour is not resolved"; bits 16 to 31 the port's row of counters; bits
-/// 32 to 63 the interface.
+/// 32 to 63 the interface, or the MTU.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passage(u64);
@@ -69,6 +69,7 @@ impl Passage {
             End::Verdict(Verdict::Forward { ifindex, neighbour: Neighbour::Unresolved }) => {
                 (ifindex as u64) << 32 | UNRESOLVED | FORWARDED as u64
             }
+            End::Verdict(Verdict::TooBig { mtu }) => (mtu as u64) << 32 | DropReason::TooBig.outcome() as u64,
             End::Verdict(verdict) => verdict.outcome() as u64,
         };
         Self(end | (slot as u64 & 0xffff) << 16)
@@ -109,6 +110,9 @@ impl Passage {
             let neighbour = if unresolved { Neighbour::Unresolved } else { Neighbour::Resolved };
             return Verdict::Forward { ifindex: (self.0 >> 32) as u32, neighbour };
         }
+        if outcome == DropReason::TooBig.outcome() {
+            return Verdict::TooBig { mtu: (self.0 >> 32) as u16 };
+        }
         if let Some(reason) = PuntReason::from_outcome(outcome) {
             Verdict::Punt(reason)
         } else if let Some(reason) = DeferReason::from_outcome(outcome) {
@@ -131,7 +135,9 @@ mod tests {
             .map(|neighbour| Verdict::Forward { ifindex: u32::MAX, neighbour })
             .into_iter()
             .collect::<std::vec::Vec<_>>();
-        verdicts.extend(DropReason::ALL.iter().map(|reason| Verdict::Drop(*reason)));
+        let drops = DropReason::ALL.iter().filter(|reason| **reason != DropReason::TooBig);
+        verdicts.extend(drops.map(|reason| Verdict::Drop(*reason)));
+        verdicts.push(Verdict::TooBig { mtu: 1400 });
         verdicts.extend(PuntReason::ALL.iter().map(|reason| Verdict::Punt(*reason)));
         verdicts.extend(DeferReason::ALL.iter().map(|reason| Verdict::Defer(*reason)));
         for verdict in verdicts {

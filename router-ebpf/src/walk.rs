@@ -44,6 +44,11 @@ pub enum Verdict {
     Punt(PuntReason),
     /// Refused.
     Drop(DropReason),
+    /// Refused, since it is larger than its way out takes: [`DropReason::TooBig`].
+    TooBig {
+        /// What that takes, in bytes of an IP packet.
+        mtu: u16,
+    },
     /// Unchanged, from XDP to TC.
     Defer(DeferReason),
 }
@@ -65,6 +70,7 @@ impl Verdict {
             Self::Forward { .. } => FORWARDED,
             Self::Punt(reason) => reason.outcome(),
             Self::Drop(reason) => reason.outcome(),
+            Self::TooBig { .. } => DropReason::TooBig.outcome(),
             Self::Defer(reason) => reason.outcome(),
         }
     }
@@ -101,7 +107,13 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Ve
             Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
         };
     }
-    let verdict = passage.verdict();
+    let verdict = match passage.verdict() {
+        // Only there can be answered.
+        Verdict::Drop(DropReason::TtlExceeded) if packet.hook() == Hook::Xdp => {
+            Verdict::Defer(DeferReason::Punted)
+        }
+        verdict => verdict,
+    };
     tables.count(slot, packet.hook(), verdict.outcome(), length);
     verdict
 }
@@ -282,7 +294,7 @@ fn obstacle<A: Family, P: Packet>(
     } else if size > usize::from(next_hop.mtu) {
         return match kernel_can_answer && parsed.dont_fragment {
             true => Ok(Some(Verdict::punt(packet, PuntReason::TooBig))),
-            false => Err(DropReason::TooBig),
+            false => Ok(Some(Verdict::TooBig { mtu: next_hop.mtu })),
         };
     }
     Ok(None)

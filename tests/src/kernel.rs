@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use router_common::account::Hook;
+use router_common::verdict::DropReason;
 use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeouts, mount_bpffs};
 
 use crate::host;
@@ -203,6 +204,14 @@ impl Router for KernelRouter {
 
     fn send(&mut self, nic: Nic, frame: &[u8]) -> Sent {
         self.run(nic, frame).expect("the program runs")
+    }
+
+    fn answers(&self, reason: DropReason, frame: &[u8]) -> bool {
+        use DropReason::{FlowTableFull, NoFreePort, TooBig, TtlExceeded};
+        let dont_fragment = frame[20] & 0x40 != 0;
+        self.hook == Hook::Tc
+            && (matches!(reason, TtlExceeded | NoFreePort | FlowTableFull)
+                || reason == TooBig && dont_fragment)
     }
 
     /// The kernel's test run makes no socket buffer without a whole IP header.

@@ -218,7 +218,10 @@ fn is(fate: &Fate, hook: Hook, outcome: u32) -> bool {
         return hook == Hook::Tc && *fate == Fate::Punted;
     }
     match DeferReason::from_outcome(outcome) {
-        Some(DeferReason::Punted) => hook == Hook::Xdp && *fate == Fate::Punted,
+        // What TC answers, XDP leaves to it.
+        Some(DeferReason::Punted) => {
+            hook == Hook::Xdp && matches!(fate, Fate::Punted | Fate::Dropped(Why::Ttl))
+        }
         Some(DeferReason::Oversize) => {
             hook == Hook::Xdp && matches!(fate, Fate::Punted | Fate::Dropped(Why::TooBig))
         }

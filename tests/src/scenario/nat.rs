@@ -1,12 +1,13 @@
 //! Scenarios of NAT: static, forwarded, bound, hairpinned.
 
-use router_common::verdict::{DropReason, PuntReason};
+use router_common::account::Hook;
+use router_common::verdict::{DeferReason, DropReason, PuntReason};
 
 use super::{
-    ACK, FIN, Nic, PUBLIC, RST, Router, SYN, Scenario, dropped, forwarded, from, ip, punted, tcp, told_about,
-    udp,
+    ACK, ETHERNET, FIN, Nic, PUBLIC, RST, Router, SYN, Scenario, dropped, forwarded, from, ip, punted, tcp,
+    told_about, udp,
 };
-use crate::packet::Payload;
+use crate::packet::{Payload, read};
 
 const STATIC: &str = "203.0.113.20";
 const STATIC2: &str = "203.0.114.20";
@@ -157,6 +158,33 @@ pub const SCENARIOS: &[Scenario] = &[
         assert_eq!(forwarded(r, Nic::Public, &back, Nic::Tier1).ends.1, ip("10.1.1.50"));
         let other = from(Nic::Tier1, "10.1.1.51", "192.0.2.9", Payload::Other { protocol: 47 });
         dropped(r, Nic::Tier1, &other.bytes(), DropReason::NoFreePort);
+    }),
+    ("a packet too big for a guest behind static NAT is answered with what fits", |r| {
+        let mut frame = from(Nic::Public2, "192.0.2.9", STATIC2, udp(5000, 53));
+        frame.data = vec![7; 1372];
+        forwarded(r, Nic::Public2, &frame, Nic::Tier2);
+        frame.data.push(7);
+        if r.hook() == Hook::Xdp {
+            assert_eq!(r.send(Nic::Public2, &frame.bytes()).outcome, DeferReason::Oversize.outcome());
+            return;
+        }
+        dropped(r, Nic::Public2, &frame.bytes(), DropReason::TooBig);
+        if r.answers(DropReason::TooBig, &frame.bytes()) {
+            let answer = r.send(Nic::Public2, &frame.bytes()).frame;
+            let ends = read(&answer).ends;
+            assert_eq!(ends, (ip("203.0.114.10"), ip("192.0.2.9")));
+            assert_eq!(answer[ETHERNET + 20..ETHERNET + 22], [3, 4]);
+            assert_eq!(answer[ETHERNET + 26..ETHERNET + 28], 1400u16.to_be_bytes());
+        }
+    }),
+    ("a packet whose time runs out on the way to a guest behind static NAT is answered", |r| {
+        let mut frame = from(Nic::Public, "192.0.2.9", STATIC, udp(5000, 53));
+        frame.ttl = 1;
+        dropped(r, Nic::Public, &frame.bytes(), DropReason::TtlExceeded);
+        frame.ttl = 2;
+        forwarded(r, Nic::Public, &frame, Nic::Tier1);
+        frame.ttl = 1;
+        dropped(r, Nic::Public, &frame.bytes(), DropReason::TtlExceeded);
     }),
     ("errors about forwarded and static NAT find their way, inside and out", |r| {
         connects(r, (Nic::Public, "192.0.2.9"), (FORWARDS, 8080), (Nic::Tier1, "10.1.1.50", 80));
