@@ -331,6 +331,10 @@ pub fn claim<A: Family, T: Flows<A>>(
     let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;
     let Draft { entry, reply_key } = &mut *draft;
     *reply_key = FlowKey { src: *dst, dst: src, src_port: *dst_port, dst_port: src_port, ..*key };
+    // A flow cannot be its own reply, as that of a socket to its own binding would be.
+    if *reply_key == *key {
+        return Ok(Claim::Taken);
+    }
     entry.last_seen = arrival.now;
     entry.opened = arrival.now;
     entry.packets = 0;

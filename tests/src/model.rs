@@ -220,7 +220,7 @@ impl Model {
 
     /// A packet of a flow: translated as the flow's first was, by the NIC of the other side.
     fn expect_known(&self, probe: &Probe, flow: &Flow, way: Way) -> Vec<Fate> {
-        let (_, left, from) = flow.along(way);
+        let (left, from) = flow.along(way);
         if !may_come_by(probe.nic, from) {
             return vec![Fate::Dropped(Why::WrongPort)];
         }
@@ -292,7 +292,7 @@ impl Model {
         if about.src != probe.dst {
             return self.refuse(probe, Why::Unrelated);
         }
-        let (came, left, from) = self.flows[flow].along(way);
+        let (left, from) = self.flows[flow].along(way);
         if !may_come_by(probe.nic, from) {
             return vec![Fate::Dropped(Why::WrongPort)];
         }
@@ -312,7 +312,7 @@ impl Model {
             match self.send(probe, left, to, Port::Is(0), self.flows[flow].translates(way), None) {
                 Fate::Forwarded(mut forwarded) => {
                     // Whoever noticed: a translated side does not show (RFC 5508 REQ-5c).
-                    let src = if came.src == left.src { probe.src } else { left.src };
+                    let src = if self.flows[flow].hides(way) { left.src } else { probe.src };
                     (forwarded.ends, forwarded.about) = ((src, left.dst), Some(left.reversed()));
                     vec![Fate::Forwarded(forwarded)]
                 }
@@ -353,7 +353,7 @@ impl Model {
             return fates;
         }
         let fate = match self.way_out(probe.nic, left) {
-            Route::By(nic, _) => match self.source(probe.nic, nic, &mut left, &mut translated) {
+            Route::By(nic, _) => match self.source(probe.nic, nic, tuple, &mut left, &mut translated) {
                 Ok(port) => self.send(probe, left, nic, port, translated.destination, Some(translated)),
                 Err(why) => Fate::Dropped(why),
             },
@@ -419,11 +419,19 @@ impl Flow {
         }
     }
 
-    /// A packet of one way: as it comes, as it leaves, and the NIC it comes in by.
-    fn along(&self, way: Way) -> (Tuple, Tuple, Nic) {
+    /// Whether packets of one way have their source translated.
+    const fn hides(&self, way: Way) -> bool {
         match way {
-            Way::There => (self.asked, self.sent, self.from),
-            Way::Back => (self.sent.reversed(), self.asked.reversed(), self.to),
+            Way::There => self.translated.source,
+            Way::Back => self.translated.destination,
+        }
+    }
+
+    /// A packet of one way: as it leaves, and the NIC it comes in by.
+    const fn along(&self, way: Way) -> (Tuple, Nic) {
+        match way {
+            Way::There => (self.sent, self.from),
+            Way::Back => (self.asked.reversed(), self.to),
         }
     }
 }

@@ -78,11 +78,13 @@ impl Model {
         &self,
         from: Nic,
         to: Nic,
+        asked: Tuple,
         left: &mut Tuple,
         translated: &mut Translated,
     ) -> Result<Port, Why> {
         let keep = |left: &Tuple| {
-            let is_free = !self.index.contains_key(&left.reversed());
+            // Nor is a flow its own answer.
+            let is_free = left.reversed() != asked && !self.index.contains_key(&left.reversed());
             if is_free { Ok(Port::Is(left.ports.0)) } else { Err(Why::NoPort) }
         };
         if !matches!(left.src, IpAddr::V4(_)) || from.role() != Role::Guest {
