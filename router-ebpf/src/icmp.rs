@@ -217,3 +217,56 @@ pub fn translate<A: Header, P: Packet>(
         ChecksumPatch { offset: icmp + 2, addresses: 0, ports: message, zero_is_none: false },
     )
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    #[test]
+    fn errors_of_our_own_are_rate_limited() {
+        let mut sent = Holder { since: 0, count: 0, pad: 0 };
+        let now = 10 * SECOND;
+        assert_eq!((0..1000).filter(|_| may_answer(&mut sent, now)).count(), ERRORS_PER_SECOND as usize);
+        assert!(may_answer(&mut sent, now + SECOND + 1));
+    }
+
+    /// The first five words of an IPv4 header.
+    fn header(length: u16, fragment: u16, protocol: u8, dst: [u8; 4]) -> [u32; 5] {
+        let ([lh, ll], [fh, fl]) = (length.to_be_bytes(), fragment.to_be_bytes());
+        let source = [192, 0, 2, 9];
+        [[0x45, 0, lh, ll], [0, 1, fh, fl], [64, protocol, 0, 0], source, dst].map(u32::from_ne_bytes)
+    }
+
+    #[test]
+    fn no_error_is_about_an_error_a_later_fragment_or_a_group() {
+        const UNICAST: [u8; 4] = [10, 1, 1, 50];
+        let ask = |header: [u32; 5], icmp_type, kind| quote(&header, icmp_type, kind);
+        assert_eq!(ask(header(1500, 0, 17, UNICAST), 0, error::TIME_EXCEEDED), Some(128));
+        assert_eq!(ask(header(28, 0, 17, UNICAST), 0, error::TIME_EXCEEDED), Some(28));
+        assert_eq!(ask(header(60, 0, protocol::ICMP, UNICAST), 8, error::TIME_EXCEEDED), Some(48));
+        for (refused, icmp_type) in [
+            (header(60, 0, protocol::ICMP, UNICAST), 3),
+            (header(60, 0, protocol::ICMP, UNICAST), 11),
+            (header(1500, 5, 17, UNICAST), 0),
+            (header(1500, 0, 17, [224, 0, 0, 5]), 0),
+            (header(1500, 0, 17, [255, 255, 255, 255]), 0),
+            (header(27, 0, 17, UNICAST), 0),
+        ] {
+            assert_eq!(ask(refused, icmp_type, error::TIME_EXCEEDED), None, "{refused:x?}");
+        }
+        assert_eq!(ask(header(1500, 0, 17, UNICAST), 0, error::TOO_BIG), None);
+        assert_eq!(ask(header(1500, 0x4000, 17, UNICAST), 0, error::TOO_BIG), Some(128));
+    }
+
+    #[test]
+    fn an_error_has_right_checksums() {
+        let quote: std::vec::Vec<u32> = (0..32).map(|word| word * 0x0107_0301).collect();
+        let sum = u32::from(checksum::sum_words(&quote));
+        let ends = (Ipv4([0x0101_010a]), Ipv4([0x0902_00c0]));
+        let words = error_headers(ends, error::TOO_BIG, 1400, (sum, 128));
+        assert_eq!(checksum::sum_words(&words[..5]), 0xffff);
+        let message = checksum::add(checksum::sum_words(&words[5..]), checksum::sum_words(&quote));
+        assert_eq!(message, 0xffff);
+    }
+}
