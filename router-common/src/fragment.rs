@@ -75,18 +75,6 @@ abi! {
     }
 }
 
-abi! {
-    /// How many fragments of a source have been held.
-    pub struct Holder[16] {
-        /// Since when, nanoseconds of the monotonic clock.
-        pub since: u64,
-        /// How many since then.
-        pub count: u32,
-        /// Zero.
-        pub pad: u32,
-    }
-}
-
 impl Datagram {
     /// Words of [`covered`](Self::covered).
     pub const WORDS: u32 = 128;

@@ -14,6 +14,7 @@ pub mod config;
 pub mod flow;
 pub mod fragment;
 pub mod layout;
+pub mod limit;
 pub mod nat;
 pub mod net;
 pub mod port;

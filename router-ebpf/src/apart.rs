@@ -13,7 +13,8 @@ use aya_ebpf::helpers::{
     bpf_clone_redirect, bpf_csum_diff, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
     bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use router_common::fragment::{HeldKey, Holder, MAX_HELD};
+use router_common::fragment::{HeldKey, MAX_HELD};
+use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
 use router_common::port::{LocalKey, PortKey};
 use router_common::verdict::{DropReason, PuntReason};
@@ -234,9 +235,9 @@ fn may_hold<A: FamilyMaps>(piece: &Piece<A>) -> bool {
     let source = LocalKey { address: piece.key.src, router: piece.key.router, pad: [0; 2] };
     if let Some(holder) = A::holders().get_ptr_mut(&source) {
         // SAFETY: from a lookup of this run; CPUs that count at once may let a few more in.
-        return fragment::may_hold(unsafe { &mut *holder }, piece.now);
+        return fragment::HELD_PER_SOURCE.allows(unsafe { &mut *holder }, piece.now);
     }
-    let holder = Holder { since: piece.now, count: 1, pad: 0 };
+    let holder = Tally { since: piece.now, count: 1, pad: 0 };
     A::holders().insert(&source, &holder, 0).is_ok()
 }
 
@@ -388,7 +389,7 @@ fn answer(skb: *mut __sk_buff, kind: u32, mtu: u16) -> Option<u32> {
     let [_, _, _, source, _] = header;
     let requester: [u8; 6] = frame.load(6)?;
     let port = maps.port(&PortKey::untagged(ifindex))?;
-    if port.address == Ipv4::UNSPECIFIED || !icmp::may_answer(&mut *own_errors()?, maps.now()) {
+    if port.address == Ipv4::UNSPECIFIED || !icmp::OWN_ERRORS.allows(&mut *own_errors()?, maps.now()) {
         return None;
     }
     let mut room = held_room()?;

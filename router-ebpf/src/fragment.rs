@@ -10,17 +10,18 @@
 //! bytes have a bit. Fragments that wait are bounded per source; the tables evict the oldest, so
 //! that a flood of lone fragments costs neither whole packets nor fragments in order (RFC 4787 REQ-14a).
 
-use router_common::fragment::{Datagram, DatagramKey, Holder};
+use router_common::fragment::{Datagram, DatagramKey};
 use router_common::net::Be16;
 use router_common::verdict::DropReason;
 
 use crate::family::Family;
+use crate::limit::Limit;
 use crate::parse::Parsed;
 
-/// How many fragments of a source may be held within [`HOLD_TIME`].
-pub const HELD_PER_SOURCE: u32 = 256;
 /// How long a fragment waits for the first one, and a datagram for its rest, in nanoseconds.
 pub const HOLD_TIME: u64 = 2_000_000_000;
+/// How many fragments of a source may be held.
+pub const HELD_PER_SOURCE: Limit = Limit { times: 256, within: HOLD_TIME };
 
 /// Where a fragment lies in its datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,16 +165,6 @@ pub const fn completes(datagram: &mut Datagram, fragment: &Fragment, now: u64) -
     datagram.have == datagram.total
 }
 
-/// Whether a source may have one more fragment held.
-#[inline(always)]
-pub const fn may_hold(holder: &mut Holder, now: u64) -> bool {
-    if now.wrapping_sub(holder.since) > HOLD_TIME {
-        (holder.since, holder.count) = (now, 0);
-    }
-    holder.count += 1;
-    holder.count <= HELD_PER_SOURCE
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,13 +209,5 @@ mod tests {
         {
             assert_eq!(Fragment::new(1, offset, length, more), Err(DropReason::BadFragment));
         }
-    }
-
-    #[test]
-    fn a_source_holds_so_many_and_later_again() {
-        let mut holder = Holder { since: 0, count: 0, pad: 0 };
-        let held = (0..1000).filter(|_| may_hold(&mut holder, HOLD_TIME * 2)).count();
-        assert_eq!(held, HELD_PER_SOURCE as usize);
-        assert!(may_hold(&mut holder, HOLD_TIME * 4));
     }
 }

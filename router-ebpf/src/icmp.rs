@@ -5,11 +5,11 @@
 //! translated as the flow says.
 
 use router_common::flow::{Direction, FlowEntry, FlowKey};
-use router_common::fragment::Holder;
 use router_common::net::{Be16, Ipv4};
 
 use crate::checksum;
 use crate::family::{Family, IcmpKind, Scope, protocol};
+use crate::limit::Limit;
 use crate::packet::{ChecksumPatch, Packet};
 use crate::parse::Header;
 
@@ -23,19 +23,8 @@ pub mod error {
     pub const PROHIBITED: u32 = 3 << 8 | 13;
 }
 
-/// How many errors of its own a CPU of the router sends in a second (RFC 1812 §4.3.2.8).
-const ERRORS_PER_SECOND: u32 = 100;
-const SECOND: u64 = 1_000_000_000;
-
-/// Whether one more may be sent.
-#[inline(always)]
-pub const fn may_answer(sent: &mut Holder, now: u64) -> bool {
-    if now.wrapping_sub(sent.since) > SECOND {
-        (sent.since, sent.count) = (now, 0);
-    }
-    sent.count += 1;
-    sent.count <= ERRORS_PER_SECOND
-}
+/// How many errors of its own a CPU of the router sends (RFC 1812 §4.3.2.8).
+pub const OWN_ERRORS: Limit = Limit { times: 100, within: 1_000_000_000 };
 
 /// How much of a packet an error of ours carries, a multiple of four bytes that has the header and eight bytes
 /// more; `None` for a packet that no error may be about (RFC 1812 §4.3.2.7): a later fragment, an error,
@@ -222,14 +211,6 @@ pub fn translate<A: Header, P: Packet>(
 mod tests {
     extern crate std;
     use super::*;
-
-    #[test]
-    fn errors_of_our_own_are_rate_limited() {
-        let mut sent = Holder { since: 0, count: 0, pad: 0 };
-        let now = 10 * SECOND;
-        assert_eq!((0..1000).filter(|_| may_answer(&mut sent, now)).count(), ERRORS_PER_SECOND as usize);
-        assert!(may_answer(&mut sent, now + SECOND + 1));
-    }
 
     /// The first five words of an IPv4 header.
     fn header(length: u16, fragment: u16, protocol: u8, dst: [u8; 4]) -> [u32; 5] {

@@ -18,6 +18,7 @@ pub mod family;
 pub mod forward;
 pub mod fragment;
 pub mod icmp;
+pub mod limit;
 pub mod nat;
 pub mod packet;
 pub mod parse;

@@ -1,8 +1,10 @@
 //! Every map, and [`Tables`] over them.
 //!
-//! One of the files that may write `unsafe` (with `packet.rs` and `frame.rs`).
+//! One of the files that may write `unsafe` (with `packet.rs`, `frame.rs`, `apart.rs` and those in `maps/`).
 
-use core::arch::asm;
+mod datagram;
+mod pool;
+
 use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -19,7 +21,8 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use router_common::account::{COUNTERS as COUNTERS_LENGTH, Hook, Traffic, counter_index};
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
-use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey, Holder};
+use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
+use router_common::limit::Tally;
 use router_common::nat::{
     Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, POOLS as POOLS_LENGTH, Pool, SourceKey,
     StaticNat,
@@ -34,10 +37,12 @@ use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
 use router_ebpf::passage::{Decided, Passage, Question};
-use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
 
 use crate::apart;
+
+pub use datagram::{datagram, piece, set_covered};
+pub use pool::{PoolInPlace, pool_in_place};
 
 // Sizes are upper bounds; userspace sets the flow tables' at load.
 
@@ -78,12 +83,12 @@ static HELD4: LruHashMap<HeldKey<Ipv4>, Held> = LruHashMap::with_max_entries(204
 #[map]
 static HELD6: LruHashMap<HeldKey<Ipv6>, Held> = LruHashMap::with_max_entries(2048, 0);
 #[map]
-static HOLDERS4: LruHashMap<LocalKey<Ipv4>, Holder> = LruHashMap::with_max_entries(4096, 0);
+static HOLDERS4: LruHashMap<LocalKey<Ipv4>, Tally> = LruHashMap::with_max_entries(4096, 0);
 #[map]
-static HOLDERS6: LruHashMap<LocalKey<Ipv6>, Holder> = LruHashMap::with_max_entries(4096, 0);
+static HOLDERS6: LruHashMap<LocalKey<Ipv6>, Tally> = LruHashMap::with_max_entries(4096, 0);
 /// How many errors of its own a CPU has sent.
 #[map]
-static OWN_ERRORS: PerCpuArray<Holder> = PerCpuArray::with_max_entries(1, 0);
+static OWN_ERRORS: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
 /// What the functions about fragments are called with, see [`apart`].
 #[map]
 static PIECE4: PerCpuArray<Piece<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
@@ -259,119 +264,6 @@ fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &V, flags: u64) -> Result<(
     }
 }
 
-/// A pool of ports by its index.
-#[inline(always)]
-pub fn pool_in_place(index: u32) -> Option<PoolInPlace> {
-    let pool = NonNull::new(POOLS.get_ptr_mut(index)?)?;
-    Some(PoolInPlace { pool, index })
-}
-
-/// A pool of ports in its map, which other CPUs and userspace change too.
-pub struct PoolInPlace {
-    pool: NonNull<Pool>,
-    index: u32,
-}
-
-impl PoolInPlace {
-    #[inline(always)]
-    fn word_pointer(&self, word: u32) -> *mut u64 {
-        // SAFETY: the index is within the array.
-        unsafe { (&raw mut (*self.pool.as_ptr()).words).cast::<u64>().add(masked::<1023>(word)) }
-    }
-
-    #[inline(always)]
-    fn full_pointer(&self, group: u32) -> *mut u64 {
-        // SAFETY: the index is within the array.
-        unsafe { (&raw mut (*self.pool.as_ptr()).full).cast::<u64>().add(masked::<15>(group)) }
-    }
-}
-
-/// An index that the verifier sees the bound of, on the register that is added.
-#[inline(always)]
-fn masked<const MAX: u32>(index: u32) -> usize {
-    let mut index = index as usize;
-    // SAFETY: a register alone, no memory, no flags.
-    unsafe {
-        asm!("{0} &= {max}", inout(reg) index, max = const MAX, options(pure, nomem, nostack, preserves_flags));
-    }
-    index
-}
-
-/// Atomic; what was there before. The operations that `core` has for this do not exist on BPF.
-#[inline(always)]
-fn fetch_or(pointer: *mut u64, bits: u64) -> u64 {
-    let mut bits = bits;
-    // SAFETY: the pointer is to an aligned word of a map's value.
-    unsafe {
-        asm!("{bits} = atomic_fetch_or((u64 *)({pointer} + 0), {bits})",
-             pointer = in(reg) pointer, bits = inout(reg) bits, options(nostack));
-    }
-    bits
-}
-
-/// Atomic.
-#[inline(always)]
-fn fetch_and(pointer: *mut u64, bits: u64) {
-    let mut bits = bits;
-    // SAFETY: as in `fetch_or`.
-    unsafe {
-        asm!("{bits} = atomic_fetch_and((u64 *)({pointer} + 0), {bits})",
-             pointer = in(reg) pointer, bits = inout(reg) bits, options(nostack));
-    }
-    let _ = bits;
-}
-
-impl PortPool for PoolInPlace {
-    #[inline(always)]
-    fn attempt(&self, round: u32, wanted: u16, random: u32) -> Option<u16> {
-        match apart::xvr_port(self.index, round, u32::from(wanted), random) {
-            0 => None,
-            port => Some(port as u16),
-        }
-    }
-
-    #[inline(always)]
-    fn word(&self, word: u32) -> u64 {
-        // SAFETY: a word of a map's value; others change it by atomic operations alone.
-        unsafe { self.word_pointer(word).read_volatile() }
-    }
-
-    #[inline(always)]
-    fn claim(&self, word: u32, bits: u64) -> u64 {
-        fetch_or(self.word_pointer(word), bits)
-    }
-
-    #[inline(always)]
-    fn release(&self, word: u32, bits: u64) {
-        fetch_and(self.word_pointer(word), !bits);
-    }
-
-    #[inline(always)]
-    fn full(&self, group: u32) -> u64 {
-        // SAFETY: as in `word`.
-        unsafe { self.full_pointer(group).read_volatile() }
-    }
-
-    #[inline(always)]
-    fn set_full(&self, group: u32, bits: u64) {
-        fetch_or(self.full_pointer(group), bits);
-    }
-
-    #[inline(always)]
-    fn clear_full(&self, group: u32, bits: u64) {
-        fetch_and(self.full_pointer(group), !bits);
-    }
-
-    #[inline(always)]
-    fn count_shared(&self) {
-        // SAFETY: an aligned word of a map's value.
-        unsafe {
-            let shared = &raw mut (*self.pool.as_ptr()).shared;
-            asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) shared, in(reg) 1u64, options(nostack));
-        }
-    }
-}
-
 /// A flow entry in its map. Deleted entries stay readable until the program ends (RCU).
 pub struct InPlace<A>(NonNull<FlowEntry<A>>);
 
@@ -426,40 +318,9 @@ pub fn opening<A: FamilyMaps>() -> Option<Own<Opening<A>>> {
     own(A::openings())
 }
 
-/// The fragment that a function has been called with.
-#[inline(always)]
-pub fn piece<A: FamilyMaps>() -> Option<Own<Piece<A>>> {
-    own(A::pieces())
-}
-
-/// The entry of a piece's datagram, made anew if there is none or an old one.
-#[inline(always)]
-pub fn datagram<A: FamilyMaps>(piece: &Piece<A>) -> Option<NonNull<Datagram>> {
-    if let Some(found) = A::datagrams().get_ptr_mut(&piece.key).and_then(NonNull::new) {
-        // SAFETY: from a lookup of this run; integers, each value of which is valid.
-        let seen = unsafe { (*found.as_ptr()).seen };
-        if piece.now.wrapping_sub(seen) < fragment::HOLD_TIME {
-            return Some(found);
-        }
-    }
-    let mut room = own(&DATAGRAM)?;
-    // Nobody writes to the room but here: all else in it is zero.
-    room.seen = piece.now;
-    room.new_id = Be16::from_raw(Maps { ctx: Context::Absent }.random() as u16);
-    A::datagrams().insert(&piece.key, &*room, 0).ok()?;
-    A::datagrams().get_ptr_mut(&piece.key).and_then(NonNull::new)
-}
-
-/// Sets bits of a datagram's coverage; what was there before.
-#[inline(always)]
-pub fn set_covered(datagram: NonNull<Datagram>, word: u32, bits: u64) -> u64 {
-    // SAFETY: the index is within the array.
-    fetch_or(unsafe { (&raw mut (*datagram.as_ptr()).covered).cast::<u64>().add(masked::<127>(word)) }, bits)
-}
-
 /// This CPU's count of the router's own errors.
 #[inline(always)]
-pub fn own_errors() -> Option<Own<Holder>> {
+pub fn own_errors() -> Option<Own<Tally>> {
     own(&OWN_ERRORS)
 }
 
@@ -490,7 +351,7 @@ pub trait FamilyMaps: Family {
     /// Fragments that wait.
     fn held() -> &'static LruHashMap<HeldKey<Self>, Held>;
     /// Whose they are.
-    fn holders() -> &'static LruHashMap<LocalKey<Self>, Holder>;
+    fn holders() -> &'static LruHashMap<LocalKey<Self>, Tally>;
     /// What the functions about fragments are called with.
     fn pieces() -> &'static PerCpuArray<Piece<Self>>;
     /// See [`apart`].
@@ -522,7 +383,7 @@ impl FamilyMaps for Ipv4 {
     }
 
     #[inline(always)]
-    fn holders() -> &'static LruHashMap<LocalKey<Self>, Holder> {
+    fn holders() -> &'static LruHashMap<LocalKey<Self>, Tally> {
         &HOLDERS4
     }
 
@@ -598,7 +459,7 @@ impl FamilyMaps for Ipv6 {
     }
 
     #[inline(always)]
-    fn holders() -> &'static LruHashMap<LocalKey<Self>, Holder> {
+    fn holders() -> &'static LruHashMap<LocalKey<Self>, Tally> {
         &HOLDERS6
     }
 

@@ -10,7 +10,8 @@ use ipnet::Ipv4Net;
 use router_common::account::Traffic;
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey};
-use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey, Holder};
+use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
+use router_common::limit::Tally;
 use router_common::nat::{
     Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, Pool, SourceKey, StaticNat,
 };
@@ -81,8 +82,8 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<DatagramKey<Ipv6>, Datagram>("DATAGRAMS6", 0),
     shape::<HeldKey<Ipv4>, Held>("HELD4", 0),
     shape::<HeldKey<Ipv6>, Held>("HELD6", 0),
-    shape::<LocalKey<Ipv4>, Holder>("HOLDERS4", 0),
-    shape::<LocalKey<Ipv6>, Holder>("HOLDERS6", 0),
+    shape::<LocalKey<Ipv4>, Tally>("HOLDERS4", 0),
+    shape::<LocalKey<Ipv6>, Tally>("HOLDERS6", 0),
 ];
 
 /// `RouterId` of the one router of a network namespace, see [`Port::router`].
