@@ -114,11 +114,6 @@ impl Generator {
             60..65 if known => self.variant(),
             _ => self.fresh(),
         };
-        // Hosts that the router does not know say nothing of their own: XDP leaves what is for them to
-        // TC, so that nobody sees which port it was given.
-        if kind >= 45 && !matches!(probe.body, Body::Error(_)) && is_unknown(probe.src) {
-            probe.src = self.host_of(probe.nic, false);
-        }
         // A first packet that is too large may open a flow or not: nobody says.
         self.spoil(&mut probe, known && kind < 45);
         probe
@@ -327,10 +322,6 @@ impl Generator {
             probe.flaw = None;
         }
     }
-}
-
-fn is_unknown(address: IpAddr) -> bool {
-    UNKNOWN.iter().any(|unknown| unknown.parse() == Ok(address))
 }
 
 const fn answer_to(query: u8) -> u8 {
