@@ -26,13 +26,14 @@ impl Hook {
 /// How many ports have a counter row of their own, row 0 included.
 pub const COUNTER_SLOTS: u32 = 256;
 
-/// Length of the counters' array.
-pub const COUNTERS: u32 = COUNTER_SLOTS * 2 * OUTCOMES;
+/// How many counters a row has: one for each hook and outcome. A row is one entry of the map: the kernel
+/// makes an entry of a per-CPU array one by one, which took 50 ms for 65,536 of them.
+pub const COUNTERS_PER_ROW: u32 = 2 * OUTCOMES;
 
-/// Where the counter of a port, a hook and an outcome is.
+/// Where the counter of a hook and an outcome is in its row.
 #[inline(always)]
-pub const fn counter_index(slot: u32, hook: Hook, outcome: u32) -> u32 {
-    (slot * 2 + hook as u32) * OUTCOMES + outcome
+pub const fn counter_index(hook: Hook, outcome: u32) -> u32 {
+    hook as u32 * OUTCOMES + outcome
 }
 
 abi! {
@@ -42,5 +43,13 @@ abi! {
         pub packets: u64,
         /// Bytes as received, Ethernet header included.
         pub bytes: u64,
+    }
+}
+
+abi! {
+    /// The counters of a port, see [`counter_index`].
+    pub struct CounterRow[4096] {
+        /// Each.
+        pub counters: [Traffic; 256],
     }
 }

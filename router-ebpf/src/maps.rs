@@ -18,7 +18,7 @@ use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coars
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use router_common::account::{COUNTERS as COUNTERS_LENGTH, Hook, Traffic, counter_index};
+use router_common::account::{COUNTER_SLOTS, COUNTERS_PER_ROW, CounterRow, Hook, Traffic, counter_index};
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
@@ -69,9 +69,9 @@ static FORWARDS: LpmTrie<ForwardKey, Forward> = LpmTrie::with_max_entries(1 << 2
 #[map]
 static FORWARD_SOURCES: LpmTrie<SourceKey, Forward> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 #[map]
-static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
-static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
 static POOLS: Array<Pool> = Array::with_max_entries(POOLS_LENGTH, BPF_F_MMAPABLE);
 #[map]
@@ -100,7 +100,7 @@ static DATAGRAM: PerCpuArray<Datagram> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static HELD: PerCpuArray<Held> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(COUNTERS_LENGTH, 0);
+static COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(COUNTER_SLOTS, 0);
 /// What the slow path is called with, see [`apart`].
 #[map]
 static ARRIVAL4: PerCpuArray<Arrival<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
@@ -243,9 +243,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize) {
-        if let Some(traffic) = COUNTERS.get_ptr_mut(counter_index(slot, hook, outcome)) {
-            // SAFETY: this CPU's own entry, and programs on it do not interrupt each other.
+        if let Some(row) = COUNTERS.get_ptr_mut(slot) {
+            // SAFETY: this CPU's own entry, and programs on it do not interrupt each other; the index is within
+            // the row.
             unsafe {
+                let index = pool::masked::<{ COUNTERS_PER_ROW - 1 }>(counter_index(hook, outcome));
+                let traffic = (&raw mut (*row).counters).cast::<Traffic>().add(index);
                 (*traffic).packets += 1;
                 (*traffic).bytes += bytes as u64;
             }

@@ -7,7 +7,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use ipnet::Ipv4Net;
-use router_common::account::Traffic;
+use router_common::account::CounterRow as CounterEntry;
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
@@ -70,7 +70,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<LocalKey<Ipv6>, Local>("LOCAL6", NO_PREALLOC),
     shape::<FlowKey<Ipv4>, FlowEntry<Ipv4>>("FLOWS4", NO_PREALLOC),
     shape::<FlowKey<Ipv6>, FlowEntry<Ipv6>>("FLOWS6", NO_PREALLOC),
-    shape::<u32, Traffic>("COUNTERS", 0),
+    shape::<u32, CounterEntry>("COUNTERS", 0),
     shape::<LocalKey<Ipv4>, StaticNat>("STATIC_IN", NO_PREALLOC),
     shape::<LocalKey<Ipv4>, StaticNat>("STATIC_OUT", NO_PREALLOC),
     shape::<(u32, ForwardKey), Forward>("FORWARDS", NO_PREALLOC),

@@ -8,7 +8,7 @@ use std::ops::Range;
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
-use router_common::account::{Hook, Traffic, counter_index};
+use router_common::account::{CounterRow as CounterEntry, Hook, Traffic, counter_index};
 use router_common::flow::{Direction, FlowEntry, FlowKey};
 use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, OUTCOMES, PuntReason};
@@ -95,27 +95,19 @@ impl Dataplane {
     /// The map cannot be read.
     pub fn counters_of(&self, slots: Range<u32>) -> Result<Vec<CounterRow>> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count CPUs")?;
-        let (indices, values) = batch::read::<u32, Traffic>(
-            &self.tables.counters,
-            cpus,
-            counter_index(slots.start, Hook::Xdp, 0),
-            counter_index(slots.len() as u32, Hook::Xdp, 0) as usize,
-        )?;
+        let (slots, values) =
+            batch::read::<u32, CounterEntry>(&self.tables.counters, cpus, slots.start, slots.len())?;
         let mut rows = Vec::new();
-        for (index, per_cpu) in indices.into_iter().zip(values.chunks_exact(cpus)) {
-            let packets: u64 = per_cpu.iter().map(|traffic| traffic.packets).sum();
-            if packets == 0 {
-                continue;
+        for (slot, per_cpu) in slots.into_iter().zip(values.chunks_exact(cpus)) {
+            for (hook, number) in
+                [Hook::Xdp, Hook::Tc].into_iter().flat_map(|hook| (0..OUTCOMES).map(move |n| (hook, n)))
+            {
+                let of = |entry: &CounterEntry| entry.counters[counter_index(hook, number) as usize];
+                let packets: u64 = per_cpu.iter().map(|entry| of(entry).packets).sum();
+                let Some(outcome) = Outcome::from_number(number).filter(|_| packets != 0) else { continue };
+                let bytes = per_cpu.iter().map(|entry| of(entry).bytes).sum();
+                rows.push(CounterRow { slot, hook, outcome, traffic: Traffic { packets, bytes } });
             }
-            let bytes = per_cpu.iter().map(|traffic| traffic.bytes).sum();
-            let hook = if (index / OUTCOMES).is_multiple_of(2) { Hook::Xdp } else { Hook::Tc };
-            let Some(outcome) = Outcome::from_number(index % OUTCOMES) else { continue };
-            rows.push(CounterRow {
-                slot: index / OUTCOMES / 2,
-                hook,
-                outcome,
-                traffic: Traffic { packets, bytes },
-            });
         }
         Ok(rows)
     }
