@@ -196,6 +196,27 @@ impl Read for Body {
     }
 }
 
+/// Starts a server that answers every datagram; `answer` is told what it is and whose.
+fn answer_datagrams(
+    host: &Host,
+    answer: impl Fn(&[u8], SocketAddr) -> Vec<u8> + Send + 'static,
+) -> Result<Server> {
+    let open = |address| {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_read_timeout(Some(TICK))?;
+        Ok(socket)
+    };
+    let serve = move |socket: UdpSocket, stop: &AtomicBool| {
+        let mut buffer = vec![0; 65_536];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok((length, sender)) = socket.recv_from(&mut buffer) {
+                socket.send_to(&answer(&buffer[..length], sender), sender).ok();
+            }
+        }
+    };
+    Server::start(host, open, serve)
+}
+
 /// Sends every datagram back to where it came from.
 #[derive(Debug)]
 pub struct UdpEcho(Server);
@@ -203,20 +224,7 @@ pub struct UdpEcho(Server);
 impl UdpEcho {
     /// Starts it.
     pub fn start(host: &Host) -> Result<Self> {
-        let open = |address| {
-            let socket = UdpSocket::bind(address)?;
-            socket.set_read_timeout(Some(TICK))?;
-            Ok(socket)
-        };
-        let serve = |socket: UdpSocket, stop: &AtomicBool| {
-            let mut buffer = vec![0; 65_536];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((length, sender)) = socket.recv_from(&mut buffer) {
-                    socket.send_to(&buffer[..length], sender).ok();
-                }
-            }
-        };
-        Server::start(host, open, serve).map(Self)
+        answer_datagrams(host, |datagram, _| datagram.to_vec()).map(Self)
     }
 
     /// Where it listens, seen from a client that reaches the host by `address`.
@@ -232,21 +240,8 @@ pub struct UdpMirror(Server);
 impl UdpMirror {
     /// Starts it.
     pub fn start(host: &Host) -> Result<Self> {
-        let open = |address| {
-            let socket = UdpSocket::bind(address)?;
-            socket.set_read_timeout(Some(TICK))?;
-            Ok(socket)
-        };
-        let serve = |socket: UdpSocket, stop: &AtomicBool| {
-            let mut buffer = vec![0; 65_536];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((_, sender)) = socket.recv_from(&mut buffer) {
-                    let seen = SocketAddr::new(sender.ip().to_canonical(), sender.port());
-                    socket.send_to(seen.to_string().as_bytes(), sender).ok();
-                }
-            }
-        };
-        Server::start(host, open, serve).map(Self)
+        let seen = |sender: SocketAddr| SocketAddr::new(sender.ip().to_canonical(), sender.port());
+        answer_datagrams(host, move |_, sender| seen(sender).to_string().into_bytes()).map(Self)
     }
 
     /// Where it listens, seen from a client that reaches the host by `address`.
