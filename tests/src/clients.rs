@@ -126,26 +126,40 @@ pub fn tracepath(from: &Host, to: IpAddr) -> Result<PathFound> {
     }
 }
 
-/// A ping that runs until it is asked for its result.
+/// A ping that runs beside the test.
 #[derive(Debug)]
 pub struct RunningPing(Process);
 
-/// Starts to send an echo request every `interval`.
+/// Starts to send an echo request every `interval`, until it is stopped.
 pub fn start_ping(from: &Host, to: IpAddr, interval: Duration) -> Result<RunningPing> {
+    spawn_ping(from, to, interval, &[])
+}
+
+/// Starts to send `count` echo requests, one every `interval`.
+pub fn start_pings(from: &Host, to: IpAddr, interval: Duration, count: u32) -> Result<RunningPing> {
+    spawn_ping(from, to, interval, &["-W", "10", "-c", &count.to_string()])
+}
+
+fn spawn_ping(from: &Host, to: IpAddr, interval: Duration, options: &[&str]) -> Result<RunningPing> {
     let mut command = from.namespace.command("ping");
     command
         .args(["-n", "-q", "-i", &interval.as_secs_f64().to_string(), &to.to_string()])
+        .args(options)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     Process::spawn(&mut command).map(RunningPing)
 }
 
 impl RunningPing {
-    /// Stops it. The last request may still be on its way and so count as lost: it is given
-    /// time to come back by stopping the sender first.
+    /// Stops it at once: a request that is still on its way counts as lost.
     pub fn stop(self) -> Result<Ping> {
         self.0.signal(libc::SIGINT);
         parse_ping(&self.0.finish(Duration::from_secs(10))?.stdout)
+    }
+
+    /// Waits until all requests are sent and the last answer has had 10 s to come.
+    pub fn finish(self) -> Result<Ping> {
+        parse_ping(&self.0.finish(Duration::from_secs(60))?.stdout)
     }
 }
 
@@ -245,19 +259,19 @@ pub fn start_iperf(
     direction: Direction,
     seconds: u32,
 ) -> Result<RunningIperf> {
-    let reverse = (direction == Direction::Download).then_some("--reverse");
-    spawn_iperf(client, server, address, seconds, reverse)
+    let options: &[&str] = if direction == Direction::Download { &["--reverse"] } else { &[] };
+    spawn_iperf(client, server, address, seconds, options)
 }
 
-/// Starts an upload at 200 Mbit/s, which fills no queue: what is lost beside it was not lost to
-/// congestion.
+/// Starts an upload at 50 Mbit/s in short bursts, which fills no queue, a busy machine's neither:
+/// what is lost beside it was not lost to congestion.
 pub fn start_paced_iperf(
     client: &Host,
     server: &Host,
     address: IpAddr,
     seconds: u32,
 ) -> Result<RunningIperf> {
-    spawn_iperf(client, server, address, seconds, Some("--bitrate=200M"))
+    spawn_iperf(client, server, address, seconds, &["--bitrate=50M", "--length=8K"])
 }
 
 fn spawn_iperf(
@@ -265,7 +279,7 @@ fn spawn_iperf(
     server: &Host,
     address: IpAddr,
     seconds: u32,
-    option: Option<&str>,
+    options: &[&str],
 ) -> Result<RunningIperf> {
     let port = fresh_port();
     let port_text = port.to_string();
@@ -277,7 +291,7 @@ fn spawn_iperf(
     connect
         .args(["--json", "--client", &address.to_string(), "--port", &port_text])
         .args(["--time", &seconds.to_string(), "--connect-timeout", "10000"])
-        .args(option)
+        .args(options)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     Ok(RunningIperf { server: listener, client: Process::spawn(&mut connect)?, seconds })
