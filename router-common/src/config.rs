@@ -28,6 +28,10 @@ impl RouterConfig {
     /// Whoever knows a binding's external address and port may send to it (RFC 4787: endpoint
     /// independent filtering).
     pub const OPEN_BINDINGS: u32 = 2;
+    /// Control connections of FTP are read along with.
+    pub const FTP: u32 = 4;
+    /// The answers to TFTP's requests are let in, which come from another port.
+    pub const TFTP: u32 = 8;
 
     /// The local port range that the router's own sockets get (`ip_local_port_range`): kept
     /// apart, until no other port is left, so that a guest's translated flow has not the tuple of a

@@ -115,7 +115,8 @@ abi! {
         /// [`Role`](crate::port::Role) of the port the packets come in by, as a number.
         pub ingress_role: u8,
         /// Which ends the rewrite changes: [`SOURCE`](Self::SOURCE), [`DESTINATION`](Self::DESTINATION);
-        /// and whose the external port is: [`BOUND`](Self::BOUND).
+        /// whose the external port is: [`BOUND`](Self::BOUND); who else looks at the packets:
+        /// [`HELPED`](Self::HELPED).
         pub translation: u8,
     }
 }
@@ -138,6 +139,8 @@ impl<A> FlowEntry<A> {
     pub const DESTINATION: u8 = 2;
     /// The external port is a binding's.
     pub const BOUND: u8 = 4;
+    /// A helper reads along: the protocol opens other connections.
+    pub const HELPED: u8 = 8;
 }
 
 /// Which way a flow entry's packets go.

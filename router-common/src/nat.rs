@@ -4,7 +4,7 @@
 //! STATIC_IN    public address → guest        FORWARDS        public address, protocol, port → guest
 //! STATIC_OUT   guest → public address        FORWARD_SOURCES the same by the asker's address
 //! BINDINGS     guest's address and port → external port          POOLS  external ports in use
-//! EXTERNALS    external address and port → guest
+//! EXTERNALS    external address and port → guest      EXPECTED  who may call one for a while → guest
 //! ```
 
 use crate::abi;
@@ -129,6 +129,23 @@ abi! {
         pub port: Be16,
         /// Zero.
         pub pad: u16,
+    }
+}
+
+abi! {
+    /// Whom a guest's helper expects: under the external address and port that it was told, as an
+    /// [`ExternalKey`], for some time, from whatever port.
+    pub struct Expected[24] {
+        /// Until when, nanoseconds of the monotonic clock.
+        pub until: u64,
+        /// Who may call.
+        pub peer: Ipv4,
+        /// The guest that is called.
+        pub guest: Ipv4,
+        /// Its port.
+        pub port: Be16,
+        /// Zero.
+        pub pad: [u8; 6],
     }
 }
 

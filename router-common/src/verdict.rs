@@ -140,5 +140,7 @@ reasons! {
         Fragment = 101 => "fragment",
         /// A fragment that TC holds until its datagram's first one has come; it is counted again then.
         Held = 102 => "held",
+        /// Of a flow that a helper reads along with, which may have to change a packet's length.
+        Helper = 103 => "helper",
     }
 }

@@ -6,6 +6,8 @@
 //! small frames, the two share the 512 bytes of stack, where one would not fit above the other.
 //! What the slow path needs of the packet lies in a per-CPU map.
 
+mod help;
+
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, xdp_md};
@@ -25,6 +27,8 @@ use router_ebpf::packet::Packet;
 use router_ebpf::passage::Decided;
 use router_ebpf::tables::Tables;
 use router_ebpf::{fragment, icmp, nat, ports, walk};
+
+pub use help::xvr_tc_help4;
 
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{
@@ -72,7 +76,8 @@ const fn decided(flag: u32) -> Decided {
     match flag {
         0 => Decided::No,
         1 => Decided::Found,
-        _ => Decided::Yes,
+        2 => Decided::Yes,
+        _ => Decided::Helped,
     }
 }
 
@@ -83,7 +88,9 @@ pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, flag: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
     let (mut frame, maps, ifindex) =
         unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx)), (*ctx).ingress_ifindex) };
-    walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
+    // There are neither datagrams nor helpers here.
+    let decided = if flag == 0 { Decided::No } else { Decided::Yes };
+    walk::pass(&mut frame, &maps, ifindex, decided).number()
 }
 
 /// A passage in the TC program: a [`Passage`](router_ebpf::passage::Passage) as a number.

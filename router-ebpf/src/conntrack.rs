@@ -16,6 +16,7 @@ use router_common::verdict::{DropReason, PuntReason};
 
 use crate::family::{Family, Scope};
 use crate::forward;
+use crate::helper;
 use crate::nat::{self, Ends, PortChoice};
 use crate::parse::{Transport, tcp_flags};
 use crate::tables::{Flows, InsertError, Route, RouteQuery};
@@ -328,6 +329,7 @@ pub fn claim<A: Family, T: Flows<A>>(
     let (src_port, bound) = source.candidate(tables, key, attempt).ok_or(DropReason::NoFreePort)?;
     let src = source.address.unwrap_or(key.src);
     let (to_source, to_destination) = translations(opening, bound);
+    let helped = helper::flag(tables, key, opening);
     let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;
     let Draft { entry, reply_key } = &mut *draft;
     *reply_key = FlowKey { src: *dst, dst: src, src_port: *dst_port, dst_port: src_port, ..*key };
@@ -351,7 +353,7 @@ pub fn claim<A: Family, T: Flows<A>>(
     entry.pinned = if arrival.role == Role::Public as u8 { arrival.ifindex } else { 0 };
     entry.ingress_role = opening.egress_role;
     entry.direction = Direction::Reply as u8;
-    entry.translation = to_destination;
+    entry.translation = to_destination | helped;
     match tables.insert(reply_key, entry) {
         Ok(()) => {}
         Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
@@ -375,7 +377,7 @@ pub fn claim<A: Family, T: Flows<A>>(
     entry.pinned = opening.pinned;
     entry.ingress_role = arrival.role;
     entry.direction = Direction::Original as u8;
-    entry.translation = to_source;
+    entry.translation = to_source | helped;
     match tables.insert(key, entry) {
         Ok(()) => Ok(Claim::Granted),
         Err(InsertError::Exists) => {

@@ -24,8 +24,8 @@ use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, POOLS as POOLS_LENGTH, Pool, SourceKey,
-    StaticNat,
+    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, POOLS as POOLS_LENGTH, Pool,
+    SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -33,6 +33,7 @@ use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::fragment::{self, Piece};
+use router_ebpf::helper::Subject;
 use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
@@ -72,6 +73,11 @@ static FORWARD_SOURCES: LpmTrie<SourceKey, Forward> = LpmTrie::with_max_entries(
 static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
 static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map]
+static EXPECTED: LruHashMap<ExternalKey, Expected> = LruHashMap::with_max_entries(16_384, 0);
+/// The packet that a helper is called with, see [`apart`].
+#[map]
+static SUBJECT: PerCpuArray<Subject> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static POOLS: Array<Pool> = Array::with_max_entries(POOLS_LENGTH, BPF_F_MMAPABLE);
 #[map]
@@ -234,6 +240,30 @@ impl Tables for Maps {
     fn remove_external(&self, key: &ExternalKey) {
         // ENOENT is what the caller wants.
         let _ = EXTERNALS.remove(key);
+    }
+
+    #[inline(always)]
+    fn expected(&self, key: &ExternalKey) -> Option<Expected> {
+        // SAFETY: entries are replaced whole.
+        unsafe { EXPECTED.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn expect(&self, key: &ExternalKey, expected: &Expected) {
+        // Full it cannot be: what was used least makes room.
+        let _ = EXPECTED.insert(key, expected, 0);
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, subject: Subject) {
+        if let Some(mut room) = own(&SUBJECT) {
+            *room = subject;
+        }
+    }
+
+    #[inline(always)]
+    fn subject(&self) -> Subject {
+        own(&SUBJECT).map_or(Subject { l3: 0, router: 0 }, |room| *room)
     }
 
     #[inline(always)]
@@ -541,7 +571,18 @@ impl World for Maps {
             (Question::Datagram, Context::Xdp(_)) => DropReason::FragmentNotHeld.outcome(),
             (Question::Datagram, Context::Tc(skb)) if is_v6 => apart::xvr_tc_datagram6(skb),
             (Question::Datagram, Context::Tc(skb)) => apart::xvr_tc_datagram4(skb),
+            // Never asked like this.
+            (Question::Help, _) => apart::NO_ROOM,
         })
+    }
+
+    /// The packet is the context's.
+    #[inline(always)]
+    fn help<P: Packet>(&self, _packet: &mut P) -> Result<(), DropReason> {
+        match self.ctx {
+            Context::Tc(skb) if apart::xvr_tc_help4(skb) == 0 => Ok(()),
+            _ => Err(DropReason::RewriteFailed),
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Destination<A> {
     pub is_translated: bool,
 }
 
-/// Destination NAT of a flow's first packet: static NAT, port forwarding, then the bindings of
+/// Destination NAT of a flow's first packet: static NAT, port forwarding, what a helper expects, then the bindings of
 /// other guests (hairpin, RFC 4787 REQ-9) and, where that is asked for, of anybody.
 #[inline(always)]
 pub fn destination<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Destination<A> {
@@ -76,10 +76,17 @@ pub fn destination<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> 
             return destination;
         }
     }
+    let external = ExternalKey { external: address, port, router, protocol, pad: [0; 3] };
+    if let Some(expected) = tables.expected(&external)
+        && expected.peer == source
+        && arrival.now < expected.until
+    {
+        destination.translate(expected.guest, expected.port);
+        return destination;
+    }
     let is_open = tables.config().flags & RouterConfig::OPEN_BINDINGS != 0;
     if (arrival.role == Role::Guest as u8 || is_open)
-        && let Some(internal) =
-            tables.external(&ExternalKey { external: address, port, router, protocol, pad: [0; 3] })
+        && let Some(internal) = tables.external(&external)
     {
         destination.translate(internal.address, internal.port);
     }

@@ -9,7 +9,7 @@ use crate::walk::{Neighbour, Verdict};
 
 /// Whether the slow path has already decided about the frame: then a flow it left is taken as it
 /// is, fresh or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Decided {
     /// The first passage.
     No,
@@ -17,6 +17,8 @@ pub enum Decided {
     Found,
     /// A further one: the flow is decided.
     Yes,
+    /// A further one: the flow's helper has seen the packet.
+    Helped,
 }
 
 /// What the slow path is asked about a frame.
@@ -26,6 +28,8 @@ pub enum Question {
     Flow = 0,
     /// A fragment's datagram.
     Datagram = 1,
+    /// What the flow's helper has to do with it.
+    Help = 2,
 }
 
 /// Where a passage ended.
@@ -145,9 +149,11 @@ mod tests {
             assert_eq!((passage.verdict(), passage.slot()), (verdict, 255));
             assert_eq!(passage.asks(Question::Flow), None);
         }
-        for (version, question, other) in
-            [(4, Question::Flow, Question::Datagram), (6, Question::Datagram, Question::Flow)]
-        {
+        for (version, question, other) in [
+            (4, Question::Flow, Question::Datagram),
+            (6, Question::Datagram, Question::Flow),
+            (4, Question::Help, Question::Flow),
+        ] {
             let passage = passage(End::Undecided(version, question));
             assert_eq!((passage.asks(question), passage.asks(other)), (Some(version), None));
             assert_eq!(passage.verdict(), Verdict::Drop(DropReason::FlowTableFull));

@@ -8,7 +8,7 @@ use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::nat::{
-    Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
+    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -16,6 +16,7 @@ use router_common::verdict::DropReason;
 
 use crate::conntrack::{Arrival, Claim, Decision, Opening};
 use crate::family::Family;
+use crate::helper::Subject;
 use crate::nat::Destination;
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -62,6 +63,14 @@ pub trait Tables {
     fn set_external(&self, key: &ExternalKey, internal: &Internal) -> Result<(), InsertError>;
     /// Forgets whose an external port was.
     fn remove_external(&self, key: &ExternalKey);
+    /// Who may call an external port that a guest has told them.
+    fn expected(&self, key: &ExternalKey) -> Option<Expected>;
+    /// Writes that down. What is expected longest makes room.
+    fn expect(&self, key: &ExternalKey, expected: &Expected);
+    /// Keeps what the helper of a packet's flow has to know of it.
+    fn hand_over(&self, subject: Subject);
+    /// What was handed over last.
+    fn subject(&self) -> Subject;
     /// A pool of external ports, see [`router_common::nat::pool_index`].
     fn pool(&self, index: u32) -> Option<Self::Pool>;
     /// Counts a frame: `outcome` as in [`router_common::verdict`].
@@ -179,4 +188,10 @@ pub trait World: Flows<Ipv4> + Flows<Ipv6> {
     /// # Errors
     /// Why the packet is refused.
     fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason>;
+
+    /// [`helper::help`](crate::helper::help) with the packet that was handed over last.
+    ///
+    /// # Errors
+    /// The packet could not be written.
+    fn help<P: Packet>(&self, packet: &mut P) -> Result<(), DropReason>;
 }

@@ -23,11 +23,12 @@ use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
 use crate::conntrack::{self, Arrival, Decision};
 use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family};
+use crate::helper::Subject;
 use crate::packet::Packet;
 use crate::parse::{self, Header, Link, Parsed, Transport, tcp_flags};
 use crate::passage::{Decided, End, Passage, Question};
 use crate::tables::{Activity, Flows, Tables, World};
-use crate::{checksum, forward, nat, tcp_state};
+use crate::{checksum, forward, helper, nat, tcp_state};
 
 /// What becomes of a frame.
 #[must_use]
@@ -104,6 +105,12 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Ve
             Ok(Decision::Punt(reason)) => Passage::new(slot, Verdict::punt(packet, reason).into()),
             // Whoever expires flows may be faster: then the flow's next packet opens it.
             Ok(_) => tables.pass(packet, ifindex, Decided::Yes),
+            Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
+        };
+    }
+    if passage.asks(Question::Help).is_some() {
+        passage = match tables.help(packet) {
+            Ok(()) => tables.pass(packet, ifindex, Decided::Helped),
             Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
         };
     }
@@ -192,7 +199,7 @@ where
     }
     let flow = match tables.flow(&parsed.key) {
         Some(flow)
-            if decided == Decided::Yes || conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) =>
+            if decided >= Decided::Yes || conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) =>
         {
             flow
         }
@@ -203,6 +210,13 @@ where
     };
     if let Some(verdict) = obstacle(packet, &parsed, &*flow)? {
         return Ok(verdict.into());
+    }
+    if helper::is_needed(&parsed, &*flow) && decided < Decided::Helped {
+        if packet.hook() == Hook::Xdp {
+            return Ok(Verdict::Defer(DeferReason::Helper).into());
+        }
+        tables.hand_over(Subject { l3: l3 as u32, router: ingress.port.router.into() });
+        return Ok(End::Undecided(A::VERSION, Question::Help));
     }
     if parsed.fragment.is_any() && flow.translation & FlowEntry::<A>::SOURCE != 0 {
         let (_, _, id) = tables.left();

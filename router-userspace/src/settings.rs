@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 
 use crate::error::ConfigError;
 use crate::json::{self, Place, kind};
-use crate::model::settings::{Filtering, HairpinSource, Mapping, NetworkSettings, Settings, Timeouts};
+use crate::model::settings::{
+    Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings, Timeouts,
+};
 
 /// What the file is called, in messages too.
 pub const NAME: &str = "settings.json";
@@ -37,6 +39,7 @@ fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
             "timeouts" => settings.timeouts = timeouts(&place, value)?,
             "hairpin_source" => settings.hairpin_source = choice(&place, value, HAIRPIN_SOURCES)?,
             "filtering" => settings.filtering = choice(&place, value, FILTERINGS)?,
+            "helpers" => settings.helpers = helpers(&place, value)?,
             "networks" => settings.networks = networks(&place, value)?,
             _ => return Err(place.error("unknown key")),
         }
@@ -54,6 +57,30 @@ const FILTERINGS: &[(&str, Filtering)] = &[
 
 const MAPPINGS: &[(&str, Mapping)] =
     &[("endpoint-independent", Mapping::EndpointIndependent), ("symmetric", Mapping::Symmetric)];
+
+/// What is not in the list is off.
+fn helpers(place: &Place, value: &Value) -> Result<Helpers, ConfigError> {
+    let Value::Array(names) = value else {
+        return Err(place.error(format_args!("expected a list, found {}", kind(value))));
+    };
+    let mut helpers = Helpers::NONE;
+    for (index, name) in names.iter().enumerate() {
+        let helper = match choice(&place.at(index), name, HELPERS)? {
+            Helper::Ftp => &mut helpers.ftp,
+            Helper::Tftp => &mut helpers.tftp,
+        };
+        *helper = true;
+    }
+    Ok(helpers)
+}
+
+#[derive(Clone, Copy)]
+enum Helper {
+    Ftp,
+    Tftp,
+}
+
+const HELPERS: &[(&str, Helper)] = &[("ftp", Helper::Ftp), ("tftp", Helper::Tftp)];
 
 fn timeouts(place: &Place, value: &Value) -> Result<Timeouts, ConfigError> {
     let mut timeouts = Timeouts::default();
@@ -153,6 +180,7 @@ mod tests {
                 },
                 "hairpin_source": "external",
                 "filtering": "endpoint-independent",
+                "helpers": ["tftp"],
                 "networks": {
                     "10.1.1.0/24": { "mapping": "symmetric" },
                     "10.1.2.0/24": { "mapping": "endpoint-independent" },
@@ -179,13 +207,15 @@ mod tests {
             network("10.1.3.0/24", Mapping::EndpointIndependent),
         ]);
         let (hairpin_source, filtering) = (HairpinSource::External, Filtering::EndpointIndependent);
-        assert_eq!(settings, Settings { timeouts, hairpin_source, filtering, networks });
+        let helpers = Helpers { ftp: false, tftp: true };
+        assert_eq!(settings, Settings { timeouts, hairpin_source, filtering, helpers, networks });
     }
 
     #[test]
     fn what_is_not_said_is_as_by_default() {
         assert_eq!(read(b"{}").unwrap(), Settings::default());
         assert_eq!(load(Path::new("/nonexistent/settings.json")).unwrap(), Settings::default());
+        assert_eq!(Settings::default().helpers, Helpers { ftp: true, tftp: true });
         let settings = read(br#"{ "timeouts": { "udp": 30 } }"#).unwrap();
         let timeouts = Timeouts { udp: Duration::from_secs(30), ..Timeouts::default() };
         assert_eq!(settings, Settings { timeouts, ..Settings::default() });
@@ -217,6 +247,9 @@ mod tests {
                 r#"{ "filtering": "none" }"#,
                 r#"#/filtering: "none" is not "address-and-port-dependent" or "endpoint-independent""#,
             ),
+            (r#"{ "helpers": "ftp" }"#, "#/helpers: expected a list, found text"),
+            (r#"{ "helpers": ["ftp", "sip"] }"#, r#"#/helpers/1: "sip" is not "ftp" or "tftp""#),
+            (r#"{ "helpers": [21] }"#, "#/helpers/0: expected text, found a number"),
             (r#"{ "networks": ["10.1.1.0/24"] }"#, "#/networks: expected an object, found a list"),
             (r#"{ "networks": { "tier1": {} } }"#, r#"#/networks/tier1: "tier1" is no IPv4 network"#),
             (

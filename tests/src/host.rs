@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use router_common::account::Hook;
+use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, NextHop};
 use router_common::net::{Address, Ipv4, Ipv6, MacPair};
 use router_common::port::{Port, PortKey, Role};
@@ -24,6 +25,9 @@ pub struct HostRouter {
     pub world: World,
     hook: Hook,
 }
+
+/// What is chosen for the scenarios' router.
+pub const FLAGS: u32 = RouterConfig::FTP | RouterConfig::TFTP;
 
 /// The interface index that stands for a NIC.
 pub const fn ifindex(nic: Nic) -> u32 {
@@ -77,6 +81,8 @@ impl HostRouter {
         world.nat.replace(tables.nat);
         let hole = "198.18.0.0".parse::<std::net::Ipv4Addr>().expect("an address");
         world.v4.routes.borrow_mut().push((hole.into(), 15, Route::Refused));
+        let config = world.config.get();
+        world.config.set(RouterConfig { flags: FLAGS, ..config });
         Self { world, hook }
     }
 }

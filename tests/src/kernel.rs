@@ -59,6 +59,7 @@ impl KernelRouter {
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/xvr-test-{}-{serial}", std::process::id()));
         let mut dataplane = Dataplane::open(&Options { pin_dir: pin_dir.clone(), max_flows })?;
         let tables = dataplane.tables();
+        tables.set_flags(host::FLAGS)?;
         for nic in Nic::ALL {
             let ifindex = ifindexes[&(nic as u8)];
             tables.set_port((ifindex, 0, 0), &host::port(nic))?;

@@ -16,6 +16,7 @@
 //! blackhole. There is no IPv6 default route.
 
 mod fragment;
+mod helper;
 mod nat;
 mod rfc;
 
@@ -226,7 +227,7 @@ pub fn scenarios(hook: Hook) -> impl Iterator<Item = &'static Scenario> {
         Hook::Xdp => fragment::IN_XDP,
         Hook::Tc => fragment::IN_TC,
     };
-    SCENARIOS.iter().chain(nat::SCENARIOS).chain(of_fragments).chain(rfc::SCENARIOS)
+    SCENARIOS.iter().chain(nat::SCENARIOS).chain(helper::SCENARIOS).chain(of_fragments).chain(rfc::SCENARIOS)
 }
 
 const SCENARIOS: &[Scenario] = &[

@@ -11,7 +11,7 @@ use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
 use router_common::fragment::{Datagram, DatagramKey};
 use router_common::nat::{
-    Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
+    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -19,7 +19,9 @@ use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::fragment::{self, Piece};
+use router_ebpf::helper::{self, Subject};
 use router_ebpf::nat::{self, Destination};
+use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
 use router_ebpf::passage::Question;
 use router_ebpf::ports::PortPool;
@@ -80,6 +82,10 @@ pub struct World {
     pub bindings: RefCell<HashMap<BindingKey, Binding>>,
     /// Bindings by the external end.
     pub externals: RefCell<HashMap<ExternalKey, Internal>>,
+    /// Who may call external ports that guests have told them.
+    pub expected: RefCell<HashMap<ExternalKey, Expected>>,
+    /// The packet that a helper is to look at.
+    pub subject: Cell<Subject>,
     /// External ports in use, by pool.
     pub pools: RefCell<HashMap<u32, Rc<Words>>>,
     /// IPv4.
@@ -107,6 +113,8 @@ impl Default for World {
             nat: RefCell::default(),
             bindings: RefCell::default(),
             externals: RefCell::default(),
+            expected: RefCell::default(),
+            subject: Cell::default(),
             pools: RefCell::default(),
             v4: FamilyTables::default(),
             v6: FamilyTables::default(),
@@ -257,6 +265,22 @@ impl Tables for World {
 
     fn remove_external(&self, key: &ExternalKey) {
         self.externals.borrow_mut().remove(key);
+    }
+
+    fn expected(&self, key: &ExternalKey) -> Option<Expected> {
+        self.expected.borrow().get(key).copied()
+    }
+
+    fn expect(&self, key: &ExternalKey, expected: &Expected) {
+        self.expected.borrow_mut().insert(*key, *expected);
+    }
+
+    fn hand_over(&self, subject: Subject) {
+        self.subject.set(subject);
+    }
+
+    fn subject(&self) -> Subject {
+        self.subject.get()
     }
 
     fn pool(&self, index: u32) -> Option<SharedWords> {
@@ -472,6 +496,10 @@ impl<A: WorldFamily> Flows<A> for World {
 impl tables::World for World {
     fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason> {
         if version == Ipv6::VERSION { about::<Ipv6>(self, question) } else { about::<Ipv4>(self, question) }
+    }
+
+    fn help<P: Packet>(&self, packet: &mut P) -> Result<(), DropReason> {
+        helper::help(packet, self)
     }
 }
 

@@ -130,6 +130,26 @@ fn a_stranger_gets_in_where_filtering_does_not_ask_who_it_is() -> Result<()> {
     })
 }
 
+#[test]
+fn an_answer_from_another_port_gets_in_where_a_helper_is_chosen() -> Result<()> {
+    run_xvr(|lab, router| {
+        let far = lab.host("far");
+        let server = udp_socket(far, 69)?;
+        let gets_an_answer = || {
+            let guest = udp_socket(lab.host("web1"), 0)?;
+            guest.send_to(b"the file, please", (far.v4, 69))?;
+            let seen = receive(&server, b"the file, please")?;
+            udp_socket(far, 0)?.send_to(b"here", seen)?;
+            receive(&guest, b"here").map(drop)
+        };
+        gets_an_answer()?;
+        choose(router, r#"{ "helpers": ["ftp"] }"#)?;
+        is_closed("the way of the answer", gets_an_answer())?;
+        choose(router, "{}")?;
+        gets_an_answer()
+    })
+}
+
 /// A datagram to a guest's mapping, and one back.
 fn speak(stranger: &UdpSocket, guest: &UdpSocket, mapped: SocketAddr) -> Result<()> {
     stranger.send_to(b"may I come in?", mapped)?;
@@ -233,11 +253,12 @@ fn a_daemon_lives_with_a_bad_file_and_converges_to_a_good_one() -> Result<()> {
         let good = r#"{
             "hairpin_source": "external",
             "filtering": "endpoint-independent",
+            "helpers": ["ftp"],
             "networks": { "10.10.1.0/24": { "mapping": "symmetric" }, "10.99.0.0/16": {} }
         }"#;
         write(router, good)?;
         let planned = router.plan()?;
-        let chosen = "set the hairpin source to external, filtering to endpoint-independent";
+        let chosen = "set the hairpin source to external, filtering to endpoint-independent, helpers: FTP on, TFTP off";
         assert_eq!(planned.iter().filter(|change| *change == chosen).count(), 1, "{planned:?}");
         assert!(planned.iter().any(|change| change.ends_with("symmetric mapping")), "{planned:?}");
         router.kill_daemon();

@@ -247,7 +247,7 @@ fn what_the_operator_chose_is_planned_like_anything_else() {
     assert_eq!(
         sentences(&plan),
         [
-            "set the hairpin source to external, filtering to address-and-port-dependent",
+            "set the hairpin source to external, filtering to address-and-port-dependent, helpers: FTP off, TFTP off",
             "set port eth0: guest, MTU 1400, symmetric mapping",
             "make flows look up their way out again",
         ]

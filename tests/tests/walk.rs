@@ -299,3 +299,31 @@ fn random_bytes_never_panic_and_are_always_counted() {
         router.send(Nic::Tier1, &frame);
     }
 }
+
+#[test]
+fn an_answer_to_tftp_is_let_in_for_a_minute_after_each_request_while_that_is_chosen() {
+    let mut router = HostRouter::new(Hook::Tc);
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    let request = Frame::new(macs, "10.1.1.50", "192.0.2.9", Payload::Udp { src: 5000, dst: 69 }).bytes();
+    let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+    let answer =
+        |port| Frame::new(macs, "192.0.2.9", "203.0.113.10", Payload::Udp { src: port, dst: 5000 }).bytes();
+    let ask = |router: &mut HostRouter| {
+        assert_eq!(router.send(Nic::Tier1, &request).outcome, FORWARDED);
+    };
+    let gets_in = |router: &mut HostRouter, port, seconds: u64| {
+        router.world.now.set(router.world.now.get() + seconds * 1_000_000_000);
+        router.send(Nic::Public, &answer(port)).outcome == FORWARDED
+    };
+    ask(&mut router);
+    assert!(gets_in(&mut router, 40_000, 59));
+    assert!(!gets_in(&mut router, 40_001, 1));
+    assert!(gets_in(&mut router, 40_000, 0), "a flow that is there");
+    ask(&mut router);
+    assert!(gets_in(&mut router, 40_001, 0));
+    let mut router = HostRouter::new(Hook::Tc);
+    let config = router.world.config.get();
+    router.world.config.set(RouterConfig { flags: RouterConfig::FTP, ..config });
+    ask(&mut router);
+    assert!(!gets_in(&mut router, 40_000, 0));
+}

@@ -18,7 +18,9 @@ pub(super) fn flags(settings: &Settings) -> u32 {
         Filtering::AddressAndPortDependent => 0,
         Filtering::EndpointIndependent => RouterConfig::OPEN_BINDINGS,
     };
-    hairpin | filtering
+    let ftp = if settings.helpers.ftp { RouterConfig::FTP } else { 0 };
+    let tftp = if settings.helpers.tftp { RouterConfig::TFTP } else { 0 };
+    hairpin | filtering | ftp | tftp
 }
 
 /// Those of `Port::flags` that are the operator's.

@@ -4,7 +4,7 @@ use router_common::config::RouterConfig;
 use router_common::port::{Port as PortEntry, Role};
 
 use super::*;
-use crate::model::settings::{Filtering, HairpinSource, Mapping, NetworkSettings};
+use crate::model::settings::{Filtering, HairpinSource, Helpers, Mapping, NetworkSettings};
 use crate::model::{Port, PortSelector, Route, RouteTarget, SourceNat};
 
 const PUBLIC: u32 = 4;
@@ -216,10 +216,11 @@ fn counters_stay_with_their_port() {
 
 #[test]
 fn the_operators_choices_are_bits() {
-    assert_eq!(compile_auto(&router()).tables.flags, 0);
+    assert_eq!(compile_auto(&router()).tables.flags, RouterConfig::FTP | RouterConfig::TFTP);
     let settings = Settings {
         hairpin_source: HairpinSource::External,
         filtering: Filtering::EndpointIndependent,
+        helpers: Helpers::NONE,
         ..Settings::default()
     };
     let flags = compile_with(&router(), &settings).tables.flags;

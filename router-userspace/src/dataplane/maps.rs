@@ -13,7 +13,7 @@ use router_common::flow::{FlowEntry, FlowKey};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, ExternalKey, Forward, ForwardKey, Internal, Pool, SourceKey, StaticNat,
+    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Pool, SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -37,6 +37,7 @@ pub(super) const NAMES: &[&str] = &[
     "FORWARD_SOURCES",
     "BINDINGS",
     "EXTERNALS",
+    "EXPECTED",
     "POOLS",
     "DATAGRAMS4",
     "DATAGRAMS6",
@@ -77,6 +78,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<(u32, SourceKey), Forward>("FORWARD_SOURCES", NO_PREALLOC),
     shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
     shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),
+    shape::<ExternalKey, Expected>("EXPECTED", 0),
     shape::<u32, Pool>("POOLS", MMAPABLE),
     shape::<DatagramKey<Ipv4>, Datagram>("DATAGRAMS4", 0),
     shape::<DatagramKey<Ipv6>, Datagram>("DATAGRAMS6", 0),

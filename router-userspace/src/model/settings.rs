@@ -14,6 +14,8 @@ pub struct Settings {
     pub hairpin_source: HairpinSource,
     /// Who may send to a binding's external port.
     pub filtering: Filtering,
+    /// Which protocols are read along with.
+    pub helpers: Helpers,
     /// Guest networks that are not as all others. A network may hold several; the narrowest counts.
     pub networks: BTreeMap<Ipv4Net, NetworkSettings>,
 }
@@ -75,6 +77,26 @@ pub enum Filtering {
     AddressAndPortDependent,
     /// Anybody.
     EndpointIndependent,
+}
+
+/// Which protocols are read along with, because they open connections of which NAT would know nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Helpers {
+    /// FTP: active from guests; passive to guests behind port forwarding or static NAT.
+    pub ftp: bool,
+    /// TFTP from guests.
+    pub tftp: bool,
+}
+
+impl Helpers {
+    /// None of them.
+    pub const NONE: Self = Self { ftp: false, tftp: false };
+}
+
+impl Default for Helpers {
+    fn default() -> Self {
+        Self { ftp: true, tftp: true }
+    }
 }
 
 /// What is chosen for one network.

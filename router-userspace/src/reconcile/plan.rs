@@ -379,7 +379,12 @@ impl fmt::Display for FlagsSentence {
         let hairpin = choose(RouterConfig::HAIRPIN_EXTERNAL, "external", "gateway");
         let filtering =
             choose(RouterConfig::OPEN_BINDINGS, "endpoint-independent", "address-and-port-dependent");
-        write!(f, "the hairpin source to {hairpin}, filtering to {filtering}")
+        let ftp = choose(RouterConfig::FTP, "on", "off");
+        let tftp = choose(RouterConfig::TFTP, "on", "off");
+        write!(
+            f,
+            "the hairpin source to {hairpin}, filtering to {filtering}, helpers: FTP {ftp}, TFTP {tftp}"
+        )
     }
 }
 

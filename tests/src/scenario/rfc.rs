@@ -63,7 +63,7 @@ pub const SCENARIOS: &[Scenario] = &[
         assert_eq!(r.send(Nic::Public, &back).frame[ETHERNET + 1], 0xb9);
     }),
     ("what a datagram says about addresses is left alone", |r| {
-        for port in [21, 69, 5060] {
+        for port in [25, 1720, 5060] {
             for payload in [udp(5000, port), tcp(5000, port, ACK)] {
                 let mut frame = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", payload);
                 frame.data = b"PORT 10,1,1,50,19,136\r\nContact: <sip:10.1.1.50:5000>".to_vec();
