@@ -5,6 +5,7 @@
 //! STATIC_OUT   guest → public address        FORWARD_SOURCES the same by the asker's address
 //! BINDINGS     guest's address and port → external port          POOLS  external ports in use
 //! EXTERNALS    external address and port → guest      EXPECTED  who may call one for a while → guest
+//! SHIFTS       direction of a flow → how its sequence numbers have moved
 //! ```
 
 use crate::abi;
@@ -147,6 +148,29 @@ abi! {
         /// Zero.
         pub pad: [u8; 6],
     }
+}
+
+abi! {
+    /// How the sequence numbers of one direction of a TCP flow have moved, since its helper made lines
+    /// longer or shorter; and the external port that the last line got.
+    pub struct Shift[16] {
+        /// Where the last line that changed its length began, as the sender counts.
+        pub position: u32,
+        /// By how much what is not behind it has moved, modulo 2^32.
+        pub before: u32,
+        /// By how much what is behind it has.
+        pub after: u32,
+        /// The guest's port that the last line was about.
+        pub port: Be16,
+        /// The external port that it got; 0 for none.
+        pub external: Be16,
+    }
+}
+
+impl Shift {
+    /// Nothing has moved.
+    pub const NONE: Self =
+        Self { position: 0, before: 0, after: 0, port: Be16::from_raw(0), external: Be16::from_raw(0) };
 }
 
 abi! {

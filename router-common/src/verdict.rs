@@ -141,6 +141,6 @@ reasons! {
         /// A fragment that TC holds until its datagram's first one has come; it is counted again then.
         Held = 102 => "held",
         /// Of a flow that a helper reads along with, which may have to change a packet's length.
-        Helper = 103 => "helper",
+        Helper = 104 => "helper",
     }
 }

@@ -6,7 +6,7 @@
 //! small frames, the two share the 512 bytes of stack, where one would not fit above the other.
 //! What the slow path needs of the packet lies in a per-CPU map.
 
-mod help;
+pub mod help;
 
 use core::ptr::NonNull;
 

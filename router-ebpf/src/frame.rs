@@ -7,10 +7,13 @@
 use core::arch::asm;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md};
-use aya_ebpf::helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data};
+use aya_ebpf::helpers::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_skb_store_bytes,
+};
 use router_common::account::Hook;
 use router_ebpf::checksum;
-use router_ebpf::packet::{ChecksumPatch, Packet, Plain};
+use router_ebpf::packet::{ChecksumPatch, Packet, Plain, ROOM};
 
 /// No header that the walk reads lies beyond this offset. The verifier wants a bound on every
 /// variable offset.
@@ -71,6 +74,21 @@ fn bounded(offset: usize) -> usize {
              options(pure, nomem, nostack, preserves_flags));
     }
     offset
+}
+
+/// A length of 1 to [`ROOM`], and the verifier sees both bounds.
+#[inline(always)]
+fn bounded_length(length: usize) -> Option<u32> {
+    if length == 0 || length > ROOM {
+        return None;
+    }
+    let mut length = length as u32;
+    // SAFETY: a register alone, no memory, no flags.
+    unsafe {
+        asm!("{0} += -1", "{0} &= {max}", "{0} += 1",
+             inout(reg) length, max = const ROOM - 1, options(pure, nomem, nostack, preserves_flags));
+    }
+    Some(length)
 }
 
 /// Keeps LLVM from computing with a value at compile time: the verifier must see a comparison of
@@ -261,6 +279,35 @@ impl Packet for TcFrame {
             bpf_l4_csum_replace(self.skb, offset, 0, u64::from(patch.addresses), pseudo) != 0
                 || bpf_l4_csum_replace(self.skb, offset, 0, u64::from(patch.ports), mangled) != 0
         };
+        self.refresh();
+        if failed { None } else { Some(()) }
+    }
+
+    #[inline(always)]
+    fn read(&self, offset: usize, room: &mut [u8; ROOM], length: usize) -> Option<()> {
+        let length = bounded_length(length)?;
+        // SAFETY: the program's own context; the room is as long as the bound.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.skb.cast(), offset as u32, room.as_mut_ptr().cast(), length) != 0
+        };
+        if failed { None } else { Some(()) }
+    }
+
+    #[inline(always)]
+    fn write(&mut self, offset: usize, bytes: &[u8; ROOM], length: usize) -> Option<()> {
+        let length = bounded_length(length)?;
+        // SAFETY: as above.
+        let failed =
+            unsafe { bpf_skb_store_bytes(self.skb, offset as u32, bytes.as_ptr().cast(), length, 0) != 0 };
+        self.refresh();
+        if failed { None } else { Some(()) }
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: usize) -> Option<()> {
+        // SAFETY: the program's own context; the kernel checks the length. A sum that the hardware has
+        // given over the frame is forgotten.
+        let failed = unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) != 0 };
         self.refresh();
         if failed { None } else { Some(()) }
     }

@@ -17,10 +17,11 @@ use router_common::verdict::DropReason;
 
 use crate::conntrack::Opening;
 use crate::family::{Family, protocol};
+use crate::ftp::Desk;
 use crate::packet::Packet;
 use crate::parse::{Parsed, Transport};
-use crate::tables::{Flows, Tables};
-use crate::tftp;
+use crate::tables::Tables;
+use crate::{ftp, tftp};
 
 /// How long whoever a guest expects may take to call, in nanoseconds.
 pub const EXPECTED_FOR: u64 = 60_000_000_000;
@@ -72,6 +73,7 @@ impl Helped {
 #[inline(always)]
 pub fn flag<A: Family, T: Tables>(tables: &T, key: &FlowKey<A>, opening: &Opening<A>) -> u8 {
     let (setting, port) = match key.protocol {
+        protocol::TCP => (RouterConfig::FTP, ftp::PORT),
         protocol::UDP => (RouterConfig::TFTP, tftp::PORT),
         _ => return 0,
     };
@@ -96,12 +98,13 @@ pub fn is_needed<A: Family>(parsed: &Parsed<A>, flow: &FlowEntry<A>) -> bool {
 /// # Errors
 /// The packet could not be read or written.
 #[inline(always)]
-pub fn help<P: Packet, T: Flows<Ipv4>>(packet: &mut P, tables: &T) -> Result<(), DropReason> {
+pub fn help<P: Packet, T: Desk>(packet: &mut P, tables: &T) -> Result<(), DropReason> {
     let helped = Helped::read(packet, tables.subject(), tables.now()).ok_or(DropReason::RewriteFailed)?;
     // Whoever expires flows may be faster: then there is nothing to help with.
     let Some(flow) = tables.flow(&helped.key) else { return Ok(()) };
     if helped.key.protocol == protocol::UDP {
         tftp::expect_answer(tables, &helped, &flow);
+        return Ok(());
     }
-    Ok(())
+    ftp::help(packet, tables, &helped, &flow).ok_or(DropReason::RewriteFailed)
 }

@@ -17,6 +17,7 @@ pub mod conntrack;
 pub mod family;
 pub mod forward;
 pub mod fragment;
+pub mod ftp;
 pub mod helper;
 pub mod icmp;
 pub mod limit;

@@ -3,6 +3,7 @@
 //! One of the files that may write `unsafe` (with `packet.rs`, `frame.rs`, `apart.rs` and those in `maps/`).
 
 mod datagram;
+mod desk;
 mod pool;
 
 use core::ffi::c_void;
@@ -25,7 +26,7 @@ use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
     Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, POOLS as POOLS_LENGTH, Pool,
-    SourceKey, StaticNat,
+    Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -33,6 +34,7 @@ use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::fragment::{self, Piece};
+use router_ebpf::ftp::Line;
 use router_ebpf::helper::Subject;
 use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
@@ -75,6 +77,11 @@ static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 1
 static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
 static EXPECTED: LruHashMap<ExternalKey, Expected> = LruHashMap::with_max_entries(16_384, 0);
+#[map]
+static SHIFTS: LruHashMap<FlowKey<Ipv4>, Shift> = LruHashMap::with_max_entries(16_384, 0);
+/// The line that a helper reads.
+#[map]
+static LINE: PerCpuArray<Line> = PerCpuArray::with_max_entries(1, 0);
 /// The packet that a helper is called with, see [`apart`].
 #[map]
 static SUBJECT: PerCpuArray<Subject> = PerCpuArray::with_max_entries(1, 0);

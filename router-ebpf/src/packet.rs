@@ -28,6 +28,9 @@ unsafe impl Plain for MacPair {}
 // SAFETY: see above.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
+/// Bytes that [`Packet::read`] and [`Packet::write`] take.
+pub const ROOM: usize = 256;
+
 /// The bytes of one frame, from the Ethernet header on, and what only the hook knows of it.
 pub trait Packet {
     /// Which program has the frame.
@@ -61,6 +64,24 @@ pub trait Packet {
     /// hardware stays unfinished, with the new pseudo header in it.
     fn patch_checksum(&mut self, patch: ChecksumPatch) -> Option<()>;
 
+    /// Reads so many bytes from an offset, wherever they lie; at least one and at most [`ROOM`].
+    fn read(&self, offset: usize, room: &mut [u8; ROOM], length: usize) -> Option<()> {
+        let _ = (offset, room, length);
+        None
+    }
+
+    /// Writes so many bytes to an offset, likewise.
+    fn write(&mut self, offset: usize, bytes: &[u8; ROOM], length: usize) -> Option<()> {
+        let _ = (offset, bytes, length);
+        None
+    }
+
+    /// Cuts the frame to another length, or adds bytes at its end that are to be written then. Not every hook can.
+    fn resize(&mut self, length: usize) -> Option<()> {
+        let _ = length;
+        None
+    }
+
     /// Tells the stack that bytes have changed which no checksum inside the frame makes up for
     /// (IPv6 headers have none): `delta` is what that adds to a sum over the frame.
     fn sum_changed(&mut self, delta: u16);
@@ -83,13 +104,28 @@ pub struct ChecksumPatch {
 #[derive(Debug)]
 pub struct SliceFrame<'a> {
     bytes: &'a mut [u8],
+    length: usize,
     hook: Hook,
 }
 
 impl<'a> SliceFrame<'a> {
     /// A frame as a hook would see it.
     pub fn new(bytes: &'a mut [u8], hook: Hook) -> Self {
-        Self { bytes, hook }
+        let length = bytes.len();
+        Self { bytes, length, hook }
+    }
+
+    /// The same with room behind it to grow, of which so much is the frame.
+    pub fn with_room(bytes: &'a mut [u8], length: usize, hook: Hook) -> Self {
+        Self { bytes, length, hook }
+    }
+
+    fn frame(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&[])
+    }
+
+    fn frame_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(..self.length).unwrap_or(&mut [])
     }
 }
 
@@ -99,17 +135,17 @@ impl Packet for SliceFrame<'_> {
     }
 
     fn length(&self) -> usize {
-        self.bytes.len()
+        self.length
     }
 
     fn load<T: Plain>(&self, offset: usize) -> Option<T> {
-        let bytes = self.bytes.get(offset..offset.checked_add(size_of::<T>())?)?;
+        let bytes = self.frame().get(offset..offset.checked_add(size_of::<T>())?)?;
         // SAFETY: in bounds, read without alignment, any bytes are a valid `Plain`.
         Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
 
     fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
-        let bytes = self.bytes.get_mut(offset..offset.checked_add(size_of::<T>())?)?;
+        let bytes = self.frame_mut().get_mut(offset..offset.checked_add(size_of::<T>())?)?;
         // SAFETY: in bounds, written without alignment, `Plain` has no padding.
         unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
         Some(())
@@ -125,6 +161,21 @@ impl Packet for SliceFrame<'_> {
 
     fn patch_checksum(&mut self, patch: ChecksumPatch) -> Option<()> {
         crate::checksum::patch_in_place(self, patch)
+    }
+
+    fn read(&self, offset: usize, room: &mut [u8; ROOM], length: usize) -> Option<()> {
+        room.get_mut(..length)?.copy_from_slice(self.frame().get(offset..offset.checked_add(length)?)?);
+        Some(())
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8; ROOM], length: usize) -> Option<()> {
+        let to = self.frame_mut().get_mut(offset..offset.checked_add(length)?)?;
+        to.copy_from_slice(bytes.get(..length)?);
+        Some(())
+    }
+
+    fn resize(&mut self, length: usize) -> Option<()> {
+        (length <= self.bytes.len()).then(|| self.length = length)
     }
 
     fn sum_changed(&mut self, _delta: u16) {}

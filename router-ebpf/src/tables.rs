@@ -16,6 +16,7 @@ use router_common::verdict::DropReason;
 
 use crate::conntrack::{Arrival, Claim, Decision, Opening};
 use crate::family::Family;
+use crate::ftp::Desk;
 use crate::helper::Subject;
 use crate::nat::Destination;
 use crate::packet::Packet;
@@ -176,7 +177,7 @@ pub trait Flows<A: Family>: Tables + Sized {
 
 /// Both families, and the two parts of the walk that the programs make functions of their own,
 /// each with its own stack, and looked at by the verifier once.
-pub trait World: Flows<Ipv4> + Flows<Ipv6> {
+pub trait World: Desk + Flows<Ipv6> {
     /// [`walk::pass`].
     fn pass<P: Packet>(&self, packet: &mut P, ifindex: u32, decided: Decided) -> Passage {
         walk::pass(packet, self, ifindex, decided)

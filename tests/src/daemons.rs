@@ -254,7 +254,7 @@ impl Vsftpd {
         Ok(Self { _server: server, scratch })
     }
 
-    /// Gets the file by curl and compares its hash.
+    /// Gets the file twice by one control connection of curl, and compares its hash.
     pub fn get(&self, from: &Host, address: IpAddr, mode: FtpMode) -> Result<()> {
         let scratch = Scratch::new(from)?;
         let mut command = from.namespace.command("curl");
@@ -266,10 +266,13 @@ impl Vsftpd {
             FtpMode::Active => &["--ftp-port", "-", "--disable-eprt"],
             FtpMode::ExtendedActive => &["--ftp-port", "-", "--eprt"],
         });
-        command.arg("--output").arg(scratch.file("file")).arg(format!("ftp://{address}/file"));
+        let files = ["first", "second"].map(|name| scratch.file(name));
+        for file in &files {
+            command.arg("--output").arg(file).arg(format!("ftp://{address}/file"));
+        }
         let got = run_bounded(&mut command, CLIENT_TIME)?
             .ok()
-            .and_then(|_| is_the_file(&scratch.file("file"), FTP_BYTES));
+            .and_then(|_| files.iter().try_for_each(|file| is_the_file(file, FTP_BYTES)));
         got.with_context(|| format!("FTP, {mode:?}; {}", log(&self.scratch)))
     }
 }

@@ -8,7 +8,7 @@ use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, NextHop};
 use router_common::net::{Address, Ipv4, Ipv6, MacPair};
 use router_common::port::{Port, PortKey, Role};
-use router_ebpf::packet::SliceFrame;
+use router_ebpf::packet::{Packet, SliceFrame};
 use router_ebpf::tables::Route;
 use router_ebpf::walk::walk;
 
@@ -25,6 +25,9 @@ pub struct HostRouter {
     pub world: World,
     hook: Hook,
 }
+
+/// How much longer a frame may become.
+const ROOM_TO_GROW: usize = 64;
 
 /// What is chosen for the scenarios' router.
 pub const FLAGS: u32 = RouterConfig::FTP | RouterConfig::TFTP;
@@ -128,9 +131,13 @@ impl Router for HostRouter {
 
     fn send(&mut self, nic: Nic, frame: &[u8]) -> Sent {
         let mut bytes = frame.to_vec();
+        bytes.resize(frame.len() + ROOM_TO_GROW, 0);
+        let mut packet = SliceFrame::with_room(&mut bytes, frame.len(), self.hook);
         let counted = |world: &World| world.counters.borrow().values().sum::<u64>();
         let before = counted(&self.world);
-        let verdict = walk(&mut SliceFrame::new(&mut bytes, self.hook), &self.world, ifindex(nic));
+        let verdict = walk(&mut packet, &self.world, ifindex(nic));
+        let length = packet.length();
+        bytes.truncate(length);
         assert_eq!(counted(&self.world), before + 1, "{verdict:?} was not counted once");
         Sent { outcome: verdict.outcome(), frame: bytes }
     }

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use router_common::account::Hook;
+use router_common::nat::{Expected, ExternalKey};
 use router_common::verdict::DropReason;
 use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeouts, mount_bpffs};
 
@@ -96,8 +98,20 @@ impl KernelRouter {
             other: none,
             hold_down: none,
         })?;
+        self.forget_expected()?;
         let left = self.dataplane.flows()?.len();
         ensure!(left == 0, "{left} flows are left");
+        Ok(())
+    }
+
+    /// Nobody is expected any longer.
+    fn forget_expected(&self) -> Result<()> {
+        let map = MapData::from_pin(self.pin_dir.join("EXPECTED")).context("open EXPECTED")?;
+        let mut expected: HashMap<_, ExternalKey, Expected> = HashMap::try_from(Map::LruHashMap(map))?;
+        let keys = expected.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys {
+            expected.remove(&key)?;
+        }
         Ok(())
     }
 

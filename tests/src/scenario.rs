@@ -11,7 +11,7 @@
 //! ```
 //! Static NAT: 203.0.113.20 is 10.1.1.60, 203.0.114.20 is 10.1.2.60. Port forwardings of
 //! 203.0.113.21: TCP 8080 to 10.1.1.50:80; UDP 30000-30010 to 10.1.2.50:40000-40010; TCP 2222 to
-//! 10.1.1.51:22 for 192.0.2.0/24 alone.
+//! 10.1.1.51:22 for 192.0.2.0/24 alone; TCP 2121 to 10.1.1.51:21.
 //! Neighbours are known but for those whose address ends in .99 (`::99`). 198.18.0.0/15 is a
 //! blackhole. There is no IPv6 default route.
 
@@ -114,6 +114,7 @@ pub fn nat_rules() -> Nat {
             forward(Tcp, (8080, 8080), "10.1.1.50", (80, 80), &[]),
             forward(Udp, (30_000, 30_010), "10.1.2.50", (40_000, 40_010), &[]),
             forward(Tcp, (2222, 2222), "10.1.1.51", (22, 22), &["192.0.2.0/24"]),
+            forward(Tcp, (2121, 2121), "10.1.1.51", (21, 21), &[]),
         ],
     }
 }
@@ -223,11 +224,11 @@ fn ip(text: &str) -> std::net::IpAddr {
 
 /// Every scenario of a hook.
 pub fn scenarios(hook: Hook) -> impl Iterator<Item = &'static Scenario> {
-    let of_fragments = match hook {
-        Hook::Xdp => fragment::IN_XDP,
-        Hook::Tc => fragment::IN_TC,
+    let (of_fragments, of_helpers) = match hook {
+        Hook::Xdp => (fragment::IN_XDP, helper::IN_XDP),
+        Hook::Tc => (fragment::IN_TC, helper::IN_TC),
     };
-    SCENARIOS.iter().chain(nat::SCENARIOS).chain(helper::SCENARIOS).chain(of_fragments).chain(rfc::SCENARIOS)
+    SCENARIOS.iter().chain(nat::SCENARIOS).chain(of_fragments).chain(of_helpers).chain(rfc::SCENARIOS)
 }
 
 const SCENARIOS: &[Scenario] = &[

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use router_common::account::Hook;
@@ -11,7 +11,7 @@ use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
 use router_common::fragment::{Datagram, DatagramKey};
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
+    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -19,6 +19,7 @@ use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::fragment::{self, Piece};
+use router_ebpf::ftp::{Desk, Line};
 use router_ebpf::helper::{self, Subject};
 use router_ebpf::nat::{self, Destination};
 use router_ebpf::packet::Packet;
@@ -84,6 +85,10 @@ pub struct World {
     pub externals: RefCell<HashMap<ExternalKey, Internal>>,
     /// Who may call external ports that guests have told them.
     pub expected: RefCell<HashMap<ExternalKey, Expected>>,
+    /// How sequence numbers of helped flows have moved.
+    pub shifts: RefCell<HashMap<FlowKey<Ipv4>, Shift>>,
+    /// The line that a helper reads.
+    pub line: Rc<RefCell<Line>>,
     /// The packet that a helper is to look at.
     pub subject: Cell<Subject>,
     /// External ports in use, by pool.
@@ -114,6 +119,8 @@ impl Default for World {
             bindings: RefCell::default(),
             externals: RefCell::default(),
             expected: RefCell::default(),
+            shifts: RefCell::default(),
+            line: Rc::new(RefCell::new(Line::EMPTY)),
             subject: Cell::default(),
             pools: RefCell::default(),
             v4: FamilyTables::default(),
@@ -490,6 +497,54 @@ impl<A: WorldFamily> Flows<A> for World {
             .iter()
             .filter(|(network, length, route)| within(&query.dst, network, *length) && leaves_there(route));
         matches.max_by_key(|(_, length, _)| *length).map_or(Route::Nowhere, |(_, _, route)| *route)
+    }
+}
+
+/// The line that a helper reads; what is written comes back to its place in the end.
+#[derive(Debug)]
+pub struct LineInPlace {
+    place: Rc<RefCell<Line>>,
+    line: Line,
+}
+
+impl Deref for LineInPlace {
+    type Target = Line;
+
+    fn deref(&self) -> &Line {
+        &self.line
+    }
+}
+
+impl DerefMut for LineInPlace {
+    fn deref_mut(&mut self) -> &mut Line {
+        &mut self.line
+    }
+}
+
+impl Drop for LineInPlace {
+    fn drop(&mut self) {
+        self.place.replace(self.line);
+    }
+}
+
+impl Desk for World {
+    type Line = LineInPlace;
+
+    fn line(&self) -> Option<LineInPlace> {
+        let line = *self.line.borrow();
+        Some(LineInPlace { place: Rc::clone(&self.line), line })
+    }
+
+    fn shift(&self, key: &FlowKey<Ipv4>) -> Option<Shift> {
+        self.shifts.borrow().get(key).copied()
+    }
+
+    fn set_shift(&self, key: &FlowKey<Ipv4>, shift: &Shift) {
+        self.shifts.borrow_mut().insert(*key, *shift);
+    }
+
+    fn forget_shift(&self, key: &FlowKey<Ipv4>) {
+        self.shifts.borrow_mut().remove(key);
     }
 }
 

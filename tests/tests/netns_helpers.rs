@@ -3,8 +3,12 @@
 
 use anyhow::{Context, Result};
 use router_tests::daemons::{Dnsmasq, FtpMode, Telephone, Vsftpd};
-use router_tests::nat::{FORWARDING, Kind, Rule};
+use router_tests::nat::{FORWARDING, Kind, Rule, STATIC_NAT};
 use router_tests::{for_every_router, for_xvr};
+
+/// All of FTP's.
+const MODES: [FtpMode; 4] =
+    [FtpMode::Passive, FtpMode::ExtendedPassive, FtpMode::Active, FtpMode::ExtendedActive];
 
 /// What works by itself.
 mod without_help {
@@ -20,8 +24,7 @@ mod without_help {
         kind.run(&["curl", "dnsmasq", "sha256sum", "sipp", "tftp", "vsftpd"], |lab, _| {
             let (web1, db1) = (lab.host("web1"), lab.host("db1"));
             let ftp = Vsftpd::start(db1)?;
-            for mode in [FtpMode::Passive, FtpMode::ExtendedPassive, FtpMode::Active, FtpMode::ExtendedActive]
-            {
+            for mode in MODES {
                 ftp.get(web1, db1.v4.into(), mode)?;
             }
             Dnsmasq::start(db1)?.tftp(web1, db1.v4.into())?;
@@ -56,29 +59,12 @@ mod without_help {
 mod with_help {
     use super::*;
 
-    macro_rules! not_yet {
-        ($($hook:ident $kind:ident: $($test:ident)*;)*) => {
-            $(mod $hook {
-                $(
-                    #[test]
-                    #[ignore = "XVR does not read along with FTP yet"]
-                    fn $test() -> anyhow::Result<()> {
-                        super::$test(router_tests::nat::Kind::$kind)
-                    }
-                )*
-            })*
-        };
-    }
-
     for_xvr! {
+        a_guest_gets_a_file_by_active_ftp;
+        somebody_outside_gets_a_file_by_passive_ftp;
+        with_static_nat_ftp_works_in_both_directions;
+        a_guest_gets_a_file_from_another_by_its_public_address;
         a_guest_gets_a_file_by_tftp;
-    }
-
-    not_yet! {
-        ftp_tc Tc: a_guest_gets_a_file_by_active_ftp
-            somebody_outside_gets_a_file_by_passive_ftp;
-        ftp_xdp Xdp: a_guest_gets_a_file_by_active_ftp
-            somebody_outside_gets_a_file_by_passive_ftp;
     }
 
     fn a_guest_gets_a_file_by_active_ftp(kind: Kind) -> Result<()> {
@@ -99,6 +85,32 @@ mod with_help {
             router.add(&[Rule::forward("tcp", 21, web1.v4, 21)])?;
             for mode in [FtpMode::Passive, FtpMode::ExtendedPassive] {
                 ftp.get(lab.host("far"), FORWARDING.into(), mode)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn with_static_nat_ftp_works_in_both_directions(kind: Kind) -> Result<()> {
+        kind.run(&["curl", "sha256sum", "vsftpd"], |lab, router| {
+            let (far, web2) = (lab.host("far"), lab.host("web2"));
+            router.add(&[Rule::static_nat(web2.v4)])?;
+            let (inside, outside) = (Vsftpd::start(web2)?, Vsftpd::start(far)?);
+            for mode in MODES {
+                inside.get(far, STATIC_NAT.into(), mode).context("inward")?;
+                outside.get(web2, far.v4.into(), mode).context("outward")?;
+            }
+            Ok(())
+        })
+    }
+
+    fn a_guest_gets_a_file_from_another_by_its_public_address(kind: Kind) -> Result<()> {
+        kind.run(&["curl", "sha256sum", "vsftpd"], |lab, router| {
+            let web1 = lab.host("web1");
+            let ftp = Vsftpd::start(web1)?;
+            router.add(&[Rule::forward("tcp", 21, web1.v4, 21)])?;
+            for (guest, mode) in ["web2", "db1"].into_iter().flat_map(|guest| MODES.map(|mode| (guest, mode)))
+            {
+                ftp.get(lab.host(guest), FORWARDING.into(), mode).context(guest)?;
             }
             Ok(())
         })

@@ -2,7 +2,7 @@
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
-use router_common::verdict::{DropReason, FORWARDED};
+use router_common::verdict::{DeferReason, DropReason, FORWARDED};
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
 use router_tests::scenario::{Nic, Router, host_mac, scenarios};
@@ -326,4 +326,19 @@ fn an_answer_to_tftp_is_let_in_for_a_minute_after_each_request_while_that_is_cho
     router.world.config.set(RouterConfig { flags: RouterConfig::FTP, ..config });
     ask(&mut router);
     assert!(!gets_in(&mut router, 40_000, 0));
+}
+
+#[test]
+fn nobody_reads_along_with_ftp_where_that_is_not_chosen() {
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    let mut syn = Frame::new(macs, "10.1.1.50", "192.0.2.9", Payload::Tcp { src: 5000, dst: 21, flags: 2 });
+    syn.data.clear();
+    for (flags, outcome) in
+        [(RouterConfig::TFTP, FORWARDED), (RouterConfig::FTP, DeferReason::Helper.outcome())]
+    {
+        let mut router = HostRouter::new(Hook::Xdp);
+        let config = router.world.config.get();
+        router.world.config.set(RouterConfig { flags, ..config });
+        assert_eq!(router.send(Nic::Tier1, &syn.bytes()).outcome, outcome);
+    }
 }

@@ -13,7 +13,8 @@ use router_common::flow::{FlowEntry, FlowKey};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Pool, SourceKey, StaticNat,
+    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Pool, Shift, SourceKey,
+    StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -38,6 +39,7 @@ pub(super) const NAMES: &[&str] = &[
     "BINDINGS",
     "EXTERNALS",
     "EXPECTED",
+    "SHIFTS",
     "POOLS",
     "DATAGRAMS4",
     "DATAGRAMS6",
@@ -79,6 +81,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
     shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),
     shape::<ExternalKey, Expected>("EXPECTED", 0),
+    shape::<FlowKey<Ipv4>, Shift>("SHIFTS", 0),
     shape::<u32, Pool>("POOLS", MMAPABLE),
     shape::<DatagramKey<Ipv4>, Datagram>("DATAGRAMS4", 0),
     shape::<DatagramKey<Ipv6>, Datagram>("DATAGRAMS6", 0),
