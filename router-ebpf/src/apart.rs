@@ -42,6 +42,7 @@ const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 const FLOW: u32 = 0;
 const FOUND: u32 = u32::MAX;
 const HELD: u32 = u32::MAX - 1;
+const HELP: u32 = u32::MAX - 2;
 const GRANTED: u32 = 0;
 const TAKEN: u32 = u32::MAX;
 /// Where a map of one entry has none, which cannot be.
@@ -54,6 +55,7 @@ fn encoded(result: Result<Decision, DropReason>) -> u32 {
         Ok(Decision::Flow) => FLOW,
         Ok(Decision::Found) => FOUND,
         Ok(Decision::Held) => HELD,
+        Ok(Decision::Help) => HELP,
         Ok(Decision::Punt(reason)) => reason.outcome(),
         Err(reason) => reason.outcome(),
     }
@@ -66,6 +68,7 @@ pub fn decoded(number: u32) -> Result<Decision, DropReason> {
         FLOW => return Ok(Decision::Flow),
         FOUND => return Ok(Decision::Found),
         HELD => return Ok(Decision::Held),
+        HELP => return Ok(Decision::Help),
         _ => {}
     }
     match PuntReason::from_outcome(number) {
@@ -79,8 +82,7 @@ const fn decided(flag: u32) -> Decided {
     match flag {
         0 => Decided::No,
         1 => Decided::Found,
-        2 => Decided::Yes,
-        _ => Decided::Helped,
+        _ => Decided::Yes,
     }
 }
 
@@ -91,9 +93,7 @@ pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, flag: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
     let (mut frame, maps, ifindex) =
         unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx)), (*ctx).ingress_ifindex) };
-    // There are neither datagrams nor helpers here.
-    let decided = if flag == 0 { Decided::No } else { Decided::Yes };
-    walk::pass(&mut frame, &maps, ifindex, decided).number()
+    walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
 }
 
 /// A passage in the TC program: a [`Passage`](router_ebpf::passage::Passage) as a number.

@@ -56,6 +56,8 @@ pub struct Arrival<A> {
 pub enum Decision {
     /// The flow is in the table, its way out looked up.
     Flow,
+    /// So it is, and its helper has to see the packet.
+    Help,
     /// The fragment's datagram, and with it the ports.
     Found,
     /// The fragment waits, or it and others come in again.
@@ -64,10 +66,12 @@ pub enum Decision {
     Punt(PuntReason),
 }
 
-/// Whether a known flow needs no decision for a packet that comes in by an interface.
+/// Whether a known flow needs no decision for a packet that comes in by an interface. One that a helper reads
+/// along with always does.
 #[inline(always)]
 pub fn is_fresh<A>(flow: &FlowEntry<A>, ifindex: u32, now: u64, generation: u32) -> bool {
     flow.generation == generation
+        && flow.translation & FlowEntry::<A>::HELPED == 0
         && flow.next_hop.flags & NextHop::RESOLVED != 0
         && now.wrapping_sub(flow.resolved) < BELIEVED
         && flow.ingress == ifindex
@@ -100,7 +104,7 @@ pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Resul
     }
     let next_hop = forward::by_port(tables, next_hop)?;
     tables.set_next_hop(&flow, next_hop, arrival.now, arrival.generation);
-    Ok(Decision::Flow)
+    Ok(helper::decision(flow.translation, arrival))
 }
 
 /// Forgets a flow and opens it as if it were new.
@@ -202,6 +206,8 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     let egress = forward::egress(tables, &way_out.next_hop)?;
     let next_hop = forward::for_port(way_out.next_hop, &egress);
     let source = nat::source(tables, arrival, &egress, &way_out, &destination);
+    let is_translated = source.is_translated() || destination.is_translated;
+    let helped = if is_translated { helper::flag(tables, key, destination.port) } else { 0 };
     tables.begin(&Opening {
         next_hop,
         source,
@@ -210,12 +216,13 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
         pinned: way_out.pinned,
         egress_role: egress.role,
         destination_translated: u8::from(destination.is_translated),
+        helped,
     });
     if source.choice == PortChoice::Bound {
         tables.bind();
     }
     record(tables)?;
-    Ok(Decision::Flow)
+    Ok(helper::decision(helped, arrival))
 }
 
 /// Whether an answer to the source would leave by the port that the packet came in by, strictly (RFC 3704
@@ -308,6 +315,8 @@ pub struct Opening<A> {
     pub egress_role: u8,
     /// Whether its destination is translated.
     pub destination_translated: u8,
+    /// [`FlowEntry::HELPED`] or 0.
+    pub helped: u8,
 }
 
 /// Tries one source port after the other until one is free.
@@ -345,7 +354,6 @@ pub fn claim<A: Family, T: Flows<A>>(
     let (src_port, bound) = source.candidate(tables, key, attempt).ok_or(DropReason::NoFreePort)?;
     let src = source.address.unwrap_or(key.src);
     let (to_source, to_destination) = translations(opening, bound);
-    let helped = helper::flag(tables, key, opening);
     let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;
     let Draft { entry, reply_key } = &mut *draft;
     *reply_key = FlowKey { src: *dst, dst: src, src_port: *dst_port, dst_port: src_port, ..*key };
@@ -369,7 +377,7 @@ pub fn claim<A: Family, T: Flows<A>>(
     entry.pinned = if arrival.role == Role::Public as u8 { arrival.ifindex } else { 0 };
     entry.ingress_role = opening.egress_role;
     entry.direction = Direction::Reply as u8;
-    entry.translation = to_destination | helped;
+    entry.translation = to_destination;
     match tables.insert(reply_key, entry) {
         Ok(()) => {}
         Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
@@ -393,7 +401,7 @@ pub fn claim<A: Family, T: Flows<A>>(
     entry.pinned = opening.pinned;
     entry.ingress_role = arrival.role;
     entry.direction = Direction::Original as u8;
-    entry.translation = to_source | helped;
+    entry.translation = to_source;
     match tables.insert(key, entry) {
         Ok(()) => Ok(Claim::Granted),
         Err(InsertError::Exists) => {
@@ -415,8 +423,8 @@ pub fn claim<A: Family, T: Flows<A>>(
 /// [`FlowEntry::translation`] of the original direction and of the reply.
 #[inline(always)]
 fn translations<A: Family>(opening: &Opening<A>, bound: bool) -> (u8, u8) {
-    let (mut original, mut reply) =
-        if bound { (FlowEntry::<A>::BOUND, FlowEntry::<A>::BOUND) } else { (0, 0) };
+    let both = opening.helped | if bound { FlowEntry::<A>::BOUND } else { 0 };
+    let (mut original, mut reply) = (both, both);
     if opening.source.is_translated() {
         original |= FlowEntry::<A>::SOURCE;
         reply |= FlowEntry::<A>::DESTINATION;

@@ -51,6 +51,8 @@ pub trait Desk: Flows<Ipv4> {
     /// The line in place.
     type Line: DerefMut<Target = Line>;
 
+    /// The flow of the packet that arrived last.
+    fn arrived(&self) -> FlowKey<Ipv4>;
     /// The line that is being read.
     fn line(&self) -> Option<Self::Line>;
     /// How the numbers of a direction have moved.

@@ -35,7 +35,6 @@ use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::fragment::{self, Piece};
 use router_ebpf::ftp::Line;
-use router_ebpf::helper::Subject;
 use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
@@ -83,9 +82,6 @@ static SHIFTS: LruHashMap<FlowKey<Ipv4>, Shift> = LruHashMap::with_max_entries(1
 /// The line that a helper reads.
 #[map]
 static LINE: PerCpuArray<Line> = PerCpuArray::with_max_entries(1, 0);
-/// The packet that a helper is called with, see [`apart`].
-#[map]
-static SUBJECT: PerCpuArray<Subject> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static POOLS: Array<Pool> = Array::with_max_entries(POOLS_LENGTH, BPF_F_MMAPABLE);
 #[map]
@@ -269,18 +265,6 @@ impl Tables for Maps {
     fn expect(&self, key: &ExternalKey, expected: &Expected) {
         // Full it cannot be: what was used least makes room.
         let _ = EXPECTED.insert(key, expected, 0);
-    }
-
-    #[inline(always)]
-    fn hand_over(&self, subject: Subject) {
-        if let Some(mut room) = own(&SUBJECT) {
-            *room = subject;
-        }
-    }
-
-    #[inline(always)]
-    fn subject(&self) -> Subject {
-        own(&SUBJECT).map_or(Subject { l3: 0, router: 0 }, |room| *room)
     }
 
     #[inline(always)]
@@ -625,8 +609,6 @@ impl World for Maps {
             (Question::Datagram, Context::Xdp(_)) => DropReason::FragmentNotHeld.outcome(),
             (Question::Datagram, Context::Tc(skb)) if is_v6 => apart::xvr_tc_datagram6(skb),
             (Question::Datagram, Context::Tc(skb)) => apart::xvr_tc_datagram4(skb),
-            // Never asked like this.
-            (Question::Help, _) => apart::NO_ROOM,
         })
     }
 
@@ -677,11 +659,12 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     #[inline(always)]
     fn begin(&self, opening: &Opening<A>) {
         let Some(mut room) = own(A::openings()) else { return };
-        let Opening { next_hop, source, dst, dst_port, pinned, egress_role, destination_translated } =
+        let Opening { next_hop, source, dst, dst_port, pinned, egress_role, destination_translated, helped } =
             *opening;
         (room.next_hop, room.source) = (next_hop, source);
         (room.dst, room.dst_port, room.pinned) = (dst, dst_port, pinned);
         (room.egress_role, room.destination_translated) = (egress_role, destination_translated);
+        room.helped = helped;
     }
 
     #[inline(always)]

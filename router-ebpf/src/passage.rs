@@ -10,7 +10,7 @@ use crate::walk::{Neighbour, Verdict};
 
 /// Whether the slow path has already decided about the frame: then a flow it left is taken as it
 /// is, fresh or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decided {
     /// The first passage.
     No,
@@ -18,8 +18,6 @@ pub enum Decided {
     Found,
     /// A further one: the flow is decided.
     Yes,
-    /// A further one: the flow's helper has seen the packet.
-    Helped,
 }
 
 /// What the slow path is asked about a frame.
@@ -29,8 +27,6 @@ pub enum Question {
     Flow = 0,
     /// A fragment's datagram.
     Datagram = 1,
-    /// What the flow's helper has to do with it.
-    Help = 2,
 }
 
 /// Where a passage ended.
@@ -185,11 +181,9 @@ mod tests {
             assert_eq!((passage.verdict(), passage.slot()), (verdict, 255));
             assert_eq!(passage.asks(Question::Flow), None);
         }
-        for (version, question, other) in [
-            (4, Question::Flow, Question::Datagram),
-            (6, Question::Datagram, Question::Flow),
-            (4, Question::Help, Question::Flow),
-        ] {
+        for (version, question, other) in
+            [(4, Question::Flow, Question::Datagram), (6, Question::Datagram, Question::Flow)]
+        {
             let passage = passage(End::Undecided(version, question));
             assert_eq!((passage.asks(question), passage.asks(other)), (Some(version), None));
             assert_eq!(passage.verdict(), Verdict::Drop(DropReason::FlowTableFull));

@@ -17,7 +17,6 @@ use router_common::verdict::DropReason;
 use crate::conntrack::{Arrival, Claim, Decision, Opening};
 use crate::family::Family;
 use crate::ftp::Desk;
-use crate::helper::Subject;
 use crate::nat::Destination;
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -68,10 +67,6 @@ pub trait Tables {
     fn expected(&self, key: &ExternalKey) -> Option<Expected>;
     /// Writes that down. What is expected longest makes room.
     fn expect(&self, key: &ExternalKey, expected: &Expected);
-    /// Keeps what the helper of a packet's flow has to know of it.
-    fn hand_over(&self, subject: Subject);
-    /// What was handed over last.
-    fn subject(&self) -> Subject;
     /// A pool of external ports, see [`router_common::nat::pool_index`].
     fn pool(&self, index: u32) -> Option<Self::Pool>;
     /// [`options::judge`](crate::options::judge) of the IPv4 header at `l3`, which has so many bytes of them;
@@ -211,7 +206,7 @@ pub trait World: Desk + Flows<Ipv6> {
     /// Why the packet is refused.
     fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason>;
 
-    /// [`helper::help`](crate::helper::help) with the packet that was handed over last.
+    /// [`helper::help`](crate::helper::help) with the packet that arrived last.
     ///
     /// # Errors
     /// The packet could not be written.

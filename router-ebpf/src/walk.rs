@@ -23,12 +23,11 @@ use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
 use crate::conntrack::{self, Arrival, Decision};
 use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family};
-use crate::helper::Subject;
 use crate::packet::Packet;
 use crate::parse::{self, Header, Link, Parsed, Transport, tcp_flags};
 use crate::passage::{Decided, End, Passage, Question};
 use crate::tables::{Activity, Flows, Tables, World};
-use crate::{checksum, forward, helper, nat, tcp_state};
+use crate::{checksum, forward, nat, tcp_state};
 
 /// What becomes of a frame.
 #[must_use]
@@ -108,16 +107,16 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Ve
         };
     }
     if let Some(version) = passage.asks(Question::Flow) {
-        passage = match tables.decide(version, Question::Flow) {
+        let decision = match tables.decide(version, Question::Flow) {
+            Ok(Decision::Help) if packet.hook() == Hook::Tc => tables.help(packet).map(|()| Decision::Flow),
+            decision => decision,
+        };
+        passage = match decision {
+            // Only there can the packet change its length.
+            Ok(Decision::Help) => Passage::new(slot, Verdict::Defer(DeferReason::Helper).into()),
             Ok(Decision::Punt(reason)) => Passage::new(slot, Verdict::punt(packet, reason).into()),
             // Whoever expires flows may be faster: then the flow's next packet opens it.
             Ok(_) => tables.pass(packet, ifindex, Decided::Yes),
-            Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
-        };
-    }
-    if passage.asks(Question::Help).is_some() {
-        passage = match tables.help(packet) {
-            Ok(()) => tables.pass(packet, ifindex, Decided::Helped),
             Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
         };
     }
@@ -228,7 +227,7 @@ where
     }
     let flow = match tables.flow(&parsed.key) {
         Some(flow)
-            if decided >= Decided::Yes || conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) =>
+            if decided == Decided::Yes || conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) =>
         {
             flow
         }
@@ -239,13 +238,6 @@ where
     };
     if let Some(verdict) = obstacle(packet, &parsed, &*flow)? {
         return Ok(verdict.into());
-    }
-    if helper::is_needed(&parsed, &*flow) && decided < Decided::Helped {
-        if packet.hook() == Hook::Xdp {
-            return Ok(Verdict::Defer(DeferReason::Helper).into());
-        }
-        tables.hand_over(Subject { l3: l3 as u32, router: ingress.port.router.into() });
-        return Ok(End::Undecided(A::VERSION, Question::Help));
     }
     if parsed.fragment.is_any() && flow.translation & FlowEntry::<A>::SOURCE != 0 {
         let (_, _, id) = tables.left();

@@ -20,7 +20,7 @@ use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::fragment::{self, Piece};
 use router_ebpf::ftp::{Desk, Line};
-use router_ebpf::helper::{self, Subject};
+use router_ebpf::helper;
 use router_ebpf::nat::{self, Destination};
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
@@ -89,8 +89,6 @@ pub struct World {
     pub shifts: RefCell<HashMap<FlowKey<Ipv4>, Shift>>,
     /// The line that a helper reads.
     pub line: Rc<RefCell<Line>>,
-    /// The packet that a helper is to look at.
-    pub subject: Cell<Subject>,
     /// External ports in use, by pool.
     pub pools: RefCell<HashMap<u32, Rc<Words>>>,
     /// IPv4.
@@ -121,7 +119,6 @@ impl Default for World {
             expected: RefCell::default(),
             shifts: RefCell::default(),
             line: Rc::new(RefCell::new(Line::EMPTY)),
-            subject: Cell::default(),
             pools: RefCell::default(),
             v4: FamilyTables::default(),
             v6: FamilyTables::default(),
@@ -280,14 +277,6 @@ impl Tables for World {
 
     fn expect(&self, key: &ExternalKey, expected: &Expected) {
         self.expected.borrow_mut().insert(*key, *expected);
-    }
-
-    fn hand_over(&self, subject: Subject) {
-        self.subject.set(subject);
-    }
-
-    fn subject(&self) -> Subject {
-        self.subject.get()
     }
 
     fn pool(&self, index: u32) -> Option<SharedWords> {
@@ -529,6 +518,10 @@ impl Drop for LineInPlace {
 
 impl Desk for World {
     type Line = LineInPlace;
+
+    fn arrived(&self) -> FlowKey<Ipv4> {
+        self.v4.arrival.borrow().expect("a packet has arrived").key
+    }
 
     fn line(&self) -> Option<LineInPlace> {
         let line = *self.line.borrow();

@@ -10,7 +10,7 @@ use crate::maps::{Context, Maps};
 
 const DONE: u32 = 0;
 
-/// [`helper::help`] for the packet that was handed over last; not 0 where it could not be written.
+/// [`helper::help`] for the packet that was arrived last; not 0 where it could not be written.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_tc_help4(skb: *mut __sk_buff) -> u32 {

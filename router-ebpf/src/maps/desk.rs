@@ -5,11 +5,30 @@ use router_common::nat::Shift;
 use router_common::net::{Be16, Ipv4};
 use router_ebpf::ftp::{Desk, Line};
 
-use super::{LINE, Maps, Own, SHIFTS, own};
+use super::{LINE, Maps, Own, SHIFTS, arrival, own};
 use crate::apart::help;
+
+/// Where a map of one entry has none, which cannot be.
+const NO_FLOW: FlowKey<Ipv4> = FlowKey {
+    src: Ipv4::UNSPECIFIED,
+    dst: Ipv4::UNSPECIFIED,
+    src_port: Be16::from_raw(0),
+    dst_port: Be16::from_raw(0),
+    router: 0,
+    protocol: 0,
+    pad: 0,
+};
 
 impl Desk for Maps {
     type Line = Own<Line>;
+
+    #[inline(always)]
+    fn arrived(&self) -> FlowKey<Ipv4> {
+        match arrival::<Ipv4>() {
+            Some(arrival) => arrival.key,
+            None => NO_FLOW,
+        }
+    }
 
     #[inline(always)]
     fn line(&self) -> Option<Own<Line>> {

@@ -244,6 +244,22 @@ pub const IN_TC: &[Scenario] = &[
         let syn = from(Nic::Public, SERVER, PUBLIC, tcp(20, 5001, SYN));
         punted(r, Nic::Public, &syn.bytes(), PuntReason::ToRouter);
     }),
+    ("what is not forwarded is not changed by a helper, nor is anybody expected because of it", |r| {
+        let (there, _) = guest_connected(r, GUEST, 5000);
+        let line = "PORT 10,1,1,50,19,137\r\n";
+        let mut frame = there.frame((ACK, (1000, 7000), &[], line));
+        // TTL 1; what that changes is in the same 16-bit word.
+        frame[ETHERNET + 8] = 1;
+        let sum = u16::from_be_bytes([frame[ETHERNET + 10], frame[ETHERNET + 11]]) + (63 << 8);
+        frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_be_bytes());
+        punted(r, Nic::Tier1, &frame, PuntReason::TtlExceeded);
+        let syn = from(Nic::Public, SERVER, PUBLIC, tcp(20, 5001, SYN));
+        punted(r, Nic::Public, &syn.bytes(), PuntReason::ToRouter);
+        there.send(r, (ACK, (1000, 7000), &[], line));
+        let large = there.frame((ACK, (1023, 7000), &[], &"x".repeat(1461)));
+        punted(r, Nic::Tier1, &large, PuntReason::TooBig);
+        assert_eq!(there.send(r, (ACK, (1023, 7000), &[], &"x".repeat(1460))).numbers().0, 1026);
+    }),
     ("a guest's FTP server behind a forwarded port is found where it says", |r| {
         let (there, back) = server_connected(r, FORWARDS, 2121, "10.1.1.51");
         let line = "227 Entering Passive Mode (010,001,001,051,019,137).\r\n";
