@@ -177,7 +177,7 @@ impl Model {
         }
         if !fates.is_empty() {
             if self.places.is_local(probe.dst) {
-                fates.push(Fate::Punted);
+                fates.extend([Fate::Punted, Fate::Dropped(Why::NotPermitted)]);
             }
             if is_error {
                 fates.extend(self.refuse(probe, Why::Unrelated));
