@@ -175,7 +175,7 @@ pub const IN_TC: &[Scenario] = &[
         assert_eq!((out.text(), out.numbers()), ("PORT 203,0,113,10,19,137\r\n", (1000, 7000)));
         for src in ["192.0.2.10", "203.0.113.77"] {
             let stranger = from(Nic::Public, src, PUBLIC, tcp(20, 5001, SYN));
-            punted(r, Nic::Public, &stranger.bytes(), PuntReason::ToRouter);
+            dropped(r, Nic::Public, &stranger.bytes(), DropReason::NotPermitted);
         }
         assert_eq!(data_connection(r, PUBLIC, 5001), (ip(GUEST), 5001));
         let answer = from(Nic::Tier1, GUEST, SERVER, tcp(5001, 20, SYN | ACK));
@@ -242,7 +242,7 @@ pub const IN_TC: &[Scenario] = &[
         let line = "227 Entering Passive Mode (192,0,2,9,19,137)\r\n";
         assert_eq!(back.send(r, (ACK, (7000, 1000), &[], line)).text(), line);
         let syn = from(Nic::Public, SERVER, PUBLIC, tcp(20, 5001, SYN));
-        punted(r, Nic::Public, &syn.bytes(), PuntReason::ToRouter);
+        dropped(r, Nic::Public, &syn.bytes(), DropReason::NotPermitted);
     }),
     ("what is not forwarded is not changed by a helper, nor is anybody expected because of it", |r| {
         let (there, _) = guest_connected(r, GUEST, 5000);
@@ -254,7 +254,7 @@ pub const IN_TC: &[Scenario] = &[
         frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_be_bytes());
         punted(r, Nic::Tier1, &frame, PuntReason::TtlExceeded);
         let syn = from(Nic::Public, SERVER, PUBLIC, tcp(20, 5001, SYN));
-        punted(r, Nic::Public, &syn.bytes(), PuntReason::ToRouter);
+        dropped(r, Nic::Public, &syn.bytes(), DropReason::NotPermitted);
         there.send(r, (ACK, (1000, 7000), &[], line));
         let large = there.frame((ACK, (1023, 7000), &[], &"x".repeat(1461)));
         punted(r, Nic::Tier1, &large, PuntReason::TooBig);
