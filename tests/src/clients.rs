@@ -15,9 +15,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::{Host, Lab};
 use crate::netns::{Namespace, Process, run_bounded, wait_until};
+use crate::vpn;
 
-/// Programs and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 21] = [
+/// Programs and other files, and the Debian packages they come in.
+const PROGRAMS: [(&str, &str); 23] = [
     ("charon-systemd", "charon-systemd"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
@@ -39,12 +40,15 @@ const PROGRAMS: [(&str, &str); 21] = [
     ("turnutils_natdiscovery", "coturn"),
     ("vsftpd", "vsftpd"),
     ("bpftool", "bpftool"),
+    (vpn::LIBIPSEC, "libcharon-extra-plugins"),
+    ("/dev/net/tun", "of a kernel with CONFIG_TUN"),
 ];
 
 /// Those of the programs that this machine does not have, with their packages.
 pub fn missing(programs: &[&str]) -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    // What begins with a slash is where it says.
+    let is_there = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).exists());
     let package = |program: &str| PROGRAMS.iter().find(|(name, _)| *name == program).map_or("?", |(_, p)| *p);
     let absent = programs.iter().filter(|program| !is_there(program));
     absent.map(|program| format!("{program} (package {})", package(program))).collect()

@@ -52,13 +52,13 @@ impl Drop for Scratch {
 }
 
 /// Starts a server that stays in the foreground. What it says goes to `log` in its directory.
-fn start(scratch: &Scratch, command: &mut Command) -> Result<Process> {
+pub(crate) fn start(scratch: &Scratch, command: &mut Command) -> Result<Process> {
     let log = fs::File::create(scratch.file("log"))?;
     Process::spawn(command.current_dir(&scratch.0).stdout(log.try_clone()?).stderr(log))
 }
 
 /// What a server has said, for the message of an error.
-fn log(scratch: &Scratch) -> String {
+pub(crate) fn log(scratch: &Scratch) -> String {
     let text = fs::read(scratch.file("log")).unwrap_or_default();
     format!("the server's log:\n{}", String::from_utf8_lossy(&text))
 }

@@ -18,4 +18,5 @@ pub mod packet;
 pub mod router;
 pub mod scenario;
 pub mod servers;
+pub mod vpn;
 pub mod world;
