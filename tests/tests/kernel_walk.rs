@@ -160,52 +160,78 @@ const HIGH_PORTS: u16 = 64_512;
 
 #[test]
 fn every_port_of_an_address_is_used_before_one_is_shared() {
-    if !needs::are_met(&["ip"]) {
-        return;
+    if needs::are_met(&["ip"]) {
+        in_new_namespace(|| use_every_port(Hook::Xdp));
+        in_new_namespace(|| use_every_port(Hook::Tc));
     }
-    in_new_namespace(|| {
-        let mut router =
-            KernelRouter::with_room(Hook::Xdp, 1 << 18, MAX_BINDINGS).expect("the programs load");
-        let server = "192.0.2.9";
-        let mut ports = BTreeSet::from([external(&mut router, "10.1.1.50", 1024, server)]);
-        sleep(TICKS * 3);
-        let begin = Instant::now();
-        // Two guests with the same ports: the first keeps its own, the second gets others.
-        let (mut replaced, mut in_order) = (Vec::new(), 0);
-        for port in 1024..1024 + HIGH_PORTS / 2 {
-            for guest in ["10.1.1.50", "10.1.1.51"] {
-                if (guest, port) == ("10.1.1.50", 1024) {
-                    continue;
-                }
-                let got = external(&mut router, guest, port, server);
-                assert!(got >= 1024 && ports.insert(got), "{got} was given out twice");
-                if guest == "10.1.1.51" {
-                    in_order += u32::from(replaced.last().is_some_and(|last: &u16| last.abs_diff(got) <= 2));
-                    replaced.push(got);
-                }
+}
+
+/// A guest's socket and whom it talks to, and the external port that it has there.
+type Use = (&'static str, u16, String, u16);
+
+fn use_every_port(hook: Hook) {
+    let mut router = KernelRouter::with_room(hook, 1 << 19, MAX_BINDINGS).expect("the programs load");
+    let server = "192.0.2.9";
+    let first = external(&mut router, "10.1.1.50", 1024, server);
+    sleep(TICKS * 3);
+    let begin = Instant::now();
+    // Two guests with the same ports: the first keeps its own, the second gets others.
+    let mut ports = BTreeSet::from([first]);
+    let mut uses: Vec<Use> = vec![];
+    let (mut replaced, mut in_order) = (Vec::new(), 0);
+    for port in 1024..1024 + HIGH_PORTS / 2 {
+        for guest in ["10.1.1.50", "10.1.1.51"] {
+            if (guest, port) == ("10.1.1.50", 1024) {
+                continue;
+            }
+            let got = external(&mut router, guest, port, server);
+            assert!(got >= 1024 && ports.insert(got), "{got} was given out twice");
+            uses.push((guest, port, server.to_owned(), got));
+            if guest == "10.1.1.51" {
+                in_order += u32::from(replaced.last().is_some_and(|last: &u16| last.abs_diff(got) <= 2));
+                replaced.push(got);
             }
         }
-        assert_eq!(ports.len(), usize::from(HIGH_PORTS));
-        assert!(in_order < 1000, "{in_order} of {} replaced ports follow their predecessor", replaced.len());
-        let pool = udp_pool(&mut router);
-        assert_eq!((pool.taken, pool.shared), (u32::from(HIGH_PORTS), 0));
+    }
+    assert_eq!(ports.len(), usize::from(HIGH_PORTS));
+    assert!(in_order < 1000, "{in_order} of {} replaced ports follow their predecessor", replaced.len());
+    let pool = udp_pool(&mut router);
+    assert_eq!((pool.taken, pool.shared), (u32::from(HIGH_PORTS), 0));
 
-        // Now one is shared, by flows to different destinations, and none is where there is only one.
-        external(&mut router, "10.1.1.50", 65_000, "198.51.100.9");
-        assert_eq!(udp_pool(&mut router).shared, 1);
-        let by_static_nat = datagram("10.1.1.60", 40_000, server).bytes();
-        assert_eq!(router.send(Nic::Tier1, &by_static_nat).outcome, FORWARDED);
-        let refused = datagram("10.1.1.77", 40_000, server).bytes();
-        assert_eq!(router.send(Nic::Tier1, &refused).outcome, DropReason::NoFreePort.outcome());
-        // Established flows notice nothing.
-        for (guest, port) in [("10.1.1.50", 1025), ("10.1.1.51", 1025), ("10.1.1.50", 20_000)] {
-            external(&mut router, guest, port, server);
+    // Now they are shared, by flows to different destinations: up to 128,000 flows.
+    const FLOWS: usize = 128_000;
+    let mut shared = BTreeSet::new();
+    for port in 1024 + HIGH_PORTS / 2..=65_023 {
+        for guest in ["10.1.1.50", "10.1.1.51"] {
+            let other = format!("198.51.100.{}", 1 + port % 16);
+            let got = external(&mut router, guest, port, &other);
+            assert!(shared.insert((other.clone(), got)), "{got} was given out twice to {other}");
+            uses.push((guest, port, other, got));
         }
-        // The first flow ends, and its port is found among all the others.
-        assert_eq!(expire(&mut router, begin.elapsed() + TICKS, Duration::from_secs(60)), 1);
-        assert_eq!(udp_pool(&mut router).taken, u32::from(HIGH_PORTS) - 1);
-        assert_eq!(external(&mut router, "10.1.1.77", 40_000, server), 1024);
-    });
+    }
+    assert_eq!(uses.len() + 1, FLOWS);
+    assert_eq!(udp_pool(&mut router).shared, (FLOWS - usize::from(HIGH_PORTS)) as u64);
+    // None is shared where there is only one destination.
+    let by_static_nat = datagram("10.1.1.60", 40_000, server).bytes();
+    assert_eq!(router.send(Nic::Tier1, &by_static_nat).outcome, FORWARDED);
+    let refused = datagram("10.1.1.77", 40_000, server).bytes();
+    assert_eq!(router.send(Nic::Tier1, &refused).outcome, DropReason::NoFreePort.outcome());
+    // Established flows notice nothing, in either direction.
+    let public = (Nic::Public.mac(), host_mac(Nic::Public));
+    for (guest, port, server, got) in uses.iter().step_by(7) {
+        assert_eq!(external(&mut router, guest, *port, server), *got);
+        let answer = Frame::new(public, server, PUBLIC, Payload::Udp { src: 53, dst: *got }).bytes();
+        let came = read(&router.push(Nic::Public, &answer).expect("the program runs"));
+        assert_eq!(
+            (came.ends.1.to_string().as_str(), came.ports.1),
+            (*guest, *port),
+            "from {server} to {got}"
+        );
+    }
+    // The first flow ends, and its port is found among all the others.
+    assert_eq!(expire(&mut router, begin.elapsed() + TICKS, Duration::from_secs(60)), 1);
+    assert_eq!(udp_pool(&mut router).taken, u32::from(HIGH_PORTS) - 1);
+    assert_eq!(external(&mut router, "10.1.1.77", 40_000, server), first);
 }
 
 #[test]
