@@ -3,7 +3,7 @@
 //! The programs claim ports and make bindings; here bindings end and bits are cleared, by atomic
 //! operations on the same memory. What a bit should be follows from the bindings and from the port
 //! forwardings: a bit that neither explains is a claim under way, or one that was lost; if it is
-//! still there the next time, it is given back.
+//! still there some seconds later, it is given back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -129,11 +129,17 @@ impl MappedPool<'_> {
     }
 }
 
-/// What is remembered from one time to the next.
+/// How long a bit that nothing explains is left alone, nanoseconds. A claim takes microseconds, but the
+/// CPU that makes it may be a virtual one, and stand still.
+const CLAIM: u64 = 4_000_000_000;
+
+/// What is remembered from one time to another.
 #[derive(Default)]
 pub(super) struct Settling {
-    /// Bits that nothing explained the last time, by pool.
+    /// Bits that nothing explained, by pool.
     unexplained: HashMap<u32, Vec<u64>>,
+    /// When that was, nanoseconds of the monotonic clock.
+    noted: u64,
 }
 
 /// How a pool is used.
@@ -245,8 +251,12 @@ impl Dataplane {
             }
         }
         self.expect_forwards(&rows, &mut expected)?;
+        let is_later = now.saturating_sub(self.settling.noted) >= CLAIM;
+        if is_later {
+            self.settling.noted = now;
+        }
         for (_, index) in rows {
-            self.settle(index, expected.remove(&index).unwrap_or_else(|| vec![0; WORDS]));
+            self.settle(index, is_later, expected.remove(&index).unwrap_or_else(|| vec![0; WORDS]));
         }
         Ok(ended)
     }
@@ -282,10 +292,11 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Makes a pool's bits what they should be.
-    fn settle(&mut self, index: u32, expected: Vec<u64>) {
+    /// Makes a pool's bits what they should be. `is_later`: long enough after bits were last noted as
+    /// unexplained.
+    fn settle(&mut self, index: u32, is_later: bool, expected: Vec<u64>) {
         let Some(pool) = self.tables.pools.pool(index) else { return };
-        let before = self.settling.unexplained.remove(&index);
+        let before = if is_later { self.settling.unexplained.remove(&index) } else { None };
         let mut unexplained = vec![0; WORDS];
         for (word, wanted) in (0..).zip(expected) {
             let found = pool.word(word);
@@ -297,7 +308,9 @@ impl Dataplane {
             }
             unexplained[word as usize] = extra & !twice;
         }
-        self.settling.unexplained.insert(index, unexplained);
+        if is_later {
+            self.settling.unexplained.insert(index, unexplained);
+        }
     }
 }
 
