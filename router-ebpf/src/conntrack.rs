@@ -11,7 +11,7 @@
 
 use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
 use router_common::net::{Be16, Ipv4};
-use router_common::port::{LocalKey, Role};
+use router_common::port::{LocalKey, PortKey, Role};
 use router_common::verdict::{DropReason, PuntReason};
 
 use crate::family::{Family, Scope};
@@ -163,7 +163,14 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     if !destination.is_translated
         && tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] }).is_some()
     {
-        return Ok(Decision::Punt(PuntReason::ToRouter));
+        // Nothing on the router is for the outside to connect to, and the kernel's reset would end what a
+        // guest's SYN that is under way is about to begin (RFC 5382 REQ-4).
+        let is_unsolicited = arrival.role == Role::Public as u8
+            && arrival.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+        return match is_unsolicited {
+            true => Err(DropReason::NotPermitted),
+            false => Ok(Decision::Punt(PuntReason::ToRouter)),
+        };
     }
     // Errors open nothing.
     if arrival.transport == Transport::IcmpError {
@@ -182,6 +189,9 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     // Who is no guest reaches what is translated for it here, and nothing else (SEMANTICS T11).
     if arrival.role != Role::Guest as u8 && !destination.is_translated {
         return Err(DropReason::NotPermitted);
+    }
+    if !comes_by_its_way_back(tables, arrival) {
+        return Err(DropReason::SpoofedSource);
     }
     if arrival.hop_limit <= 1 {
         return match destination.is_translated {
@@ -212,6 +222,19 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     }
     record(tables)?;
     Ok(Decision::Flow)
+}
+
+/// Whether an answer to the source would leave by the port that the packet came in by, strictly (RFC 3704
+/// §2.2), but for public ports, which are one side: several providers' ways in need not be the ways out.
+/// So no guest sends as another tier's or as the router, and nobody outside as a guest.
+#[inline(always)]
+fn comes_by_its_way_back<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> bool {
+    let Route::Via(way_back) = route(tables, arrival, arrival.key.src, 0) else { return false };
+    way_back.ifindex == arrival.ifindex
+        || arrival.role == Role::Public as u8
+            && tables
+                .port(&PortKey::untagged(way_back.ifindex))
+                .is_some_and(|port| port.role == Role::Public as u8)
 }
 
 /// The way out of a new flow.

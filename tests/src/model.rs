@@ -41,6 +41,7 @@ pub enum Why {
     TooBig,
     Route,
     WrongPort,
+    Spoofed,
     FromControl,
     Broken,
     IcmpUnsupported,
@@ -51,6 +52,8 @@ pub enum Why {
 pub enum Fate {
     /// Sent on.
     Forwarded(Forwarded),
+    /// Sent on, in pieces.
+    Cut,
     /// Refused.
     Dropped(Why),
     /// To the kernel.
@@ -174,7 +177,7 @@ impl Model {
         }
         if !fates.is_empty() {
             if self.places.is_local(probe.dst) {
-                fates.push(Fate::Punted);
+                fates.extend([Fate::Punted, Fate::Dropped(Why::NotPermitted)]);
             }
             if is_error {
                 fates.extend(self.refuse(probe, Why::Unrelated));
@@ -207,8 +210,18 @@ impl Model {
         if probe.nic.role() == Role::Public && !is_a_guests {
             fates.push(Fate::Dropped(Why::NotPermitted));
         }
+        if self.is_spoofed(probe) {
+            fates.push(Fate::Dropped(Why::Spoofed));
+            return fates;
+        }
         fates.extend(self.expired(probe, is_a_guests));
         fates
+    }
+
+    /// Whether a source is none of those that are behind the NIC (RFC 1812 §5.3.8, RFC 6092 REC-5 and 6).
+    /// Those behind one provider's NIC may come by another.
+    fn is_spoofed(&self, probe: &Probe) -> bool {
+        !matches!(self.places.route(probe.src, None), Route::By(nic, _) if may_come_by(probe.nic, nic))
     }
 
     /// The TTL of a packet ran out. The kernel, which answers what it is given, would take one that
@@ -243,16 +256,7 @@ impl Model {
         if way == Way::There {
             return vec![Some(flow.to)];
         }
-        // TODO: a source address is not compared with the network behind the NIC (RFC 6092 REC-5 and 6, RFC
-        // 1812 §5.3.8), so a flow can have begun with any, the router's own included, and its answers
-        // go where the routes say. Once such sources are refused this is `flow.from`.
-        let by = (flow.from.role() == Role::Public).then_some(flow.from);
-        match self.places.route(flow.asked.src, by) {
-            Route::By(nic, _) => vec![Some(nic)],
-            // Whether an address of the router is one by another NIC too is the kernel's to say.
-            Route::Nowhere if by.is_some() => vec![None, by],
-            Route::Nowhere | Route::Refused => vec![None],
-        }
+        vec![Some(flow.from)]
     }
 
     /// What leaves by a NIC, if its TTL and its size allow.
@@ -270,7 +274,15 @@ impl Model {
         }
         if probe.length() > usize::from(nic.mtu()) {
             let is_answered = !is_translated && (probe.dst.is_ipv6() || probe.whole);
-            return if is_answered { Fate::Punted } else { Fate::Dropped(Why::TooBig) };
+            let can_be_cut = probe.dst.is_ipv4()
+                && !probe.whole
+                && probe.flaw != Some(Flaw::Options)
+                && (probe.nic != Nic::Tier2 || !probe.is_unfinished());
+            return match is_answered {
+                true => Fate::Punted,
+                false if can_be_cut => Fate::Cut,
+                false => Fate::Dropped(Why::TooBig),
+            };
         }
         let resolved = !matches!(self.places.route(left.dst, Some(nic)), Route::By(_, false));
         let ends = (left.src, left.dst);
@@ -334,6 +346,10 @@ impl Model {
         let mut left = tuple;
         let mut translated = Translated { source: false, destination: false };
         match self.destination(probe.nic, tuple) {
+            // Nobody outside connects to the router, and none is told so (RFC 5382 REQ-4).
+            Destination::Router if probe.nic.role() == Role::Public && is_syn(&probe.body) => {
+                return vec![Fate::Dropped(Why::NotPermitted)];
+            }
             Destination::Router => return vec![Fate::Punted],
             // Nobody sends to himself by way of a router.
             _ if tuple.src == tuple.dst => return vec![Fate::Dropped(Why::Martian)],
@@ -342,10 +358,14 @@ impl Model {
                 translated.destination = true;
             }
             Destination::Itself if probe.nic.role() == Role::Public => {
+                // Whether its source is where it comes from does not matter then.
                 let also = (!can_begin(&probe.body)).then_some(Fate::Dropped(Why::CannotBegin));
                 return std::iter::once(Fate::Dropped(Why::NotPermitted)).chain(also).collect();
             }
             Destination::Itself => {}
+        }
+        if self.is_spoofed(probe) {
+            return vec![Fate::Dropped(Why::Spoofed)];
         }
         let mut fates: Vec<_> = self.expired(probe, translated.destination).into_iter().collect();
         if !can_begin(&probe.body) {
@@ -440,6 +460,11 @@ impl Flow {
 /// between its own.
 fn may_come_by(nic: Nic, expected: Nic) -> bool {
     nic == expected || (nic.role() == Role::Public && expected.role() == Role::Public)
+}
+
+/// Whether a packet asks for a connection.
+fn is_syn(body: &Body) -> bool {
+    matches!(body, Body::Tcp(_, flags) if flags & 0x12 == 0x02)
 }
 
 /// Whether a packet may be the first of a flow: of TCP what opens a connection, and a bare

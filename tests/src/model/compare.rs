@@ -109,6 +109,9 @@ impl<'a> Run<'a> {
             return Err(format!("a packet that is not forwarded was changed: {}", said()));
         }
         let outcome = DeferReason::from_outcome(sent.outcome);
+        if outcome == Some(DeferReason::Options) {
+            return if probe.flaw == Some(Flaw::Options) { Ok(None) } else { Err(said()) };
+        }
         if outcome == Some(DeferReason::PartialChecksum) {
             // The TC program's business.
             let may_defer =
@@ -131,6 +134,8 @@ impl<'a> Run<'a> {
                     self.model.adopt(probe, forwarded, port).map_err(|why| format!("{why}: {}", said()))?;
                     return Ok(Some(as_it_left(probe, forwarded, port)));
                 }
+                // The pieces have left; what is in the buffer is the last one, or still the whole.
+                Fate::Cut if sent.outcome == FORWARDED => return Ok(None),
                 fate if is(fate, self.router.hook(), probe, sent.outcome) => return Ok(None),
                 _ => {}
             }
@@ -237,7 +242,9 @@ fn is(fate: &Fate, hook: Hook, probe: &Probe, outcome: u32) -> bool {
         // What is too big may be for a neighbour that is not known.
         Some(DeferReason::Oversize | DeferReason::NoNeighbour) => {
             let is_large = probe.length() > usize::from(Nic::Tier2.mtu());
-            hook == Hook::Xdp && is_large && matches!(fate, Fate::Punted | Fate::Dropped(Why::TooBig))
+            hook == Hook::Xdp
+                && is_large
+                && matches!(fate, Fate::Punted | Fate::Cut | Fate::Dropped(Why::TooBig))
         }
         _ => false,
     }
@@ -258,13 +265,15 @@ fn why(reason: DropReason) -> Why {
         DropReason::TooBig => Why::TooBig,
         DropReason::RouteRefuses | DropReason::NoEgressPort => Why::Route,
         DropReason::WrongPort => Why::WrongPort,
+        DropReason::SpoofedSource => Why::Spoofed,
         DropReason::FromControl => Why::FromControl,
         DropReason::IcmpUnsupported => Why::IcmpUnsupported,
         DropReason::FlowTableFull | DropReason::Untranslatable | DropReason::RewriteFailed => Why::Broken,
-        // The model sends no fragments.
-        DropReason::BadFragment | DropReason::OverlappingFragment | DropReason::FragmentNotHeld => {
-            Why::Broken
-        }
+        // The model sends no fragments and no source routes.
+        DropReason::SourceRoute
+        | DropReason::BadFragment
+        | DropReason::OverlappingFragment
+        | DropReason::FragmentNotHeld => Why::Broken,
     }
 }
 
