@@ -13,6 +13,7 @@ mod control;
 mod inbox;
 mod listen;
 mod notify;
+mod pace;
 mod views;
 
 use std::fs::{self, File};
@@ -84,7 +85,8 @@ pub fn remove(root: &Root, guard: Guard) -> Result<()> {
     dataplane::mount_bpffs()?;
     let pin_dir = dataplane::default_pin_dir()?;
     if pin_dir.exists() {
-        dataplane::Dataplane::open(&dataplane::Options { pin_dir, max_flows: 2 })?.remove()?;
+        dataplane::Dataplane::open(&dataplane::Options { pin_dir, max_flows: 2, max_bindings: 2 })?
+            .remove()?;
     }
     remove_guard(guard)
 }
@@ -144,6 +146,8 @@ struct Daemon {
     tick: Interval,
     /// When to look what news from the kernel were about.
     look_at: Option<Instant>,
+    /// When to look how full the flow tables are.
+    watch_at: Instant,
 }
 
 /// Why a daemon ends.
@@ -170,13 +174,13 @@ impl Daemon {
         control.ready();
         notify::ready();
         info!("ready after {} ms", started.elapsed().as_millis());
-        let look_at = None;
-        Ok(Self { control, listener, events, terminate, interrupt, hangup, tick, look_at })
+        let (look_at, watch_at) = (None, Instant::now());
+        Ok(Self { control, listener, events, terminate, interrupt, hangup, tick, look_at, watch_at })
     }
 
     async fn serve(&mut self) -> End {
         loop {
-            let look_at = self.look_at;
+            let (look_at, watch_at) = (self.look_at, self.watch_at);
             tokio::select! {
                 question = self.listener.next() => {
                     let Question { request, reply } = question;
@@ -193,8 +197,13 @@ impl Daemon {
                     self.control.look_again().await;
                 }
                 _ = self.tick.tick() => {
-                    self.control.age_flows();
+                    let pause = self.control.age_flows();
+                    self.watch_at = Instant::now() + pause;
                     self.control.look_again().await;
+                }
+                () = until(Some(watch_at)) => {
+                    let pause = self.control.watch_flows();
+                    self.watch_at = Instant::now() + pause;
                 }
                 _ = self.hangup.recv() => {
                     info!("SIGHUP: reading the settings again");

@@ -46,6 +46,13 @@ pub struct StatusView {
     pub ports: usize,
     /// What Linux was kept from forwarding by itself; nothing where the guard is missing.
     pub guard: Option<Count>,
+    /// About how full the fullest table of flows or bindings is, in thousandths; nothing if that is
+    /// not known.
+    pub flow_table_permille: Option<usize>,
+    /// Flows that made room for others before their time, since the daemon started.
+    pub evicted_flows: u64,
+    /// Seconds since the last of them; nothing if there were none.
+    pub evicted_seconds_ago: Option<u64>,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
 }
@@ -263,6 +270,19 @@ impl StatusView {
                 plural(usize::try_from(count.packets).unwrap_or(usize::MAX), "packet")
             ),
             None => "The guard is missing.\n".to_owned(),
+        };
+        if let Some(permille) = self.flow_table_permille {
+            let _ = write!(text, "The flow tables are {} % full", permille / 10);
+        } else {
+            text += "Nobody knows how full the flow tables are";
+        }
+        text += &match self.evicted_seconds_ago {
+            Some(ago) => format!(
+                "; {} made room for others before their time, the last {} ago.\n",
+                plural(usize::try_from(self.evicted_flows).unwrap_or(usize::MAX), "flow"),
+                duration(ago)
+            ),
+            None => "; none had to make room for others.\n".to_owned(),
         };
         for problem in &self.problems {
             let _ = writeln!(text, "Problem: {problem}");

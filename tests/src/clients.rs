@@ -15,9 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::{Host, Lab};
 use crate::netns::{Namespace, Process, run_bounded, wait_until};
+use crate::vpn;
 
-/// Programs and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 19] = [
+/// Programs and other files, and the Debian packages they come in.
+const PROGRAMS: [(&str, &str); 23] = [
+    ("charon-systemd", "charon-systemd"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
@@ -29,6 +31,7 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("sipp", "sip-tester"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("swanctl", "strongswan-swanctl"),
     ("tcpdump", "tcpdump"),
     ("tftp", "tftp-hpa"),
     ("tracepath", "iputils-tracepath"),
@@ -37,12 +40,15 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("turnutils_natdiscovery", "coturn"),
     ("vsftpd", "vsftpd"),
     ("bpftool", "bpftool"),
+    (vpn::LIBIPSEC, "libcharon-extra-plugins"),
+    ("/dev/net/tun", "of a kernel with CONFIG_TUN"),
 ];
 
 /// Those of the programs that this machine does not have, with their packages.
 pub fn missing(programs: &[&str]) -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    // What begins with a slash is where it says.
+    let is_there = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).exists());
     let package = |program: &str| PROGRAMS.iter().find(|(name, _)| *name == program).map_or("?", |(_, p)| *p);
     let absent = programs.iter().filter(|program| !is_there(program));
     absent.map(|program| format!("{program} (package {})", package(program))).collect()
@@ -249,6 +255,7 @@ pub struct RunningIperf {
     server: Process,
     client: Process,
     seconds: u32,
+    port: u16,
 }
 
 /// Starts iperf3 over one TCP connection for some seconds. `address` is the server's.
@@ -294,10 +301,17 @@ fn spawn_iperf(
         .args(options)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    Ok(RunningIperf { server: listener, client: Process::spawn(&mut connect)?, seconds })
+    Ok(RunningIperf { server: listener, client: Process::spawn(&mut connect)?, seconds, port })
 }
 
 impl RunningIperf {
+    /// Waits until the client, of that host, has its connections: one to talk about the test, one for
+    /// the test.
+    pub fn wait_until_connected(&self, client: &Host) -> Result<()> {
+        let what = format!("iperf3 of {} is connected", client.name);
+        wait_for_sockets(&client.namespace, ["tcp", "tcp6"], "01", self.port, 2, &what)
+    }
+
     /// Waits for its end.
     pub fn finish(self) -> Result<Throughput> {
         let output = self.client.finish(Duration::from_secs(u64::from(self.seconds) + 30))?;
@@ -343,15 +357,29 @@ pub(crate) fn wait_for_udp(namespace: &Namespace, port: u16) -> Result<()> {
 }
 
 fn wait_for_socket(namespace: &Namespace, tables: [&'static str; 2], state: &str, port: u16) -> Result<()> {
+    let what = format!("port {port} of {} listens", namespace.name());
+    wait_for_sockets(namespace, tables, state, port, 1, &what)
+}
+
+/// Waits until so many sockets with a port, here or there, have a state.
+fn wait_for_sockets(
+    namespace: &Namespace,
+    tables: [&'static str; 2],
+    state: &str,
+    port: u16,
+    count: usize,
+    what: &str,
+) -> Result<()> {
     let wanted = format!(":{port:04X} ");
-    wait_until(&format!("port {port} of {} listens", namespace.name()), Duration::from_secs(20), || {
+    wait_until(what, Duration::from_secs(20), || {
         let tables = namespace.inside(move || {
             // Not /proc/net: that is the main thread's.
             tables.map(|t| fs::read_to_string(format!("/proc/thread-self/net/{t}")).unwrap_or_default())
         });
         // Columns: slot, local address, remote address, state.
-        let listens = |line: &str| line.contains(&wanted) && line.split_whitespace().nth(3) == Some(state);
-        tables.is_ok_and(|tables| tables.iter().any(|table| table.lines().any(listens)))
+        let is_it = |line: &&str| line.contains(&wanted) && line.split_whitespace().nth(3) == Some(state);
+        tables
+            .is_ok_and(|tables| tables.iter().flat_map(|table| table.lines()).filter(is_it).count() >= count)
     })
 }
 

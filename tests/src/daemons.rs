@@ -1,9 +1,10 @@
 //! Real servers with a configuration of their own, and the clients that know what they serve.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -51,13 +52,13 @@ impl Drop for Scratch {
 }
 
 /// Starts a server that stays in the foreground. What it says goes to `log` in its directory.
-fn start(scratch: &Scratch, command: &mut Command) -> Result<Process> {
+pub(crate) fn start(scratch: &Scratch, command: &mut Command) -> Result<Process> {
     let log = fs::File::create(scratch.file("log"))?;
     Process::spawn(command.current_dir(&scratch.0).stdout(log.try_clone()?).stderr(log))
 }
 
 /// What a server has said, for the message of an error.
-fn log(scratch: &Scratch) -> String {
+pub(crate) fn log(scratch: &Scratch) -> String {
     let text = fs::read(scratch.file("log")).unwrap_or_default();
     format!("the server's log:\n{}", String::from_utf8_lossy(&text))
 }
@@ -98,6 +99,22 @@ impl Sshd {
 
     /// Runs a shell command there by `ssh`, which makes sure that it is there; what it printed.
     pub fn run(&self, from: &Host, address: IpAddr, port: u16, command: &str) -> Result<String> {
+        let mut ssh = self.client(from, address, port, command);
+        let output = run_bounded(&mut ssh, CLIENT_TIME)?.ok().with_context(|| log(&self.scratch))?;
+        Ok(output.stdout)
+    }
+
+    /// Logs in and stays.
+    pub fn log_in(&self, from: &Host, address: IpAddr, port: u16) -> Result<Session> {
+        let mut ssh = self.client(from, address, port, "cat");
+        let mut client = Process::spawn(ssh.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let answers = BufReader::new(client.child().stdout.take().context("ssh has no output")?);
+        let mut session = Session { client, answers };
+        session.go_on().with_context(|| log(&self.scratch))?;
+        Ok(session)
+    }
+
+    fn client(&self, from: &Host, address: IpAddr, port: u16, command: &str) -> Command {
         let mut ssh = from.namespace.command("ssh");
         ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"])
             .args(["-o", "StrictHostKeyChecking=yes", "-o", "GlobalKnownHostsFile=none", "-o"])
@@ -105,8 +122,26 @@ impl Sshd {
             .arg("-i")
             .arg(self.scratch.file("user_key"))
             .args(["-p", &port.to_string(), &format!("root@{address}"), command]);
-        let output = run_bounded(&mut ssh, CLIENT_TIME)?.ok().with_context(|| log(&self.scratch))?;
-        Ok(output.stdout)
+        ssh
+    }
+}
+
+/// Somebody who is logged in.
+#[derive(Debug)]
+pub struct Session {
+    client: Process,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Session {
+    /// Says something, and waits for it to come back.
+    pub fn go_on(&mut self) -> Result<()> {
+        let input = self.client.child().stdin.as_mut().context("ssh has no input")?;
+        input.write_all(b"still there?\n").and_then(|()| input.flush()).context("ask by ssh")?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).context("be answered by ssh")?;
+        ensure!(answer == "still there?\n", "ssh answers {answer:?}");
+        Ok(())
     }
 }
 

@@ -17,6 +17,14 @@ pub fn send(from: &Host, frame: &[u8]) -> Result<()> {
 }
 
 fn send_here(frame: &[u8]) -> io::Result<()> {
+    let socket = socket()?;
+    // SAFETY: the buffer is ours and its length is its own.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A socket that sends frames by `eth0` of the thread's namespace, and receives none.
+pub fn socket() -> io::Result<OwnedFd> {
     let device = CString::new("eth0")?;
     // SAFETY: plain system calls; the address is zeroed, which is valid for it, then filled in,
     // and its length is its size. `OwnedFd` gets a descriptor that nobody else has.
@@ -29,15 +37,11 @@ fn send_here(frame: &[u8]) -> io::Result<()> {
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_ifindex = libc::if_nametoindex(device.as_ptr()) as i32;
-        let sent = libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as u32,
-        );
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let length = size_of::<libc::sockaddr_ll>() as u32;
+        match libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) {
+            0 => Ok(socket),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 
@@ -69,6 +73,30 @@ pub fn udp_datagram(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     [header.as_flattened(), payload].concat()
 }
 
+/// A TCP SYN. Its checksum is nobody's who would look.
+pub fn syn(source: u16, destination: u16) -> Vec<u8> {
+    let ports = [source, destination].map(u16::to_be_bytes);
+    [ports.as_flattened(), &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xfa, 0xf0, 0, 0, 0, 0]].concat()
+}
+
+/// An IPv4 packet; `offset` as it is in the header, with flags.
+pub fn ipv4_packet(
+    from: [u8; 4],
+    to: [u8; 4],
+    protocol: u8,
+    offset: u16,
+    id: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    let length = payload.len() as u16 + 20;
+    let words = [0x4500, length, id, offset, 0x4000 | u16::from(protocol), 0].map(u16::to_be_bytes);
+    let mut packet = [words.as_flattened(), &from, &to].concat();
+    let sum = header_checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(payload);
+    packet
+}
+
 /// The IPv4 packets, none longer than 1500 bytes, that carry a UDP datagram between them.
 pub fn ipv4_fragments(from: [u8; 4], to: [u8; 4], datagram: &[u8], identification: u16) -> Vec<Vec<u8>> {
     let pieces = datagram.chunks(FRAGMENT);
@@ -76,13 +104,7 @@ pub fn ipv4_fragments(from: [u8; 4], to: [u8; 4], datagram: &[u8], identificatio
     let fragment = |(number, piece): (usize, &[u8])| {
         let more = if number < last { 0x2000 } else { 0 };
         let offset = more | (number * FRAGMENT / 8) as u16;
-        let length = piece.len() as u16 + 20;
-        let words = [0x4500, length, identification, offset, 0x4011, 0].map(u16::to_be_bytes);
-        let mut packet = [words.as_flattened(), &from, &to].concat();
-        let sum = header_checksum(&packet);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        packet.extend(piece);
-        packet
+        ipv4_packet(from, to, 17, offset, identification, piece)
     };
     pieces.enumerate().map(fragment).collect()
 }

@@ -13,7 +13,9 @@ use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp}
 use router_common::account::Hook;
 use router_common::nat::{Expected, ExternalKey};
 use router_common::verdict::DropReason;
-use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeouts, mount_bpffs};
+use router_userspace::dataplane::{
+    CounterRow, Dataplane, MAX_BINDINGS, Options, Outcome, Timeouts, mount_bpffs,
+};
 
 use crate::host;
 use router_userspace::compile::{TableSet, nat};
@@ -45,21 +47,21 @@ impl KernelRouter {
     /// # Errors
     /// Not root, or the kernel refuses the programs.
     pub fn new(hook: Hook) -> Result<Self> {
-        Self::with_room(hook, 4096)
+        Self::with_room(hook, 4096, MAX_BINDINGS)
     }
 
-    /// The same with room for so many flow entries.
+    /// The same with room for so many flow entries and bindings.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn with_room(hook: Hook, max_flows: u32) -> Result<Self> {
+    pub fn with_room(hook: Hook, max_flows: u32, max_bindings: u32) -> Result<Self> {
         // Several at once in a process may not share their tables.
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         mount_bpffs()?;
         let ifindexes = build_network()?;
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/xvr-test-{}-{serial}", std::process::id()));
-        let mut dataplane = Dataplane::open(&Options { pin_dir: pin_dir.clone(), max_flows })?;
+        let mut dataplane = Dataplane::open(&Options { pin_dir: pin_dir.clone(), max_flows, max_bindings })?;
         let tables = dataplane.tables();
         tables.set_flags(host::FLAGS)?;
         for nic in Nic::ALL {

@@ -224,13 +224,18 @@ impl Kind {
     pub fn start(self, lab: &Lab) -> Result<NatRouter<'_>> {
         match self {
             Self::Linux => NatRouter::linux(lab),
-            Self::Tc => NatRouter::xvr(lab, "tc"),
-            Self::Xdp => {
-                lab.finish_checksums()?;
-                lab.accept_xdp_frames()?;
-                NatRouter::xvr(lab, "xdp")
-            }
+            Self::Tc | Self::Xdp => NatRouter::xvr(lab, self.prepare(lab)?),
         }
+    }
+
+    /// Makes a lab what XVR wants; how it is to be attached.
+    pub fn prepare(self, lab: &Lab) -> Result<&'static str> {
+        if self != Self::Xdp {
+            return Ok("tc");
+        }
+        lab.finish_checksums()?;
+        lab.accept_xdp_frames()?;
+        Ok("xdp")
     }
 
     /// Runs a test in a lab with such a router, if this machine has the programs; afterwards no

@@ -55,6 +55,7 @@ pub struct Router<'lab> {
     namespace: &'lab Namespace,
     root: PathBuf,
     attach: String,
+    max_flows: Option<u32>,
     daemon: Option<Process>,
     kept: bool,
 }
@@ -71,8 +72,8 @@ impl<'lab> Router<'lab> {
     /// Installs it under `root`, which is removed in the end.
     pub fn install_at(lab: &'lab Lab, root: PathBuf, attach: &str) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
-        let router =
-            Self { namespace: &lab.router, root, attach: attach.to_owned(), daemon: None, kept: false };
+        let (attach, max_flows) = (attach.to_owned(), None);
+        let router = Self { namespace: &lab.router, root, attach, max_flows, daemon: None, kept: false };
         let mut install = router.namespace.command(binary()?);
         run_bounded(install.arg("install").arg("--root").arg(&router.root), COMMAND_TIME)?.ok()?;
         Ok(router)
@@ -81,6 +82,14 @@ impl<'lab> Router<'lab> {
     /// Installs it, starts the daemon and waits until it takes commands.
     pub fn start(lab: &'lab Lab, attach: &str) -> Result<Self> {
         let mut router = Self::install(lab, attach)?;
+        router.start_daemon()?;
+        Ok(router)
+    }
+
+    /// The same with room for so many flow entries per address family.
+    pub fn start_with_room(lab: &'lab Lab, attach: &str, max_flows: u32) -> Result<Self> {
+        let mut router = Self::install(lab, attach)?;
+        router.max_flows = Some(max_flows);
         router.start_daemon()?;
         Ok(router)
     }
@@ -97,6 +106,9 @@ impl<'lab> Router<'lab> {
     pub fn spawn_daemon(&mut self) -> Result<Instant> {
         let log = File::options().create(true).append(true).open(self.log_file())?;
         let mut command = self.command(["daemon", "--attach", &self.attach]);
+        if let Some(max_flows) = self.max_flows {
+            command.args(["--max-flows", &max_flows.to_string()]);
+        }
         command.stdout(log.try_clone()?).stderr(log);
         let begin = Instant::now();
         self.daemon = Some(Process::spawn(&mut command)?);

@@ -292,6 +292,17 @@ impl Conversation {
         Ok(conversation)
     }
 
+    /// The same, again and again: who had no chance so far may have one next time.
+    pub fn begin_within(from: &Host, server: SocketAddr, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match Self::begin(from, server) {
+                Err(_) if Instant::now() < deadline => thread::sleep(TICK),
+                result => return result,
+            }
+        }
+    }
+
     /// Asks again.
     pub fn go_on(&mut self) -> Result<()> {
         let mut answer = [0; 9];

@@ -10,7 +10,7 @@ use router_tests::kernel::KernelRouter;
 use router_tests::needs;
 use router_tests::packet::{Frame, Payload, fragments, read, reassemble};
 use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
-use router_userspace::dataplane::{PoolUse, Timeouts};
+use router_userspace::dataplane::{MAX_BINDINGS, PoolUse, Timeouts};
 
 /// Verified instructions that a program may cost, half as much again as it does on 6.1. The kernel's
 /// limit is a million, but a start waits for them. A jump shows here before it hurts.
@@ -91,7 +91,7 @@ fn udp_pool(router: &mut KernelRouter) -> PoolUse {
 
 fn expire(router: &mut KernelRouter, udp: Duration, hold_down: Duration) -> usize {
     let timeouts = Timeouts { udp, udp_unanswered: udp, hold_down, ..Timeouts::default() };
-    router.dataplane().expire(&timeouts).expect("flows expire")
+    router.dataplane().expire(&timeouts).expect("flows expire").expired
 }
 
 /// Longer than a tick of the clock that flows are stamped with.
@@ -160,51 +160,78 @@ const HIGH_PORTS: u16 = 64_512;
 
 #[test]
 fn every_port_of_an_address_is_used_before_one_is_shared() {
-    if !needs::are_met(&["ip"]) {
-        return;
+    if needs::are_met(&["ip"]) {
+        in_new_namespace(|| use_every_port(Hook::Xdp));
+        in_new_namespace(|| use_every_port(Hook::Tc));
     }
-    in_new_namespace(|| {
-        let mut router = KernelRouter::with_room(Hook::Xdp, 1 << 18).expect("the programs load");
-        let server = "192.0.2.9";
-        let mut ports = BTreeSet::from([external(&mut router, "10.1.1.50", 1024, server)]);
-        sleep(TICKS * 3);
-        let begin = Instant::now();
-        // Two guests with the same ports: the first keeps its own, the second gets others.
-        let (mut replaced, mut in_order) = (Vec::new(), 0);
-        for port in 1024..1024 + HIGH_PORTS / 2 {
-            for guest in ["10.1.1.50", "10.1.1.51"] {
-                if (guest, port) == ("10.1.1.50", 1024) {
-                    continue;
-                }
-                let got = external(&mut router, guest, port, server);
-                assert!(got >= 1024 && ports.insert(got), "{got} was given out twice");
-                if guest == "10.1.1.51" {
-                    in_order += u32::from(replaced.last().is_some_and(|last: &u16| last.abs_diff(got) <= 2));
-                    replaced.push(got);
-                }
+}
+
+/// A guest's socket and whom it talks to, and the external port that it has there.
+type Use = (&'static str, u16, String, u16);
+
+fn use_every_port(hook: Hook) {
+    let mut router = KernelRouter::with_room(hook, 1 << 19, MAX_BINDINGS).expect("the programs load");
+    let server = "192.0.2.9";
+    let first = external(&mut router, "10.1.1.50", 1024, server);
+    sleep(TICKS * 3);
+    let begin = Instant::now();
+    // Two guests with the same ports: the first keeps its own, the second gets others.
+    let mut ports = BTreeSet::from([first]);
+    let mut uses: Vec<Use> = vec![];
+    let (mut replaced, mut in_order) = (Vec::new(), 0);
+    for port in 1024..1024 + HIGH_PORTS / 2 {
+        for guest in ["10.1.1.50", "10.1.1.51"] {
+            if (guest, port) == ("10.1.1.50", 1024) {
+                continue;
+            }
+            let got = external(&mut router, guest, port, server);
+            assert!(got >= 1024 && ports.insert(got), "{got} was given out twice");
+            uses.push((guest, port, server.to_owned(), got));
+            if guest == "10.1.1.51" {
+                in_order += u32::from(replaced.last().is_some_and(|last: &u16| last.abs_diff(got) <= 2));
+                replaced.push(got);
             }
         }
-        assert_eq!(ports.len(), usize::from(HIGH_PORTS));
-        assert!(in_order < 1000, "{in_order} of {} replaced ports follow their predecessor", replaced.len());
-        let pool = udp_pool(&mut router);
-        assert_eq!((pool.taken, pool.shared), (u32::from(HIGH_PORTS), 0));
+    }
+    assert_eq!(ports.len(), usize::from(HIGH_PORTS));
+    assert!(in_order < 1000, "{in_order} of {} replaced ports follow their predecessor", replaced.len());
+    let pool = udp_pool(&mut router);
+    assert_eq!((pool.taken, pool.shared), (u32::from(HIGH_PORTS), 0));
 
-        // Now one is shared, by flows to different destinations, and none is where there is only one.
-        external(&mut router, "10.1.1.50", 65_000, "198.51.100.9");
-        assert_eq!(udp_pool(&mut router).shared, 1);
-        let by_static_nat = datagram("10.1.1.60", 40_000, server).bytes();
-        assert_eq!(router.send(Nic::Tier1, &by_static_nat).outcome, FORWARDED);
-        let refused = datagram("10.1.1.77", 40_000, server).bytes();
-        assert_eq!(router.send(Nic::Tier1, &refused).outcome, DropReason::NoFreePort.outcome());
-        // Established flows notice nothing.
-        for (guest, port) in [("10.1.1.50", 1025), ("10.1.1.51", 1025), ("10.1.1.50", 20_000)] {
-            external(&mut router, guest, port, server);
+    // Now they are shared, by flows to different destinations: up to 128,000 flows.
+    const FLOWS: usize = 128_000;
+    let mut shared = BTreeSet::new();
+    for port in 1024 + HIGH_PORTS / 2..=65_023 {
+        for guest in ["10.1.1.50", "10.1.1.51"] {
+            let other = format!("198.51.100.{}", 1 + port % 16);
+            let got = external(&mut router, guest, port, &other);
+            assert!(shared.insert((other.clone(), got)), "{got} was given out twice to {other}");
+            uses.push((guest, port, other, got));
         }
-        // The first flow ends, and its port is found among all the others.
-        assert_eq!(expire(&mut router, begin.elapsed() + TICKS, Duration::from_secs(60)), 1);
-        assert_eq!(udp_pool(&mut router).taken, u32::from(HIGH_PORTS) - 1);
-        assert_eq!(external(&mut router, "10.1.1.77", 40_000, server), 1024);
-    });
+    }
+    assert_eq!(uses.len() + 1, FLOWS);
+    assert_eq!(udp_pool(&mut router).shared, (FLOWS - usize::from(HIGH_PORTS)) as u64);
+    // None is shared where there is only one destination.
+    let by_static_nat = datagram("10.1.1.60", 40_000, server).bytes();
+    assert_eq!(router.send(Nic::Tier1, &by_static_nat).outcome, FORWARDED);
+    let refused = datagram("10.1.1.77", 40_000, server).bytes();
+    assert_eq!(router.send(Nic::Tier1, &refused).outcome, DropReason::NoFreePort.outcome());
+    // Established flows notice nothing, in either direction.
+    let public = (Nic::Public.mac(), host_mac(Nic::Public));
+    for (guest, port, server, got) in uses.iter().step_by(7) {
+        assert_eq!(external(&mut router, guest, *port, server), *got);
+        let answer = Frame::new(public, server, PUBLIC, Payload::Udp { src: 53, dst: *got }).bytes();
+        let came = read(&router.push(Nic::Public, &answer).expect("the program runs"));
+        assert_eq!(
+            (came.ends.1.to_string().as_str(), came.ports.1),
+            (*guest, *port),
+            "from {server} to {got}"
+        );
+    }
+    // The first flow ends, and its port is found among all the others.
+    assert_eq!(expire(&mut router, begin.elapsed() + TICKS, Duration::from_secs(60)), 1);
+    assert_eq!(udp_pool(&mut router).taken, u32::from(HIGH_PORTS) - 1);
+    assert_eq!(external(&mut router, "10.1.1.77", 40_000, server), first);
 }
 
 #[test]
@@ -238,4 +265,168 @@ fn flood_with_fragments() {
             assert!(read(&reassemble(&out)).sums_hold);
         }
     }
+}
+
+const SYN: u8 = 2;
+const FIN: u8 = 1;
+const ACK: u8 = 16;
+
+/// A segment of the connection from a port of a guest to port 80 of somebody outside, there or back.
+fn segment(port: u16, flags: u8, is_reply: bool) -> (Nic, Vec<u8>) {
+    let (guest, server) = ("10.1.1.50", "192.0.2.9");
+    match is_reply {
+        false => {
+            let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+            let payload = Payload::Tcp { src: port, dst: 80, flags };
+            (Nic::Tier1, Frame::new(macs, guest, server, payload).bytes())
+        }
+        true => {
+            let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+            let payload = Payload::Tcp { src: 80, dst: port, flags };
+            (Nic::Public, Frame::new(macs, server, PUBLIC, payload).bytes())
+        }
+    }
+}
+
+/// Sends segments of a connection; those after the last are not of its handshake.
+fn converse(router: &mut KernelRouter, port: u16, segments: &[(u8, bool)]) {
+    for &(flags, is_reply) in segments {
+        let (nic, frame) = segment(port, flags, is_reply);
+        assert_eq!(router.send(nic, &frame).outcome, FORWARDED, "port {port}, {flags:#x}, {is_reply}");
+    }
+}
+
+const HANDSHAKE: [(u8, bool); 3] = [(SYN, false), (SYN | ACK, true), (ACK, false)];
+const GOODBYE: [(u8, bool); 2] = [(FIN | ACK, false), (FIN | ACK, true)];
+
+/// The guests' ports that flows have.
+fn ports_with_flows(router: &mut KernelRouter) -> BTreeSet<u16> {
+    let flows = router.dataplane().flows().expect("flows can be read");
+    flows.iter().map(|flow| flow.src.1).collect()
+}
+
+#[test]
+fn a_table_that_fills_up_loses_half_open_flows_first_and_never_a_connection() {
+    if needs::are_met(&["ip"]) {
+        in_new_namespace(|| fill_up(Hook::Tc));
+        in_new_namespace(|| fill_up(Hook::Xdp));
+    }
+}
+
+fn fill_up(hook: Hook) {
+    const ROOM: u32 = 400;
+    let mut router = KernelRouter::with_room(hook, ROOM, MAX_BINDINGS).expect("the programs load");
+    let evict = |router: &mut KernelRouter| {
+        let aged = router.dataplane().expire(&Timeouts::default()).expect("flows are looked at");
+        assert_eq!(aged.expired, 0);
+        assert_eq!(router.dataplane().flow_entries().expect("flows can be read").1, 0, "half a flow is left");
+        aged.evicted
+    };
+    let (established, answered, closed) = (1100..1130, 1200..1210, 1300..1310);
+    for port in established.clone().chain(closed.clone()) {
+        converse(&mut router, port, &HANDSHAKE);
+    }
+    for port in closed.clone() {
+        converse(&mut router, port, &GOODBYE);
+    }
+    let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+    for port in answered.clone() {
+        external(&mut router, "10.1.1.50", port, "192.0.2.9");
+        let answer = Frame::new(macs, "192.0.2.9", PUBLIC, Payload::Udp { src: 53, dst: port }).bytes();
+        assert_eq!(router.send(Nic::Public, &answer).outcome, FORWARDED);
+    }
+    // Up to the mark nothing goes; above it, as long as all are young, just what is too much.
+    for port in 2000..2050 {
+        external(&mut router, "10.1.1.50", port, "192.0.2.9");
+    }
+    for port in 3000..3050 {
+        converse(&mut router, port, &HANDSHAKE[..1]);
+    }
+    assert_eq!(evict(&mut router), 0, "150 flows are three quarters");
+    for port in 3050..3060 {
+        converse(&mut router, port, &HANDSHAKE[..2]);
+    }
+    let evicted = evict(&mut router);
+    // More where this machine is so slow that some are old already.
+    assert!((10..=60).contains(&evicted), "{evicted}");
+    // Later there is as much room as there should be. One has been used meanwhile.
+    sleep(Duration::from_millis(2100));
+    converse(&mut router, 3059, &HANDSHAKE[..1]);
+    for port in 4000..4010 {
+        converse(&mut router, port, &HANDSHAKE[..1]);
+    }
+    evict(&mut router);
+    let left = ports_with_flows(&mut router);
+    for port in
+        established.clone().chain(answered.clone()).chain(closed.clone()).chain([3059]).chain(4000..4010)
+    {
+        assert!(left.contains(&port), "the flow of port {port} is gone");
+    }
+    assert!(left.len() <= 110, "{} flows are left", left.len());
+
+    // Full: new flows are refused, known ones go on. Then there is room again.
+    let mut port = 10_000;
+    let refused = loop {
+        let (nic, frame) = segment(port, SYN, false);
+        if router.send(nic, &frame).outcome != FORWARDED {
+            break router.send(nic, &frame).outcome;
+        }
+        port += 1;
+    };
+    assert_eq!(refused, DropReason::FlowTableFull.outcome());
+    for port in established.clone() {
+        converse(&mut router, port, &[(ACK, false), (ACK, true)]);
+    }
+    sleep(Duration::from_millis(2100));
+    assert_eq!(evict(&mut router), 100);
+    converse(&mut router, port, &HANDSHAKE);
+    for port in established {
+        converse(&mut router, port, &[(ACK, false), (ACK, true)]);
+    }
+    let evictions = router.dataplane().evictions();
+    assert!(evictions.flows >= 160 && evictions.last > 0, "{evictions:?}");
+}
+
+#[test]
+fn a_table_of_bindings_that_fills_up_gives_ports_back_before_their_time() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router = KernelRouter::with_room(Hook::Tc, 4096, 200).expect("the programs load");
+        converse(&mut router, 1100, &HANDSHAKE);
+        for port in 2000..2160 {
+            external(&mut router, "10.1.1.50", port, "192.0.2.9");
+        }
+        assert_eq!(udp_pool(&mut router).taken, 160);
+        assert_eq!(router.dataplane().fullness().expect("tables can be sampled"), 805);
+        sleep(Duration::from_millis(2100));
+        // The flows of 61 go, and with them their bindings.
+        let aged = router.dataplane().expire(&Timeouts::default()).expect("flows are looked at");
+        assert_eq!((aged.expired, aged.evicted, aged.fullness), (0, 61, 500));
+        assert_eq!(udp_pool(&mut router).taken, 99);
+        // A socket that lost its binding gets one again, and the connection was not disturbed.
+        assert_eq!(external(&mut router, "10.1.1.50", 2000, "192.0.2.9"), 2000);
+        converse(&mut router, 1100, &[(ACK, true), (ACK, false)]);
+    });
+}
+
+#[test]
+fn how_full_a_large_table_is_is_seen_by_a_sample() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router =
+            KernelRouter::with_room(Hook::Xdp, 1 << 14, MAX_BINDINGS).expect("the programs load");
+        let fullness =
+            |router: &mut KernelRouter| router.dataplane().fullness().expect("tables can be sampled");
+        assert_eq!(fullness(&mut router), 0);
+        for port in 1024..1024 + 4096 {
+            external(&mut router, "10.1.1.50", port, "192.0.2.9");
+        }
+        // 500 with a standard deviation of 22.
+        let seen = fullness(&mut router);
+        assert!((400..600).contains(&seen), "{seen}");
+    });
 }

@@ -48,9 +48,15 @@ const LAB: &[Package] = &[
     package("tftp-hpa", "/usr/bin/tftp", "a client"),
     package("vsftpd", "/usr/sbin/vsftpd", "a server"),
     package("sip-tester", "/usr/bin/sipp", "a client and its server"),
+    package("charon-systemd", "/usr/sbin/charon-systemd", "both ends of a VPN"),
+    package("strongswan-swanctl", "/usr/sbin/swanctl", "telling them what to do"),
+    package("libcharon-extra-plugins", IPSEC_IN_USERSPACE, "their ESP, which the kernel may not have"),
     package("tcpdump", "/usr/bin/tcpdump", "watching wires"),
     package("bpftool", "/usr/sbin/bpftool", "taking programs off by force"),
 ];
+
+/// The plugin of that package that the lab uses.
+const IPSEC_IN_USERSPACE: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 
 /// What the guest with the other kernel needs: vm-test.
 const GUEST: &[Package] = &[
@@ -163,6 +169,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("openssh-server", "ssh.socket"),
     ("coturn", "coturn.service"),
     ("vsftpd", "vsftpd.service"),
+    ("charon-systemd", "strongswan.service"),
 ];
 
 /// Whoever has a package already wants its service.

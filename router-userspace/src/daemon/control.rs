@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use super::pace::Pace;
 use super::{Options, inbox, views};
 use crate::cloudstack::{Command, Databags, Parsed, desired};
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
@@ -45,6 +46,7 @@ pub struct Control {
     /// Why the system does not hold what it should, after the last look.
     pub(super) trouble: Option<String>,
     neighbours: Keeper,
+    pace: Pace,
     /// Interfaces that are ports, an earlier daemon's included.
     ports: BTreeSet<u32>,
 }
@@ -77,7 +79,8 @@ impl Control {
         };
         dataplane::mount_bpffs()?;
         let pin_dir = dataplane::default_pin_dir()?;
-        let mut dataplane = Dataplane::open(&dataplane::Options { pin_dir, max_flows: options.max_flows })
+        let (max_flows, max_bindings) = (options.max_flows, dataplane::MAX_BINDINGS);
+        let mut dataplane = Dataplane::open(&dataplane::Options { pin_dir, max_flows, max_bindings })
             .context("open the dataplane")?;
         let ports = dataplane.tables().observe()?.ports.into_keys().map(|(ifindex, _, _)| ifindex).collect();
         let reconciler = Reconciler::new(Machine::new(dataplane)?);
@@ -94,6 +97,7 @@ impl Control {
             reconciler,
             trouble: None,
             neighbours: Keeper::default(),
+            pace: Pace::default(),
             ports,
         })
     }
@@ -336,10 +340,28 @@ impl Control {
         }
     }
 
-    /// Removes flows whose time is over.
-    pub fn age_flows(&mut self) {
-        if let Err(error) = self.reconciler.backend.programs.expire(&self.settings.timeouts) {
-            error!("flows are not aged: {error:#}");
+    /// Removes flows whose time is over, and makes room where there is little left; when to
+    /// [`watch_flows`](Self::watch_flows) next.
+    pub fn age_flows(&mut self) -> Duration {
+        let begun = Instant::now();
+        match self.reconciler.backend.programs.expire(&self.settings.timeouts) {
+            Ok(aged) => self.pace.looked(&aged, self.started.elapsed(), begun.elapsed()),
+            Err(error) => {
+                error!("flows are not aged: {error:#}");
+                Pace::next(0)
+            }
+        }
+    }
+
+    /// Looks how full the tables of flows are, and makes room if they are filling up; when to do so next.
+    pub fn watch_flows(&mut self) -> Duration {
+        match self.reconciler.backend.programs.fullness() {
+            Ok(fullness) if self.pace.is_due(fullness) => self.age_flows(),
+            Ok(fullness) => Pace::next(fullness),
+            Err(error) => {
+                error!("nobody knows how full the tables of flows are: {error:#}");
+                Pace::next(0)
+            }
         }
     }
 

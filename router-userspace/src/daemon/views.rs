@@ -24,6 +24,7 @@ use crate::show::{
 pub fn status(control: &Control) -> StatusView {
     let guard = guard::observe().ok().flatten();
     let problems = problems(control);
+    let evictions = control.reconciler.backend.programs.evictions();
     StatusView {
         state: if problems.is_empty() { "running" } else { "degraded" }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -36,6 +37,10 @@ pub fn status(control: &Control) -> StatusView {
         pins: control.reconciler.backend.programs.pin_dir().display().to_string(),
         ports: control.compiled.links.len(),
         guard: guard.map(|refused| Count { packets: refused.packets, bytes: refused.bytes }),
+        flow_table_permille: control.reconciler.backend.programs.fullness().ok(),
+        evicted_flows: evictions.flows,
+        evicted_seconds_ago: (evictions.flows > 0)
+            .then(|| monotonic_now().saturating_sub(evictions.last) / 1_000_000_000),
         problems,
     }
 }

@@ -1,5 +1,5 @@
-//! Reading a whole map with few system calls (`BPF_MAP_LOOKUP_BATCH`), which aya has no call
-//! for: 100,000 flows in 35 ms instead of 275 ms.
+//! Reading a whole map, and removing many entries, with few system calls (`BPF_MAP_LOOKUP_BATCH`,
+//! `BPF_MAP_DELETE_BATCH`), which aya has no calls for: 100,000 flows are read in 35 ms instead of 275 ms.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,6 +9,7 @@ use aya::Pod;
 use aya::maps::MapData;
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 /// Entries per call.
 const CHUNK: usize = 4096;
 
@@ -26,7 +27,8 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Reads all of a map, or of an array `limit` entries from an index on: keys, and `per_key` values for
+/// Reads all of a map, or of an array `limit` entries from an index on (of a hash table: from the bucket
+/// before that on): keys, and `per_key` values for
 /// each (one, or one per possible CPU).
 ///
 /// # Errors
@@ -86,4 +88,52 @@ pub(super) fn read<K: Pod, V: Pod>(
         }
         first = false;
     }
+}
+
+/// Removes entries; those that are not there are no mistake.
+///
+/// # Errors
+/// The kernel refuses the call.
+pub(super) fn delete<K: Pod>(map: &MapData, mut keys: &[K]) -> Result<()> {
+    while !keys.is_empty() {
+        let mut attr = BatchAttr {
+            keys: keys.as_ptr() as u64,
+            count: keys.len() as u32,
+            map_fd: map.fd().as_fd().as_raw_fd() as u32,
+            ..BatchAttr::default()
+        };
+        // SAFETY: the kernel reads `count` keys and writes nothing but the count of those it removed.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_DELETE_BATCH, &raw mut attr, size_of::<BatchAttr>())
+        };
+        let error = (result != 0).then(io::Error::last_os_error);
+        // It stops at the first that is not there.
+        let done = match error.as_ref().and_then(io::Error::raw_os_error) {
+            None => keys.len(),
+            Some(libc::ENOENT) => attr.count as usize + 1,
+            Some(_) => {
+                return Err(error.unwrap_or_else(io::Error::last_os_error)).context("remove a batch");
+            }
+        };
+        keys = &keys[done.min(keys.len())..];
+    }
+    Ok(())
+}
+
+/// Buckets of a hash table that [`estimate`] reads.
+const SAMPLE: usize = 1024;
+
+/// About how many entries a hash table with room for so many has, by those in some of its buckets: in
+/// which an entry is, is chance. Exact for small tables, else within a few percent.
+///
+/// # Errors
+/// The kernel refuses the call.
+pub(super) fn estimate<K: Pod, V: Pod>(map: &MapData, room: usize) -> Result<usize> {
+    // As the kernel rounds; should it do so no more, the estimate is wrong and nothing else.
+    let buckets = room.next_power_of_two();
+    let skipped = buckets.saturating_sub(SAMPLE);
+    // Of a hash table the token is the next bucket.
+    let from = if skipped == 0 { 0 } else { skipped as u32 + 1 };
+    let (keys, _) = read::<K, V>(map, 1, from, usize::MAX)?;
+    Ok(keys.len() * buckets / (buckets - skipped))
 }

@@ -9,34 +9,59 @@
 //! ```
 //! Each direction's entry keeps the TCP flags it has seen; the state is read off the two.
 
-use std::collections::HashSet;
+use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::Pod;
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, IterableMap, MapData};
 use router_common::flow::{Direction, FlowEntry, FlowKey};
+use router_common::nat::ExternalKey;
 use router_common::net::{Address, Ipv4};
 
-use super::Dataplane;
-use super::maps::absent_is_fine;
+use super::eviction::{Usage, Victim, Want, Worth, choose, evict, room};
 use super::pools::external_key;
 use super::stats::{entries, reply_key};
+use super::{Dataplane, batch};
 use crate::model::Timeouts;
 
-const FIN: u8 = 1;
-const RST: u8 = 4;
-const ACK: u8 = 16;
+/// How far a TCP connection is, as a flow's two directions show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TcpStage {
+    /// Not both sides have acknowledged.
+    Opening,
+    /// In use, half-closed included.
+    Established,
+    /// After RST, or FIN from both sides.
+    Closing,
+}
+
+impl TcpStage {
+    pub(super) fn of<A>(original: &FlowEntry<A>, reply: Option<&FlowEntry<A>>) -> Self {
+        const FIN: u8 = 1;
+        const RST: u8 = 4;
+        const ACK: u8 = 16;
+        let (flags, reply_flags) = (original.tcp_flags, reply.map_or(0, |reply| reply.tcp_flags));
+        if (flags | reply_flags) & RST != 0 || flags & reply_flags & FIN != 0 {
+            Self::Closing
+        } else if flags & reply_flags & ACK != 0 {
+            Self::Established
+        } else {
+            Self::Opening
+        }
+    }
+}
 
 impl Timeouts {
     /// How long a flow may be silent, by its protocol and what its two directions have seen.
     fn of<A>(&self, protocol: u8, original: &FlowEntry<A>, reply: Option<&FlowEntry<A>>) -> Duration {
-        let (flags, reply_flags) = (original.tcp_flags, reply.map_or(0, |reply| reply.tcp_flags));
         match protocol {
-            6 if (flags | reply_flags) & RST != 0 || flags & reply_flags & FIN != 0 => self.tcp_closing,
-            6 if flags & reply_flags & ACK != 0 => self.tcp_established,
-            6 => self.tcp_opening,
+            6 => match TcpStage::of(original, reply) {
+                TcpStage::Opening => self.tcp_opening,
+                TcpStage::Established => self.tcp_established,
+                TcpStage::Closing => self.tcp_closing,
+            },
             17 if reply.is_some_and(|reply| reply.packets > 0) => self.udp,
             17 => self.udp_unanswered,
             1 | 58 => self.icmp,
@@ -45,66 +70,149 @@ impl Timeouts {
     }
 }
 
+/// What a look at all flows came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aged {
+    /// Flows whose time was over.
+    pub expired: usize,
+    /// Flows that made room for others.
+    pub evicted: usize,
+    /// How full the fullest table is now, in thousandths.
+    pub fullness: usize,
+}
+
 impl Dataplane {
-    /// Removes flows whose time is over, both directions, and gives back the external ports of
-    /// bindings that have none left; says how many flows.
+    /// Removes flows whose time is over, both directions, and where a table fills up others before
+    /// their time; gives back the external ports of bindings that have none left.
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn expire(&mut self, timeouts: &Timeouts) -> Result<usize> {
+    pub fn expire(&mut self, timeouts: &Timeouts) -> Result<Aged> {
         let now = monotonic_now();
-        let mut bound = HashSet::new();
-        let mut note = |key: &FlowKey<Ipv4>, entry: &FlowEntry<Ipv4>| {
-            if entry.translation & FlowEntry::<Ipv4>::BOUND != 0 {
-                bound.insert(external_key(key, entry));
+        let mut bound: StdHashMap<ExternalKey, u32> = StdHashMap::new();
+        let mut v4 = sweep(&mut self.tables.flows4, timeouts, now, |key, entry| {
+            let is_bound = entry.translation & FlowEntry::<Ipv4>::BOUND != 0;
+            let external = is_bound.then(|| external_key(key, entry));
+            external.into_iter().for_each(|external| *bound.entry(external).or_default() += 1);
+            external
+        })?;
+        let mut v6 = sweep(&mut self.tables.flows6, timeouts, now, |_, _| None)?;
+        let expired = v4.expired + v6.expired;
+
+        let bindings = self.bindings()?;
+        let mut bindings_usage = Usage { taken: bindings.len(), room: room(self.tables.bindings.map())? };
+        // Bindings without flows make room by themselves, those with flows when these go.
+        let in_use = Usage { taken: bound.len(), ..bindings_usage };
+        let (for_flows, for_bindings) = (Want::of(v4.usage, 2), Want::of(in_use, 1));
+        let mut victims = v4.take_victims();
+        if for_flows == Want::default() {
+            victims.retain(|victim| victim.external.is_some());
+        }
+        let victims = choose(victims, for_flows.or(for_bindings), now);
+        let evicted4 = evict(&mut self.tables.flows4, &victims, |victim| {
+            let Some(external) = victim.external else { return };
+            if let Some(flows) = bound.get_mut(&external) {
+                *flows -= 1;
+                if *flows == 0 {
+                    bound.remove(&external);
+                }
             }
-        };
-        let removed = expire_family(&mut self.tables.flows4, timeouts, now, &mut note)?
-            + expire_family(&mut self.tables.flows6, timeouts, now, &mut |_, _| {})?;
-        self.settle_pools(&bound, now, timeouts.hold_down)?;
-        Ok(removed)
+        })?;
+        let victims = choose(v6.take_victims(), Want::of(v6.usage, 2), now);
+        let evicted6 = evict(&mut self.tables.flows6, &victims, |_| {})?;
+        v4.usage.taken = v4.usage.taken.saturating_sub(evicted4 * 2);
+        v6.usage.taken = v6.usage.taken.saturating_sub(evicted6 * 2);
+
+        let surplus = Want::of(bindings_usage, 1).old;
+        let is_bound = |external: &ExternalKey| bound.contains_key(external);
+        let ended = self.settle_pools(bindings, is_bound, now, timeouts.hold_down, surplus)?;
+        bindings_usage.taken = bindings_usage.taken.saturating_sub(ended);
+        let evicted = evicted4 + evicted6;
+        if evicted > 0 {
+            self.evictions.flows += evicted as u64;
+            self.evictions.last = now;
+        }
+        let fullness =
+            [v4.usage, v6.usage, bindings_usage].into_iter().map(Usage::fullness).max().unwrap_or(0);
+        Ok(Aged { expired, evicted, fullness })
     }
 }
 
-fn expire_family<A>(
+/// What was found in a flow table.
+struct Swept<A> {
+    expired: usize,
+    /// Without what has expired.
+    usage: Usage,
+    victims: Vec<Victim<A>>,
+}
+
+impl<A> Swept<A> {
+    fn take_victims(&mut self) -> Vec<Victim<A>> {
+        std::mem::take(&mut self.victims)
+    }
+}
+
+/// Removes what has expired, and finds what may be evicted. `survives` is told of every flow that stays,
+/// and says which binding's external end it has.
+fn sweep<A>(
     flows: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
     timeouts: &Timeouts,
     now: u64,
-    survives: &mut impl FnMut(&FlowKey<A>, &FlowEntry<A>),
-) -> Result<usize>
+    mut survives: impl FnMut(&FlowKey<A>, &FlowEntry<A>) -> Option<ExternalKey>,
+) -> Result<Swept<A>>
 where
     A: Address + Hash,
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
     let all = entries(flows)?;
-    let mut removed = 0;
+    let (mut expired, mut victims) = (0, Vec::new());
     for (key, entry) in &all {
-        let other_key = reply_key(key, entry);
-        let other = all.get(&other_key);
+        let reply_key = reply_key(key, entry);
+        let other = all.get(&reply_key);
         // A reply is its original's business, unless that has gone without it.
         if entry.direction == Direction::Reply as u8 && other.is_some() {
             continue;
         }
         let timeout = timeouts.of(key.protocol, entry, other).as_nanos() as u64;
         let seen = entry.last_seen.max(other.map_or(0, |other| other.last_seen));
-        if now.saturating_sub(seen) <= timeout
-            || refreshed(flows, key, seen)
-            || refreshed(flows, &other_key, seen)
-        {
-            survives(key, entry);
+        let silent = now.saturating_sub(seen);
+        if silent > timeout && !refreshed(flows, key, seen) && !refreshed(flows, &reply_key, seen) {
+            remove_flows(flows, [(*key, reply_key)].into_iter())?;
+            expired += 1;
             continue;
         }
-        // The original first: a packet that comes in between opens the flow anew.
-        absent_is_fine(flows.remove(key)).context("remove a flow")?;
-        absent_is_fine(flows.remove(&other_key)).context("remove a flow's reply")?;
-        removed += 1;
+        let external = survives(key, entry);
+        let silent = Duration::from_nanos(silent);
+        if let Some(worth) = Worth::of(key.protocol, entry, other, silent, timeouts) {
+            victims.push(Victim { worth, seen, key: *key, reply_key, external });
+        }
     }
-    Ok(removed)
+    let usage = Usage { taken: all.len().saturating_sub(expired * 2), room: room(flows.map())? };
+    Ok(Swept { expired, usage, victims })
+}
+
+/// Removes flows by their keys and those of their replies, these first: a flow is opened where there is
+/// no original, so nobody can open it anew in between and be left with half of it.
+pub(super) fn remove_flows<A>(
+    flows: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    keys: impl Iterator<Item = (FlowKey<A>, FlowKey<A>)>,
+) -> Result<()>
+where
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    let (originals, replies): (Vec<_>, Vec<_>) = keys.unzip();
+    batch::delete(flows.map(), &replies).context("remove flows' replies")?;
+    batch::delete(flows.map(), &originals).context("remove flows")
 }
 
 /// Whether an entry has seen a packet since the table was read.
-fn refreshed<A>(flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>, key: &FlowKey<A>, seen: u64) -> bool
+pub(super) fn refreshed<A>(
+    flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    key: &FlowKey<A>,
+    seen: u64,
+) -> bool
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
@@ -121,15 +229,19 @@ pub(crate) fn monotonic_now() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use router_common::flow::{NextHop, Rewrite};
     use router_common::net::Be16;
 
     use super::*;
 
-    const SYN: u8 = 2;
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const RST: u8 = 4;
+    pub const ACK: u8 = 16;
 
-    fn seen(tcp_flags: u8, packets: u64) -> FlowEntry<Ipv4> {
+    /// An entry that has seen these flags and so many packets.
+    pub fn seen(tcp_flags: u8, packets: u64) -> FlowEntry<Ipv4> {
         let (address, port) = (Ipv4::UNSPECIFIED, Be16::new(0));
         FlowEntry {
             last_seen: 0,

@@ -11,6 +11,7 @@
 
 mod attach;
 mod batch;
+mod eviction;
 mod expiry;
 mod maps;
 mod pins;
@@ -26,6 +27,8 @@ use router_common::config::RouterConfig;
 
 pub use crate::model::Timeouts;
 pub use attach::Attached;
+pub use eviction::{Evictions, HIGH};
+pub use expiry::Aged;
 pub use maps::Tables;
 pub use pins::{default_pin_dir, mount_bpffs, namespace_pin_dir};
 pub use pools::PoolUse;
@@ -41,7 +44,12 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// Room for flow entries per address family; a session takes two.
     pub max_flows: u32,
+    /// Room for bindings: guests' sockets that have an external port.
+    pub max_bindings: u32,
 }
+
+/// Room for bindings as long as nobody asks for another: all ports of four addresses.
+pub const MAX_BINDINGS: u32 = 1 << 18;
 
 /// The loaded programs and their tables.
 pub struct Dataplane {
@@ -50,6 +58,7 @@ pub struct Dataplane {
     pin_dir: PathBuf,
     adopted: bool,
     settling: pools::Settling,
+    evictions: Evictions,
 }
 
 impl Dataplane {
@@ -71,7 +80,14 @@ impl Dataplane {
         for name in maps::NAMES {
             loader.map_pin_path(name, pin_dir.join(name));
         }
-        loader.map_max_entries("FLOWS4", options.max_flows).map_max_entries("FLOWS6", options.max_flows);
+        for (name, room) in [
+            ("FLOWS4", options.max_flows),
+            ("FLOWS6", options.max_flows),
+            ("BINDINGS", options.max_bindings),
+            ("EXTERNALS", options.max_bindings),
+        ] {
+            loader.map_max_entries(name, room);
+        }
         let mut ebpf = loader.load(OBJECT).context("load the packet programs")?;
         attach::load_programs(&mut ebpf)?;
         let mut tables = Tables::take(&mut ebpf)?;
@@ -85,7 +101,14 @@ impl Dataplane {
                 flags: 0,
             })?;
         }
-        Ok(Self { ebpf, tables, pin_dir, adopted, settling: pools::Settling::default() })
+        Ok(Self {
+            ebpf,
+            tables,
+            pin_dir,
+            adopted,
+            settling: pools::Settling::default(),
+            evictions: Evictions::default(),
+        })
     }
 
     /// Whether the tables are an earlier daemon's, flows included.

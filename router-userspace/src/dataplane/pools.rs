@@ -3,9 +3,9 @@
 //! The programs claim ports and make bindings; here bindings end and bits are cleared, by atomic
 //! operations on the same memory. What a bit should be follows from the bindings and from the port
 //! forwardings: a bit that neither explains is a claim under way, or one that was lost; if it is
-//! still there the next time, it is given back.
+//! still there some seconds later, it is given back.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
@@ -129,11 +129,17 @@ impl MappedPool<'_> {
     }
 }
 
-/// What is remembered from one time to the next.
+/// How long a bit that nothing explains is left alone, nanoseconds. A claim takes microseconds, but the
+/// CPU that makes it may be a virtual one, and stand still.
+const CLAIM: u64 = 4_000_000_000;
+
+/// What is remembered from one time to another.
 #[derive(Default)]
 pub(super) struct Settling {
-    /// Bits that nothing explained the last time, by pool.
+    /// Bits that nothing explained, by pool.
     unexplained: HashMap<u32, Vec<u64>>,
+    /// When that was, nanoseconds of the monotonic clock.
+    noted: u64,
 }
 
 /// How a pool is used.
@@ -170,9 +176,8 @@ impl Dataplane {
     /// # Errors
     /// A map cannot be read.
     pub fn pool_uses(&self) -> Result<Vec<PoolUse>> {
-        let (keys, _) = batch::read::<BindingKey, Binding>(self.tables.bindings.map(), 1, 0, usize::MAX)?;
         let mut bindings: HashMap<(Ipv4, u8), usize> = HashMap::new();
-        for key in keys {
+        for (key, _) in self.bindings()? {
             *bindings.entry((key.external, key.protocol)).or_default() += 1;
         }
         let uses = self.pool_rows()?.into_iter().filter_map(|((address, protocol), index)| {
@@ -197,23 +202,31 @@ impl Dataplane {
         Ok(rows)
     }
 
-    /// Ends bindings that no flow has used for a while, and makes the pools' bits what they should
-    /// be. `bound` are the external ends of the flows that there are.
-    pub(super) fn settle_pools(
-        &mut self,
-        bound: &HashSet<ExternalKey>,
-        now: u64,
-        hold_down: Duration,
-    ) -> Result<()> {
-        let rows = self.pool_rows()?;
+    /// Every binding.
+    pub(super) fn bindings(&self) -> Result<Vec<(BindingKey, Binding)>> {
         let (keys, values) =
             batch::read::<BindingKey, Binding>(self.tables.bindings.map(), 1, 0, usize::MAX)?;
-        let mut bindings: BTreeMap<(u32, u8), Vec<(BindingKey, Binding)>> = BTreeMap::new();
-        for (key, binding) in keys.into_iter().zip(values) {
-            bindings.entry((key.external.to_host(), key.protocol)).or_default().push((key, binding));
+        Ok(keys.into_iter().zip(values).collect())
+    }
+
+    /// Ends bindings that no flow has used for a while, or `surplus` of those that none uses, and makes
+    /// the pools' bits what they should be; how many have ended. `is_bound`: a flow has this external end.
+    pub(super) fn settle_pools(
+        &mut self,
+        bindings: Vec<(BindingKey, Binding)>,
+        is_bound: impl Fn(&ExternalKey) -> bool,
+        now: u64,
+        hold_down: Duration,
+        surplus: usize,
+    ) -> Result<usize> {
+        let rows = self.pool_rows()?;
+        let mut by_pool: BTreeMap<(u32, u8), Vec<(BindingKey, Binding)>> = BTreeMap::new();
+        for (key, binding) in bindings {
+            by_pool.entry((key.external.to_host(), key.protocol)).or_default().push((key, binding));
         }
+        let mut ended = 0;
         let mut expected: HashMap<u32, Vec<u64>> = HashMap::new();
-        for (place, mut of_pool) in bindings {
+        for (place, mut of_pool) in by_pool {
             let index = rows.iter().find(|((address, protocol), _)| (address.to_host(), *protocol) == place);
             // The oldest first: they go first when ports are short.
             of_pool.sort_by_key(|(_, binding)| binding.last_used);
@@ -221,11 +234,12 @@ impl Dataplane {
             for (key, binding) in of_pool {
                 // Flows were read after `now`: a binding used since then may have one that was not there.
                 let is_recent = binding.last_used + CLOCK > now;
-                let is_used = is_recent || bound.contains(&external_of(&key, binding.port));
+                let is_used = is_recent || is_bound(&external_of(&key, binding.port));
                 let is_over = now.saturating_sub(binding.last_used) > hold_down.as_nanos() as u64;
-                let is_short = taken + SHORT > HIGH_PORTS;
+                let is_short = taken + SHORT > HIGH_PORTS || ended < surplus;
                 if !is_used && (is_over || is_short || index.is_none()) && self.end_binding(&key, &binding)? {
                     taken -= 1;
+                    ended += 1;
                     if let Some((_, index)) = index
                         && let Some(pool) = self.tables.pools.pool(*index)
                     {
@@ -237,10 +251,14 @@ impl Dataplane {
             }
         }
         self.expect_forwards(&rows, &mut expected)?;
-        for (_, index) in rows {
-            self.settle(index, expected.remove(&index).unwrap_or_else(|| vec![0; WORDS]));
+        let is_later = now.saturating_sub(self.settling.noted) >= CLAIM;
+        if is_later {
+            self.settling.noted = now;
         }
-        Ok(())
+        for (_, index) in rows {
+            self.settle(index, is_later, expected.remove(&index).unwrap_or_else(|| vec![0; WORDS]));
+        }
+        Ok(ended)
     }
 
     /// Removes a binding, unless it was used meanwhile.
@@ -274,10 +292,11 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Makes a pool's bits what they should be.
-    fn settle(&mut self, index: u32, expected: Vec<u64>) {
+    /// Makes a pool's bits what they should be. `is_later`: long enough after bits were last noted as
+    /// unexplained.
+    fn settle(&mut self, index: u32, is_later: bool, expected: Vec<u64>) {
         let Some(pool) = self.tables.pools.pool(index) else { return };
-        let before = self.settling.unexplained.remove(&index);
+        let before = if is_later { self.settling.unexplained.remove(&index) } else { None };
         let mut unexplained = vec![0; WORDS];
         for (word, wanted) in (0..).zip(expected) {
             let found = pool.word(word);
@@ -289,7 +308,9 @@ impl Dataplane {
             }
             unexplained[word as usize] = extra & !twice;
         }
-        self.settling.unexplained.insert(index, unexplained);
+        if is_later {
+            self.settling.unexplained.insert(index, unexplained);
+        }
     }
 }
 

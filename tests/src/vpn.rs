@@ -1,0 +1,110 @@
+//! strongSwan at both ends of a tunnel: IKEv2 with a secret that both know. ESP is charon's own, by a
+//! TUN device, since not every kernel has it; so it always goes in UDP.
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::FileTypeExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::daemons::{Scratch, log, start};
+use crate::lab::Host;
+use crate::netns::{Process, run_bounded, wait_until};
+
+/// What a test with these needs.
+pub const PROGRAMS: [&str; 4] = ["charon-systemd", "swanctl", LIBIPSEC, "/dev/net/tun"];
+
+/// The plugin that does ESP.
+pub(crate) const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
+
+/// The address that is reached by the tunnel alone.
+pub const INNER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+
+/// How long building a tunnel may take.
+const TIME: Duration = Duration::from_secs(60);
+
+/// charon, at one end.
+#[derive(Debug)]
+pub struct Charon {
+    _server: Process,
+    scratch: Scratch,
+}
+
+impl Charon {
+    /// Starts the end that waits for guests, and has [`INNER`] behind it.
+    pub fn wait_for_guests(host: &Host) -> Result<Self> {
+        host.namespace.ip(&format!("address add {INNER}/32 dev lo\n"))?;
+        let connection = format!(
+            "pools = guests\n{}children {{\ntunnel {{\nlocal_ts = {INNER}/32\nesp_proposals = {ESP}\n}}\n}}\n",
+            ends("far", "guest")
+        );
+        Self::start(host, &connection, "pools {\nguests {\naddrs = 10.9.1.0/24\n}\n}\n")
+    }
+
+    /// Starts the end that calls.
+    pub fn guest_of(host: &Host, server: Ipv4Addr) -> Result<Self> {
+        let connection = format!(
+            "remote_addrs = {server}\nvips = 0.0.0.0\n{}children {{\ntunnel {{\nremote_ts = {INNER}/32\n\
+             esp_proposals = {ESP}\n}}\n}}\n",
+            ends("guest", "far")
+        );
+        Self::start(host, &connection, "")
+    }
+
+    fn start(host: &Host, connection: &str, further: &str) -> Result<Self> {
+        let scratch = Scratch::new(host)?;
+        let socket = scratch.file("vici");
+        let configuration = format!(
+            "charon-systemd {{\nload = random nonce aes sha1 sha2 hmac kdf gmp socket-default \
+             kernel-libipsec kernel-netlink vici updown\nplugins {{\nvici {{\nsocket = unix://{}\n}}\n}}\n\
+             filelog {{\nall {{\npath = stderr\nflush_line = yes\n}}\n}}\njournal {{\ndefault = -1\n}}\n}}\n\
+             swanctl {{\nload = random\n}}\n",
+            socket.display()
+        );
+        let configuration = scratch.write("strongswan.conf", &configuration)?;
+        let secret = "secrets {\nike {\nsecret = \"of the lab\"\n}\n}\n";
+        let connections =
+            format!("connections {{\ntunnel {{\nversion = 2\n{connection}}}\n}}\n{further}{secret}");
+        let connections = scratch.write("swanctl.conf", &connections)?;
+        let mut command = host.namespace.command("charon-systemd");
+        let server = start(&scratch, command.env("STRONGSWAN_CONF", configuration))?;
+        let charon = Self { _server: server, scratch };
+        let listens = || socket.metadata().is_ok_and(|found| found.file_type().is_socket());
+        wait_until("charon listens", TIME, listens).with_context(|| log(&charon.scratch))?;
+        charon.swanctl(&["--load-all", "--file", &connections.to_string_lossy()])?;
+        Ok(charon)
+    }
+
+    /// Builds the tunnel; what charon said about it.
+    pub fn call(&self) -> Result<String> {
+        self.swanctl(&["--initiate", "--child", "tunnel", "--timeout", "50"])
+    }
+
+    /// The tunnels there are.
+    pub fn tunnels(&self) -> Result<String> {
+        self.swanctl(&["--list-sas"])
+    }
+
+    fn swanctl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("swanctl");
+        command
+            .args(arguments)
+            .arg("--uri")
+            .arg(format!("unix://{}", self.scratch.file("vici").display()))
+            .env("STRONGSWAN_CONF", self.scratch.file("strongswan.conf"));
+        let output = run_bounded(&mut command, TIME)?.ok().with_context(|| log(&self.scratch))?;
+        Ok(output.stdout)
+    }
+}
+
+/// What both ends' daemons can do without further packages.
+const ESP: &str = "aes128-sha256";
+
+/// Who is who, and who believes whom.
+fn ends(own: &str, other: &str) -> String {
+    format!(
+        "proposals = aes128-sha256-modp2048\nlocal {{\nauth = psk\nid = {own}\n}}\n\
+         remote {{\nauth = psk\nid = {other}\n}}\n"
+    )
+}
