@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use router_common::account::Hook;
-use router_common::verdict::DropReason;
+use router_common::verdict::{DropReason, FORWARDED};
 use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeouts, mount_bpffs};
 
 use crate::host;
 use router_userspace::compile::{TableSet, nat};
 
-use crate::model::compare::{self, Subject};
+use crate::model::account::Account;
+use crate::model::compare::Subject;
 use crate::scenario::{self, ETHERNET, Nic, Router, Sent, host_mac};
 
 /// One more than the scenarios' ports, whose first is 1.
@@ -32,8 +33,8 @@ pub struct KernelRouter {
     counters: Vec<Vec<CounterRow>>,
     /// Frames were counted since then that nobody asked about.
     has_pushed: bool,
-    /// Packets counted before flows were last forgotten.
-    before: u64,
+    /// What was counted before flows were last forgotten.
+    before: Account,
 }
 
 impl KernelRouter {
@@ -74,7 +75,15 @@ impl KernelRouter {
             tables.set_nat(key, entry)?;
         }
         let counters = vec![vec![]; SLOTS as usize];
-        Ok(Self { dataplane, hook, ifindexes, pin_dir, counters, has_pushed: false, before: 0 })
+        Ok(Self {
+            dataplane,
+            hook,
+            ifindexes,
+            pin_dir,
+            counters,
+            has_pushed: false,
+            before: Account::default(),
+        })
     }
 
     /// Forgets every flow, so that scenarios do not see each other's.
@@ -100,10 +109,13 @@ impl KernelRouter {
         Ok(())
     }
 
-    /// How many packets were counted.
-    fn total(&self) -> u64 {
-        let rows = self.dataplane.counters(SLOTS).expect("the counters can be read");
-        rows.iter().map(|row| row.traffic.packets).sum()
+    /// Every counter, of all ports.
+    fn total(&self) -> Account {
+        let mut account = Account::default();
+        for row in self.dataplane.counters(SLOTS).expect("the counters can be read") {
+            account.add(row.hook, number(row.outcome), row.traffic.packets);
+        }
+        account
     }
 
     /// The loaded programs.
@@ -163,7 +175,7 @@ impl KernelRouter {
     }
 
     /// The one outcome that was counted once since the last time, by the NIC or by none. That no other
-    /// has counted too is seen at the end ([`Subject::check`]): reading all takes long.
+    /// has counted too is seen at the end ([`Subject::account`]): reading all takes long.
     fn counted(&mut self, nic: Nic) -> Result<u32> {
         for slot in [host::port(nic).slot, 0] {
             let now = self.dataplane.counters_of(slot..slot + 1)?;
@@ -187,13 +199,18 @@ fn counted(before: &[CounterRow], after: &[CounterRow]) -> Result<Option<u32>> {
     let new: Vec<_> = after.iter().filter(|row| row.traffic.packets != packets(before, row)).collect();
     match new[..] {
         [] => Ok(None),
-        [row] if row.traffic.packets == packets(before, row) + 1 => Ok(Some(match row.outcome {
-            Outcome::Forwarded => router_common::verdict::FORWARDED,
-            Outcome::Dropped(reason) => reason.outcome(),
-            Outcome::Punted(reason) => reason.outcome(),
-            Outcome::Deferred(reason) => reason.outcome(),
-        })),
+        [row] if row.traffic.packets == packets(before, row) + 1 => Ok(Some(number(row.outcome))),
         _ => bail!("not one frame was counted once, but {new:?}"),
+    }
+}
+
+/// An outcome's place in a counter row.
+const fn number(outcome: Outcome) -> u32 {
+    match outcome {
+        Outcome::Forwarded => FORWARDED,
+        Outcome::Dropped(reason) => reason.outcome(),
+        Outcome::Punted(reason) => reason.outcome(),
+        Outcome::Deferred(reason) => reason.outcome(),
     }
 }
 
@@ -203,7 +220,8 @@ impl Router for KernelRouter {
     }
 
     fn send(&mut self, nic: Nic, frame: &[u8]) -> Sent {
-        self.run(nic, frame).expect("the program runs")
+        let told = |error| panic!("{} bytes by {nic:?}, {frame:02x?}: {error:#}", frame.len());
+        self.run(nic, frame).unwrap_or_else(told)
     }
 
     fn answers(&self, reason: DropReason, frame: &[u8]) -> bool {
@@ -231,13 +249,12 @@ impl Subject for KernelRouter {
         self.before = self.total();
     }
 
-    fn check(&mut self, packets: usize, entries: usize) -> Result<(), String> {
-        let counted = self.total() - self.before;
-        if counted != packets as u64 {
-            return Err(format!("{packets} packets, of which {counted} were counted"));
-        }
-        let found = self.dataplane.flow_entries().map_err(|error| format!("{error:#}"))?;
-        compare::whole(found, entries)
+    fn account(&mut self) -> Account {
+        self.total().since(&self.before)
+    }
+
+    fn flow_entries(&mut self) -> Result<(usize, usize), String> {
+        self.dataplane.flow_entries().map_err(|error| format!("{error:#}"))
     }
 }
 

@@ -6,6 +6,7 @@
 //! router a choice – a port of the same range and parity that is not in use – the model says what
 //! it may choose and adopts what it chose.
 
+pub mod account;
 pub mod compare;
 pub mod generate;
 mod nat;

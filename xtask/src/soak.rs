@@ -10,7 +10,8 @@ use crate::{build, setup};
 /// How long, and from where on.
 #[derive(Debug, Args)]
 pub struct Soak {
-    /// Packets for each hook; a tenth of them through the programs in the kernel.
+    /// Packets through the programs in the kernel, half of them for each hook; and as many through the
+    /// walk on the host.
     #[arg(long, default_value_t = 10_000_000)]
     packets: u64,
     /// The first sequence's seed, as a difference names it; another each time if none is given.
@@ -23,11 +24,11 @@ pub fn run(arguments: &Soak) -> Result<()> {
     setup::to_run_the_lab()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let seed = arguments.seed.unwrap_or(now.as_secs() << 16);
-    println!("{} packets from seed {seed} on", arguments.packets);
+    println!("{0} packets through the programs, {0} on the host, from seed {seed} on", arguments.packets);
     let mut command = build::cargo("test");
     command
         .args(["--release", "-p", "router-tests", "--test", "model", "--", "--nocapture", "--test-threads=2"])
-        .env("XVR_MODEL_PACKETS", arguments.packets.to_string())
+        .env("XVR_MODEL_PACKETS", arguments.packets.div_ceil(2).to_string())
         .env("XVR_MODEL_SEED", seed.to_string());
     crate::run(&mut command)
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use router_common::account::Hook;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
+use super::account::Account;
 use super::generate::Generator;
 use super::probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station};
 use super::{Fate, Forwarded, Model, Port, Why};
@@ -16,39 +17,29 @@ use crate::scenario::{Nic, Router, Sent, host_mac};
 pub trait Subject: Router {
     /// Forgets every flow.
     fn forget(&mut self);
-    /// Whether it has counted so many packets since then, each once, and has written down so many flow
-    /// entries, each with its reverse.
+    /// What it has counted since then.
+    fn account(&mut self) -> Account;
+    /// How many flow entries it has, and how many of them are without their reverse.
     ///
     /// # Errors
-    /// It has not.
-    fn check(&mut self, packets: usize, entries: usize) -> Result<(), String>;
-}
-
-/// Whether so many flow entries are what should be there, when so many of them have no reverse.
-///
-/// # Errors
-/// They are not.
-pub fn whole((found, alone): (usize, usize), expected: usize) -> Result<(), String> {
-    match (found == expected, alone) {
-        (true, 0) => Ok(()),
-        (false, 0) => Err(format!("{found} flow entries instead of {expected}")),
-        (_, alone) => Err(format!("{alone} of {found} flow entries are without their reverse")),
-    }
+    /// They cannot be read.
+    fn flow_entries(&mut self) -> Result<(usize, usize), String>;
 }
 
 /// Sends so many packets in sequences of a length, from a seed on, and tells after each how many that
-/// are by now; hands back how many were forwarded.
+/// are by now; hands back what became of them.
 ///
 /// # Panics
-/// The model and the router differ. The message has the packets that led to it.
+/// The model and the router differ, or the router has counted otherwise. The message has the packets that
+/// led to it.
 pub fn agree(
     router: &mut dyn Subject,
     seed: u64,
     packets: usize,
     length: usize,
     progress: &mut dyn FnMut(usize),
-) -> usize {
-    let mut forwarded = 0;
+) -> Account {
+    let mut account = Account::default();
     for sequence in 0..packets.div_ceil(length) as u64 {
         let seed = seed + sequence;
         let mut run = Run::new(router);
@@ -58,10 +49,7 @@ pub fn agree(
             let probe = generator.probe();
             probes.push(probe.clone());
             match run.step(&probe) {
-                Ok(Some(left)) => {
-                    forwarded += 1;
-                    generator.passed(probe, left);
-                }
+                Ok(Some(left)) => generator.passed(probe, left),
                 Ok(None) => {}
                 Err(difference) => {
                     let history = shorten(router, probes);
@@ -69,25 +57,27 @@ pub fn agree(
                 }
             }
         }
-        if let Err(problem) = run.check() {
-            panic!("seed {seed}, after {length} packets: {problem}");
+        match run.check() {
+            Ok(counted) => account.merge(&counted),
+            Err(problem) => panic!("seed {seed}, after {length} packets: {problem}"),
         }
         progress((sequence as usize + 1) * length);
     }
-    forwarded
+    account
 }
 
 /// The model and a router side by side, from no flows on.
 struct Run<'a> {
     model: Model,
     router: &'a mut dyn Subject,
-    sent: usize,
+    /// What became of the packets that were sent, as was seen of each.
+    seen: Account,
 }
 
 impl<'a> Run<'a> {
     fn new(router: &'a mut dyn Subject) -> Self {
         router.forget();
-        Self { model: Model::default(), router, sent: 0 }
+        Self { model: Model::default(), router, seen: Account::default() }
     }
 
     /// Sends a packet; hands back what left, or says how the two differ.
@@ -97,8 +87,8 @@ impl<'a> Run<'a> {
         if self.router.hook() == Hook::Xdp && expected.iter().any(is_given_a_hidden_port) {
             return Ok(None);
         }
-        self.sent += 1;
         let sent = self.router.send(probe.nic, &bytes);
+        self.seen.add(self.router.hook(), sent.outcome, 1);
         let said = || {
             let expected = expected.iter().map(|fate| format!("{fate:?}")).collect::<Vec<_>>().join(" or ");
             format!("{probe}\n  the model: {expected}\n  the router: {}", outcome(&sent))
@@ -166,8 +156,20 @@ impl<'a> Run<'a> {
         Ok(src)
     }
 
-    fn check(&mut self) -> Result<(), String> {
-        self.router.check(self.sent, self.model.entries())
+    /// Every packet that was sent is accounted for, once and as what was seen of it, and the flows are
+    /// those that the model has.
+    fn check(&mut self) -> Result<Account, String> {
+        let (hook, counted) = (self.router.hook(), self.router.account());
+        counted.balances(hook, self.seen.received(hook))?;
+        if counted != self.seen {
+            return Err(format!("counted was {counted}, but seen {}", self.seen));
+        }
+        let expected = self.model.entries();
+        match self.router.flow_entries()? {
+            (found, 0) if found == expected => Ok(counted),
+            (found, 0) => Err(format!("{found} flow entries instead of {expected}")),
+            (found, alone) => Err(format!("{alone} of {found} flow entries are without their reverse")),
+        }
     }
 }
 

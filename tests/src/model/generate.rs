@@ -302,6 +302,8 @@ impl Generator {
             }
             6 => {
                 let headers = if v6 { 40 } else { 20 };
+                // What was sent before may have had options, which count no longer.
+                probe.flaw = None;
                 let most = probe.length() - headers;
                 probe.flaw = Some(Flaw::Cut(1 + self.random.below(most)));
             }
