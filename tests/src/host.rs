@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Duration;
 
 use router_common::account::Hook;
 use router_common::flow::{FlowEntry, FlowKey, NextHop};
@@ -142,6 +143,11 @@ impl Subject for HostRouter {
             account.add(hook, outcome, packets);
         }
         account
+    }
+
+    /// Its clock stands still.
+    fn patience(&self) -> Duration {
+        Duration::MAX
     }
 
     fn flow_entries(&mut self) -> Result<(usize, usize), String> {

@@ -8,9 +8,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::Pod;
+use aya::maps::HashMap;
 use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use router_common::account::Hook;
+use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
+use router_common::limit::Tally;
+use router_common::net::{Ipv4, Ipv6};
+use router_common::port::LocalKey;
 use router_common::verdict::{DropReason, FORWARDED};
+use router_ebpf::fragment::HOLD_TIME;
 use router_userspace::dataplane::{CounterRow, Dataplane, Options, Outcome, Timeouts, mount_bpffs};
 
 use crate::host;
@@ -106,7 +113,28 @@ impl KernelRouter {
         })?;
         let left = self.dataplane.flows()?.len();
         ensure!(left == 0, "{left} flows are left");
-        Ok(())
+        self.forget_fragments::<Ipv4>("4")?;
+        self.forget_fragments::<Ipv6>("6")
+    }
+
+    /// Datagrams under way, what waits for them, and how many of whom do.
+    fn forget_fragments<A>(&mut self, family: &str) -> Result<()>
+    where
+        A: Copy + 'static,
+        DatagramKey<A>: Pod,
+        HeldKey<A>: Pod,
+        LocalKey<A>: Pod,
+    {
+        self.empty::<DatagramKey<A>, Datagram>(&format!("DATAGRAMS{family}"))?;
+        self.empty::<HeldKey<A>, Held>(&format!("HELD{family}"))?;
+        self.empty::<LocalKey<A>, Tally>(&format!("HOLDERS{family}"))
+    }
+
+    fn empty<K: Pod, V: Pod>(&mut self, name: &str) -> Result<()> {
+        let map = self.dataplane.ebpf().map_mut(name).with_context(|| format!("no map {name}"))?;
+        let mut map: HashMap<_, K, V> = map.try_into()?;
+        let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
+        keys.iter().try_for_each(|key| map.remove(key)).with_context(|| format!("empty {name}"))
     }
 
     /// Every counter, of all ports.
@@ -145,7 +173,8 @@ impl KernelRouter {
 
     fn run_program(&mut self, nic: Nic, frame: &[u8]) -> Result<Vec<u8>> {
         let ifindex = self.ifindexes[&(nic as u8)];
-        let mut out = vec![0; frame.len() + 256];
+        // A first fragment's buffer is used for those that waited for it.
+        let mut out = vec![0; frame.len().max(size_of::<Held>()) + 256];
         let hook = self.hook;
         let ebpf = self.dataplane.ebpf();
         let mut options =
@@ -226,8 +255,9 @@ impl Router for KernelRouter {
 
     fn answers(&self, reason: DropReason, frame: &[u8]) -> bool {
         use DropReason::{FlowTableFull, NoFreePort, TooBig, TtlExceeded};
-        let dont_fragment = frame[20] & 0x40 != 0;
+        let (dont_fragment, is_later) = (frame[20] & 0x40 != 0, [frame[20] & 0x1f, frame[21]] != [0, 0]);
         self.hook == Hook::Tc
+            && !is_later
             && (matches!(reason, TtlExceeded | NoFreePort | FlowTableFull)
                 || reason == TooBig && dont_fragment)
     }
@@ -251,6 +281,10 @@ impl Subject for KernelRouter {
 
     fn account(&mut self) -> Account {
         self.total().since(&self.before)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_nanos(HOLD_TIME)
     }
 
     fn flow_entries(&mut self) -> Result<(usize, usize), String> {

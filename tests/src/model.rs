@@ -8,6 +8,7 @@
 
 pub mod account;
 pub mod compare;
+mod fragment;
 pub mod generate;
 mod nat;
 mod places;
@@ -20,6 +21,7 @@ use router_common::port::Role;
 use router_userspace::model::nat::Nat;
 
 use crate::scenario::{Nic, nat_rules};
+use fragment::Datagrams;
 use nat::Destination;
 use places::{Places, Route, first_address, is_link_scope, is_martian_destination, is_martian_source};
 use probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station, Tuple, tuple};
@@ -45,6 +47,8 @@ pub enum Why {
     FromControl,
     Broken,
     IcmpUnsupported,
+    Overlap,
+    NotHeld,
 }
 
 /// What may become of a packet.
@@ -56,6 +60,8 @@ pub enum Fate {
     Dropped(Why),
     /// To the kernel.
     Punted,
+    /// Kept until its datagram's first fragment comes; or that one, which comes in again with all that were.
+    Held,
 }
 
 /// A packet that is sent on.
@@ -125,6 +131,7 @@ pub struct Model {
     bindings: HashMap<Socket, u16>,
     /// The same by the outside: protocol, address, port.
     externals: HashMap<(u8, IpAddr, u16), (IpAddr, u16)>,
+    datagrams: Datagrams,
 }
 
 impl Default for Model {
@@ -136,21 +143,29 @@ impl Default for Model {
             index: HashMap::new(),
             bindings: HashMap::new(),
             externals: HashMap::new(),
+            datagrams: Datagrams::default(),
         }
     }
 }
 
 impl Model {
-    /// What may become of a packet: any of these. Where two rules refuse it no rule says which comes
-    /// first.
-    pub fn expect(&self, probe: &Probe) -> Vec<Fate> {
+    /// What may become of a packet that no router looks further into.
+    pub fn unread(probe: &Probe) -> Vec<Fate> {
         if probe.flaw == Some(Flaw::Vlan) {
             return vec![Fate::Dropped(Why::UnknownVlan)];
         }
         let mut fates = vec![];
         let is_malformed = matches!(
             probe.flaw,
-            Some(Flaw::Version | Flaw::HeaderLength | Flaw::HeaderSum | Flaw::Cut(_) | Flaw::Padding)
+            Some(
+                Flaw::Version
+                    | Flaw::HeaderLength
+                    | Flaw::HeaderSum
+                    | Flaw::Cut(_)
+                    | Flaw::Padding
+                    | Flaw::Ragged
+                    | Flaw::Beyond
+            )
         );
         if is_malformed {
             fates.push(Fate::Dropped(Why::Malformed));
@@ -158,8 +173,23 @@ impl Model {
         if probe.station != Station::Router || probe.nic == Nic::Control {
             fates.push(Fate::Punted);
         }
+        fates
+    }
+
+    /// What may become of a packet: any of these. Where two rules refuse it no rule says which comes
+    /// first.
+    pub fn expect(&self, probe: &Probe) -> Vec<Fate> {
+        let mut fates = Self::unread(probe);
         if !fates.is_empty() {
             return fates;
+        }
+        if probe.is_tiny() {
+            return vec![Fate::Dropped(Why::Malformed)];
+        }
+        if probe.is_fragment()
+            && let Some(fate) = self.datagrams.expect(probe)
+        {
+            return vec![fate];
         }
         let is_error = matches!(probe.body, Body::Error(_));
         let is_martian = is_martian_source(probe.src) || is_martian_destination(probe.dst);
@@ -186,7 +216,7 @@ impl Model {
             Body::Notice(_) => self.refuse(probe, Why::IcmpUnsupported),
             Body::Error(error) => self.expect_error(probe, error),
             _ => {
-                let tuple = probe.tuple().expect("what is left has a key");
+                let tuple = self.datagrams.tuple(probe).expect("what is left has a key");
                 match self.index.get(&tuple) {
                     Some(&(flow, way)) => self.expect_known(probe, &self.flows[flow], way),
                     None => self.expect_new(probe, tuple),
@@ -226,7 +256,9 @@ impl Model {
             return vec![Fate::Dropped(Why::WrongPort)];
         }
         // A flow's first packet asked, so what comes back answers.
-        if matches!((&probe.body, way), (Body::Query(..), Way::Back) | (Body::Answer(..), Way::There)) {
+        if !probe.is_later()
+            && matches!((&probe.body, way), (Body::Query(..), Way::Back) | (Body::Answer(..), Way::There))
+        {
             let also = self.ways_along(flow, way).contains(&None).then_some(NO_WAY);
             let cannot = Fate::Dropped(Why::CannotBegin);
             return std::iter::once(cannot).chain(also.into_iter().flatten()).collect();
@@ -280,7 +312,7 @@ impl Model {
 
     /// An ICMP error: it goes where answers to the packet go that it is about.
     fn expect_error(&self, probe: &Probe, error: &Error) -> Vec<Fate> {
-        if matches!(error.flaw, Some(ErrorFlaw::InnerHeaderSum | ErrorFlaw::TooShort)) {
+        if matches!(error.flaw, Some(ErrorFlaw::InnerHeaderSum | ErrorFlaw::TooShort | ErrorFlaw::Later)) {
             return self.refuse(probe, Why::Unrelated);
         }
         let about = tuple(error.ends, &error.body);
@@ -332,6 +364,15 @@ impl Model {
 
     /// A packet that no flow knows.
     fn expect_new(&self, probe: &Probe, tuple: Tuple) -> Vec<Fate> {
+        let mut fates = self.expect_first(probe, tuple);
+        if probe.is_later() && self.places.is_local(probe.dst) {
+            // Where the kernel waits for its first fragment, in vain.
+            fates.push(Fate::Punted);
+        }
+        fates
+    }
+
+    fn expect_first(&self, probe: &Probe, tuple: Tuple) -> Vec<Fate> {
         let mut left = tuple;
         let mut translated = Translated { source: false, destination: false };
         match self.destination(probe.nic, tuple) {
@@ -343,13 +384,13 @@ impl Model {
                 translated.destination = true;
             }
             Destination::Itself if probe.nic.role() == Role::Public => {
-                let also = (!can_begin(&probe.body)).then_some(Fate::Dropped(Why::CannotBegin));
+                let also = (!can_begin(probe)).then_some(Fate::Dropped(Why::CannotBegin));
                 return std::iter::once(Fate::Dropped(Why::NotPermitted)).chain(also).collect();
             }
             Destination::Itself => {}
         }
         let mut fates: Vec<_> = self.expired(probe, translated.destination).into_iter().collect();
-        if !can_begin(&probe.body) {
+        if !can_begin(probe) {
             fates.push(Fate::Dropped(Why::CannotBegin));
             return fates;
         }
@@ -405,6 +446,25 @@ impl Model {
         Ok(())
     }
 
+    /// Takes note of a fragment that became what was expected, and left with an identification if it did;
+    /// hands back what comes in again.
+    ///
+    /// # Errors
+    /// The identification is another than it should be.
+    pub fn note_fragment(&mut self, probe: &Probe, left: Option<u16>) -> Result<Vec<Probe>, String> {
+        if !probe.is_fragment() || probe.is_tiny() || !Self::unread(probe).is_empty() {
+            return Ok(vec![]);
+        }
+        self.datagrams.note(probe, left)
+    }
+
+    /// Whether a packet keeps its identification: what is not a fragment, and what is of a source that is
+    /// not translated.
+    pub fn keeps_id(&self, probe: &Probe, forwarded: &Forwarded) -> bool {
+        let is_translated = forwarded.ends.0 != probe.src || self.places.is_local(probe.src);
+        probe.src.is_ipv6() || !probe.is_fragment() || !is_translated
+    }
+
     /// How many entries a table of flows has, one for each direction.
     pub fn entries(&self) -> usize {
         self.index.len()
@@ -444,13 +504,14 @@ fn may_come_by(nic: Nic, expected: Nic) -> bool {
 }
 
 /// Whether a packet may be the first of a flow: of TCP what opens a connection, and a bare
-/// acknowledgment of one that outlived its flow.
-fn can_begin(body: &Body) -> bool {
+/// acknowledgment of one that outlived its flow; no fragment without ports.
+fn can_begin(probe: &Probe) -> bool {
     const FIN: u8 = 1;
     const SYN: u8 = 2;
     const RST: u8 = 4;
     const ACK: u8 = 16;
-    match body {
+    match probe.body {
+        _ if probe.is_later() => false,
         Body::Tcp(_, flags) => matches!(flags & (FIN | SYN | RST | ACK), SYN | ACK),
         Body::Answer(..) => false,
         _ => true,

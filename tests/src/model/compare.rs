@@ -1,17 +1,19 @@
 //! The model and a router, packet by packet.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use router_common::account::Hook;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
 use super::account::Account;
 use super::generate::Generator;
-use super::probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station};
+use super::probe::{Body, Error, ErrorFlaw, Flaw, Piece, Probe, Station};
 use super::{Fate, Forwarded, Model, Port, Why};
 use crate::packet::read;
-use crate::scenario::{Nic, Router, Sent, host_mac};
+use crate::scenario::{ETHERNET, Nic, Router, Sent, host_mac};
 
 /// A router that can begin anew.
 pub trait Subject: Router {
@@ -19,6 +21,8 @@ pub trait Subject: Router {
     fn forget(&mut self);
     /// What it has counted since then.
     fn account(&mut self) -> Account;
+    /// How long a fragment waits for the others at the least.
+    fn patience(&self) -> Duration;
     /// How many flow entries it has, and how many of them are without their reverse.
     ///
     /// # Errors
@@ -40,8 +44,9 @@ pub fn agree(
     progress: &mut dyn FnMut(usize),
 ) -> Account {
     let mut account = Account::default();
-    for sequence in 0..packets.div_ceil(length) as u64 {
-        let seed = seed + sequence;
+    let patience = router.patience();
+    'sequences: for sequence in 0..packets.div_ceil(length) as u64 {
+        let (seed, begin) = (seed + sequence, Instant::now());
         let mut run = Run::new(router);
         let mut generator = Generator::new(seed);
         let mut probes = vec![];
@@ -49,8 +54,11 @@ pub fn agree(
             let probe = generator.probe();
             probes.push(probe.clone());
             match run.step(&probe) {
-                Ok(Some(left)) => generator.passed(probe, left),
-                Ok(None) => {}
+                Ok(passed) => passed.into_iter().for_each(|(came, left)| generator.passed(came, left)),
+                Err(_) if probes.last().is_some_and(Probe::is_fragment) && begin.elapsed() >= patience => {
+                    println!("seed {seed}: fragments have waited longer than they may, by this machine");
+                    continue 'sequences;
+                }
                 Err(difference) => {
                     let history = shorten(router, probes);
                     panic!("seed {seed}, step {step}: {difference}\n{history}");
@@ -80,10 +88,30 @@ impl<'a> Run<'a> {
         Self { model: Model::default(), router, seen: Account::default() }
     }
 
+    /// Sends a packet, and those that come in again because of it; hands back what came in and was
+    /// forwarded, and how it left, or says how the two differ.
+    fn step(&mut self, probe: &Probe) -> Result<Vec<(Probe, Probe)>, String> {
+        let mut passed = vec![];
+        let mut coming = VecDeque::from([probe.clone()]);
+        while let Some(probe) = coming.pop_front() {
+            let left = self.judge(&probe)?;
+            // XDP has not looked at it.
+            if self.router.hook() == Hook::Tc {
+                let id = left.as_ref().and_then(|left| left.piece).map(|piece| piece.id);
+                let again = self.model.note_fragment(&probe, id).map_err(|why| format!("{why}: {probe}"))?;
+                coming.extend(again);
+            }
+            passed.extend(left.map(|left| (probe, left)));
+        }
+        Ok(passed)
+    }
+
     /// Sends a packet; hands back what left, or says how the two differ.
-    fn step(&mut self, probe: &Probe) -> Result<Option<Probe>, String> {
+    fn judge(&mut self, probe: &Probe) -> Result<Option<Probe>, String> {
         let bytes = probe.bytes();
-        let expected = self.model.expect(probe);
+        let is_tcs =
+            self.router.hook() == Hook::Xdp && probe.is_fragment() && Model::unread(probe).is_empty();
+        let expected = if is_tcs { vec![] } else { self.model.expect(probe) };
         if self.router.hook() == Hook::Xdp && expected.iter().any(is_given_a_hidden_port) {
             return Ok(None);
         }
@@ -91,14 +119,19 @@ impl<'a> Run<'a> {
         self.seen.add(self.router.hook(), sent.outcome, 1);
         let said = || {
             let expected = expected.iter().map(|fate| format!("{fate:?}")).collect::<Vec<_>>().join(" or ");
-            format!("{probe}\n  the model: {expected}\n  the router: {}", outcome(&sent))
+            format!("{probe}\n  the model: {expected}\n  the router: {}", outcome(probe, &sent))
         };
         let is_answered =
             DropReason::from_outcome(sent.outcome).is_some_and(|reason| self.router.answers(reason, &bytes));
-        if sent.outcome != FORWARDED && !is_answered && sent.frame != bytes {
+        // What comes in again has been in the first fragment's buffer.
+        let comes_again = sent.outcome == DeferReason::Held.outcome() && !probe.is_later();
+        if sent.outcome != FORWARDED && !is_answered && !comes_again && sent.frame != bytes {
             return Err(format!("a packet that is not forwarded was changed: {}", said()));
         }
         let outcome = DeferReason::from_outcome(sent.outcome);
+        if is_tcs {
+            return if outcome == Some(DeferReason::Fragment) { Ok(None) } else { Err(said()) };
+        }
         if outcome == Some(DeferReason::PartialChecksum) {
             // The TC program's business.
             let may_defer =
@@ -119,7 +152,8 @@ impl<'a> Run<'a> {
                         .arrived(probe, forwarded, &sent.frame)
                         .map_err(|why| format!("{why}: {}", said()))?;
                     self.model.adopt(probe, forwarded, port).map_err(|why| format!("{why}: {}", said()))?;
-                    return Ok(Some(as_it_left(probe, forwarded, port)));
+                    let id = identification(probe, &sent.frame);
+                    return Ok(Some(as_it_left(probe, forwarded, (port, id))));
                 }
                 fate if is(fate, self.router.hook(), probe, sent.outcome) => return Ok(None),
                 _ => {}
@@ -130,11 +164,14 @@ impl<'a> Run<'a> {
 
     /// Compares a frame that has left with what should have; hands back its source port.
     fn arrived(&self, probe: &Probe, forwarded: &Forwarded, frame: &[u8]) -> Result<u16, String> {
-        let out = read(frame);
-        let macs = (host_mac(forwarded.nic), forwarded.nic.mac());
-        if forwarded.resolved && out.macs != macs {
+        let macs = [host_mac(forwarded.nic), forwarded.nic.mac()].concat();
+        if forwarded.resolved && frame[..12] != macs {
             return Err(format!("not by {:?}", forwarded.nic));
         }
+        if probe.piece.is_some() {
+            return self.fragment_arrived(probe, forwarded, frame);
+        }
+        let out = read(frame);
         if out.ends != forwarded.ends || out.ttl != probe.ttl - 1 {
             return Err("other ends or another TTL".to_owned());
         }
@@ -154,6 +191,38 @@ impl<'a> Run<'a> {
             return Err("other ports".to_owned());
         }
         Ok(src)
+    }
+
+    /// The same of a fragment, which has to be the very bytes that it has of the packet that should have
+    /// left; hands back the datagram's source port.
+    fn fragment_arrived(&self, probe: &Probe, forwarded: &Forwarded, frame: &[u8]) -> Result<u16, String> {
+        let at = ETHERNET + probe.length() - probe.piece.map_or(0, |piece| piece.end - piece.start);
+        let word = |at: usize| frame.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]]));
+        let port = match (&probe.body, forwarded.ports.0) {
+            (Body::Tcp(..) | Body::Udp(_) | Body::Sctp(_), Port::Like(_)) => word(at),
+            (Body::Query(..), Port::Like(_)) => word(at + 4),
+            (_, Port::Is(port) | Port::Like(port)) => port,
+        };
+        let id = identification(probe, frame);
+        if self.model.keeps_id(probe, forwarded) && probe.piece.is_some_and(|piece| piece.id != id) {
+            return Err("another identification".to_owned());
+        }
+        let left = as_it_left(probe, forwarded, (port, id));
+        let whole = Probe { data: probe.data, whole: false, flaw: probe.flaw, ttl: probe.ttl - 1, ..left };
+        let mut expected = whole.bytes();
+        let sum = match probe.body {
+            Body::Tcp(..) => at + 16,
+            Body::Udp(_) => at + 6,
+            _ => at + 2,
+        };
+        // Zero is written as nothing or as all ones.
+        if !probe.is_later() && word(sum) == 0 && expected[sum..sum + 2] == [0xff; 2] {
+            expected[sum..sum + 2].fill(0);
+        }
+        match frame[12..] == expected[12..] {
+            true => Ok(port),
+            false => Err(format!("left as {:02x?}\n  instead of {:02x?}", &frame[12..], &expected[12..])),
+        }
     }
 
     /// Every packet that was sent is accounted for, once and as what was seen of it, and the flows are
@@ -200,8 +269,8 @@ fn inside(error: &Error, forwarded: &Forwarded, frame: &[u8]) -> Result<(), Stri
     Ok(())
 }
 
-/// The packet that a host on the other side saw.
-fn as_it_left(probe: &Probe, forwarded: &Forwarded, port: u16) -> Probe {
+/// The packet that a host on the other side saw, with the source port and the identification that it had.
+fn as_it_left(probe: &Probe, forwarded: &Forwarded, (port, id): (u16, u16)) -> Probe {
     let body = match (&probe.body, forwarded.about) {
         (Body::Error(error), Some(about)) => Body::Error(Box::new(Error {
             ends: (about.src, about.dst),
@@ -218,9 +287,16 @@ fn as_it_left(probe: &Probe, forwarded: &Forwarded, port: u16) -> Probe {
         body,
         data: 32,
         whole: true,
+        piece: probe.piece.map(|piece| Piece { id, ..piece }),
         flaw: None,
         ..*probe
     }
+}
+
+/// The identification that a fragment has left with.
+fn identification(probe: &Probe, frame: &[u8]) -> u16 {
+    let at = ETHERNET + if probe.src.is_ipv6() { 46 } else { 4 };
+    frame.get(at..at + 2).map_or(0, |id| u16::from_be_bytes([id[0], id[1]]))
 }
 
 /// Whether an outcome is what was to be.
@@ -236,6 +312,7 @@ fn is(fate: &Fate, hook: Hook, probe: &Probe, outcome: u32) -> bool {
         Some(DeferReason::Punted) => {
             hook == Hook::Xdp && matches!(fate, Fate::Punted | Fate::Dropped(Why::Ttl))
         }
+        Some(DeferReason::Held) => hook == Hook::Tc && *fate == Fate::Held,
         // What is too big may be for a neighbour that is not known.
         Some(DeferReason::Oversize | DeferReason::NoNeighbour) => {
             let is_large = probe.length() > usize::from(Nic::Tier2.mtu());
@@ -250,6 +327,7 @@ fn why(reason: DropReason) -> Why {
     match reason {
         DropReason::Truncated | DropReason::BadIpHeader | DropReason::BadIpChecksum => Why::Malformed,
         DropReason::TooManyHeaders | DropReason::RoutingHeader => Why::Malformed,
+        DropReason::BadFragment => Why::Malformed,
         DropReason::UnknownVlan => Why::UnknownVlan,
         DropReason::Martian => Why::Martian,
         DropReason::NotPermitted => Why::NotPermitted,
@@ -263,15 +341,16 @@ fn why(reason: DropReason) -> Why {
         DropReason::FromControl => Why::FromControl,
         DropReason::IcmpUnsupported => Why::IcmpUnsupported,
         DropReason::FlowTableFull | DropReason::Untranslatable | DropReason::RewriteFailed => Why::Broken,
-        // The model sends no fragments.
-        DropReason::BadFragment | DropReason::OverlappingFragment | DropReason::FragmentNotHeld => {
-            Why::Broken
-        }
+        DropReason::OverlappingFragment => Why::Overlap,
+        DropReason::FragmentNotHeld => Why::NotHeld,
     }
 }
 
-/// What a router said, to be read.
-fn outcome(sent: &Sent) -> String {
+/// What a router said of a packet, to be read.
+fn outcome(probe: &Probe, sent: &Sent) -> String {
+    if sent.outcome == FORWARDED && probe.piece.is_some() {
+        return "forwarded".to_owned();
+    }
     if sent.outcome == FORWARDED {
         let out = read(&sent.frame);
         let nic = Nic::ALL.into_iter().find(|nic| nic.mac() == out.macs.1);
