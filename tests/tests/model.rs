@@ -8,6 +8,7 @@ use router_tests::host::HostRouter;
 use router_tests::kernel::KernelRouter;
 use router_tests::model::compare::agree;
 use router_tests::needs;
+use router_tests::scenario::Router;
 
 /// Packets of one sequence: enough for flows to be in each other's way.
 const LENGTH: usize = 2_000;
@@ -37,36 +38,47 @@ fn seed() -> u64 {
     setting("XVR_MODEL_SEED").unwrap_or(1)
 }
 
-fn on_the_host(hook: Hook) {
-    let packets = packets(150_000);
-    let account =
-        agree(&mut HostRouter::new(hook), seed(), packets, LENGTH, &mut progress(hook.label(), packets));
-    println!("on the host: {account}");
-    assert!(account.forwarded(hook) > packets as u64 / 4, "most packets do not meet a flow");
+/// One hook alone, or XDP in front of TC.
+fn name(hook: Option<Hook>) -> &'static str {
+    hook.map_or("xdp and tc", Hook::label)
+}
+
+fn on_the_host(hook: Option<Hook>) {
+    let packets = packets(100_000);
+    let mut router = hook.map_or_else(HostRouter::both_hooks, HostRouter::new);
+    let account = agree(&mut router, seed(), packets, LENGTH, &mut progress(name(hook), packets));
+    println!("{} on the host: {account}", name(hook));
+    let forwarded = account.forwarded(router.hook());
+    assert!(forwarded > packets as u64 / 4, "most packets do not meet a flow");
 }
 
 #[test]
 fn the_walk_does_what_the_model_says_in_xdp() {
-    on_the_host(Hook::Xdp);
+    on_the_host(Some(Hook::Xdp));
 }
 
 #[test]
 fn the_walk_does_what_the_model_says_in_tc() {
-    on_the_host(Hook::Tc);
+    on_the_host(Some(Hook::Tc));
 }
 
-fn in_the_kernel(hook: Hook) {
+#[test]
+fn the_walk_does_what_the_model_says_in_xdp_in_front_of_tc() {
+    on_the_host(None);
+}
+
+fn in_the_kernel(hook: Option<Hook>) {
     if !needs::are_met(&["ip"]) {
         return;
     }
-    let packets = packets(50_000);
+    let packets = packets(30_000);
     let thread = std::thread::spawn(move || {
         // SAFETY: changes the calling thread alone.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");
-        let mut router = KernelRouter::new(hook).expect("the programs load");
-        let account =
-            agree(&mut router, seed(), packets, KERNEL_LENGTH, &mut progress(hook.label(), packets));
-        println!("in the kernel: {account}");
+        let router = hook.map_or_else(KernelRouter::both_hooks, KernelRouter::new);
+        let mut router = router.expect("the programs load");
+        let account = agree(&mut router, seed(), packets, KERNEL_LENGTH, &mut progress(name(hook), packets));
+        println!("{} in the kernel: {account}", name(hook));
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -75,10 +87,15 @@ fn in_the_kernel(hook: Hook) {
 
 #[test]
 fn the_xdp_program_does_what_the_model_says() {
-    in_the_kernel(Hook::Xdp);
+    in_the_kernel(Some(Hook::Xdp));
 }
 
 #[test]
 fn the_tc_program_does_what_the_model_says() {
-    in_the_kernel(Hook::Tc);
+    in_the_kernel(Some(Hook::Tc));
+}
+
+#[test]
+fn the_xdp_program_in_front_of_the_tc_program_does_what_the_model_says() {
+    in_the_kernel(None);
 }

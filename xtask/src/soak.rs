@@ -10,8 +10,8 @@ use crate::{build, setup};
 /// How long, and from where on.
 #[derive(Debug, Args)]
 pub struct Soak {
-    /// Packets through the programs in the kernel, half of them for each hook; and as many through the
-    /// walk on the host.
+    /// Packets through the programs in the kernel: a third by XDP, a third by TC, a third by XDP in front of
+    /// TC; and as many through the walk on the host.
     #[arg(long, default_value_t = 10_000_000)]
     packets: u64,
     /// The first sequence's seed, as a difference names it; another each time if none is given.
@@ -28,7 +28,7 @@ pub fn run(arguments: &Soak) -> Result<()> {
     let mut command = build::cargo("test");
     command
         .args(["--release", "-p", "router-tests", "--test", "model", "--", "--nocapture", "--test-threads=2"])
-        .env("XVR_MODEL_PACKETS", arguments.packets.div_ceil(2).to_string())
+        .env("XVR_MODEL_PACKETS", arguments.packets.div_ceil(3).to_string())
         .env("XVR_MODEL_SEED", seed.to_string());
     crate::run(&mut command)
 }

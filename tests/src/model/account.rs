@@ -47,6 +47,25 @@ impl Account {
         self.0.iter().filter(|((by, outcome), _)| *by == hook && is_one(*outcome)).map(|(_, sum)| sum).sum()
     }
 
+    /// The packets of XDP in front of TC, each with what became of it in the end.
+    ///
+    /// # Errors
+    /// TC has not received what XDP has left to it.
+    pub fn in_the_end(&self) -> Result<Self, String> {
+        let is_deferred = |outcome| DeferReason::from_outcome(outcome).is_some();
+        let (deferred, received) = (self.sum(Hook::Xdp, is_deferred), self.received(Hook::Tc));
+        if deferred != received {
+            return Err(format!("XDP left {deferred} packets to TC, which received {received}"));
+        }
+        let mut end = Self::default();
+        for (&(hook, outcome), &packets) in &self.0 {
+            if hook == Hook::Tc || !is_deferred(outcome) {
+                end.add(Hook::Tc, outcome, packets);
+            }
+        }
+        Ok(end)
+    }
+
     /// Whether so many packets were received by a hook, none by another, and each of them was forwarded,
     /// punted, dropped or deferred for a reason that there is.
     ///
@@ -114,6 +133,11 @@ mod tests {
         later.add(Hook::Xdp, FORWARDED, 1);
         assert!(later.balances(Hook::Tc, 5).is_err(), "by the other hook as well");
         assert_eq!(later.since(&account).received(Hook::Xdp), 1);
+        // XDP has left one to TC, which received five.
+        later.add(Hook::Xdp, DeferReason::Fragment.outcome(), 1);
+        assert!(later.in_the_end().is_err());
+        later.add(Hook::Xdp, DeferReason::Punted.outcome(), 4);
+        assert_eq!(later.in_the_end().map(|end| end.received(Hook::Tc)), Ok(6));
         // An outcome without a name explains nothing.
         account.add(Hook::Tc, 63, 1);
         assert!(account.balances(Hook::Tc, 6).is_err());

@@ -20,7 +20,10 @@ pub trait Subject: Router {
     /// Forgets every flow.
     fn forget(&mut self);
     /// What it has counted since then.
-    fn account(&mut self) -> Account;
+    ///
+    /// # Errors
+    /// Its hooks disagree.
+    fn account(&mut self) -> Result<Account, String>;
     /// How long a fragment waits for the others at the least.
     fn patience(&self) -> Duration;
     /// How many flow entries it has, and how many of them are without their reverse.
@@ -228,7 +231,7 @@ impl<'a> Run<'a> {
     /// Every packet that was sent is accounted for, once and as what was seen of it, and the flows are
     /// those that the model has.
     fn check(&mut self) -> Result<Account, String> {
-        let (hook, counted) = (self.router.hook(), self.router.account());
+        let (hook, counted) = (self.router.hook(), self.router.account()?);
         counted.balances(hook, self.seen.received(hook))?;
         if counted != self.seen {
             return Err(format!("counted was {counted}, but seen {}", self.seen));
