@@ -192,7 +192,7 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Op
         }
         if parsed.transport == Transport::IcmpError
             && src.source_scope() == Scope::Unicast
-            && let Some(about) = icmp::about::<A, P>(packet, l4, router)
+            && let Some(about) = icmp::about::<A, P>(packet, l4, l3 + header.length, router)
             && about.src == dst
         {
             parsed.key = about.reverse();
@@ -234,6 +234,8 @@ pub struct IpHeader {
 pub trait Header: Family {
     /// Reads and checks the header (RFC 1812 §5.2.2, RFC 8200 §4).
     fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpHeader, DropReason>;
+    /// Where the packet ends, of which the header was read and is sound.
+    fn end<P: Packet>(packet: &P, l3: usize) -> Option<usize>;
     /// Of the packet inside an ICMP error, which may be cut short: where its transport header
     /// begins, and which it is. `None` for what cannot be a flow's first bytes: another version,
     /// a later fragment, a header that is not whole, a wrong header checksum (RFC 5508 REQ-3a),
@@ -282,6 +284,11 @@ impl Header for Ipv4 {
         };
         let [hop_limit, protocol, _, _] = third.to_ne_bytes();
         Ok(IpHeader { l4: l3 + header_length, protocol, hop_limit, dont_fragment, length, fragment })
+    }
+
+    #[inline(always)]
+    fn end<P: Packet>(packet: &P, l3: usize) -> Option<usize> {
+        Some(l3 + usize::from(packet.load::<Be16>(l3 + 2)?.get()))
     }
 
     #[inline(always)]
@@ -375,6 +382,11 @@ impl Header for Ipv6 {
             return Err(DropReason::TooManyHeaders);
         }
         Ok(IpHeader { l4, protocol, hop_limit, dont_fragment: true, length, fragment })
+    }
+
+    #[inline(always)]
+    fn end<P: Packet>(packet: &P, l3: usize) -> Option<usize> {
+        Some(l3 + Self::HEADER + usize::from(packet.load::<Be16>(l3 + 4)?.get()))
     }
 
     #[inline(always)]
