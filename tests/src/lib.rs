@@ -5,6 +5,7 @@ pub mod clients;
 pub mod daemons;
 pub mod datagrams;
 pub mod frames;
+pub mod fuzz;
 pub mod host;
 pub mod journeys;
 pub mod kernel;

@@ -22,8 +22,7 @@ pub struct Soak {
 /// Sends the packets and shows how it is going.
 pub fn run(arguments: &Soak) -> Result<()> {
     setup::to_run_the_lab()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let seed = arguments.seed.unwrap_or(now.as_secs() << 16);
+    let seed = seed_or_new(arguments.seed)?;
     println!("{0} packets through the programs, {0} on the host, from seed {seed} on", arguments.packets);
     let mut command = build::cargo("test");
     command
@@ -31,4 +30,10 @@ pub fn run(arguments: &Soak) -> Result<()> {
         .env("XVR_MODEL_PACKETS", arguments.packets.div_ceil(3).to_string())
         .env("XVR_MODEL_SEED", seed.to_string());
     crate::run(&mut command)
+}
+
+/// The seed that was asked for, or one that was not there before.
+pub fn seed_or_new(seed: Option<u64>) -> Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(seed.unwrap_or(now.as_secs() << 16))
 }

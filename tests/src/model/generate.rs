@@ -69,11 +69,13 @@ impl Random {
         self.0 >> 8
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    /// A number below a limit.
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    fn percent(&mut self, chance: usize) -> bool {
+    /// True as often as that.
+    pub fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 
@@ -83,7 +85,8 @@ impl Random {
         }
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    /// One of these.
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 }
