@@ -1,8 +1,8 @@
-//! The property test of `tests/tests/model.rs` for longer.
+//! What takes minutes: the property test of `tests/tests/model.rs` for longer, and timers in real time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::{build, setup};
@@ -19,17 +19,27 @@ pub struct Soak {
     seed: Option<u64>,
 }
 
-/// Sends the packets and shows how it is going.
+/// Sends the packets and shows how it is going, while a router's timers run by the clock on the wall.
 pub fn run(arguments: &Soak) -> Result<()> {
     setup::to_run_the_lab()?;
+    build::bins()?;
     let seed = seed_or_new(arguments.seed)?;
     println!("{0} packets through the programs, {0} on the host, from seed {seed} on", arguments.packets);
-    let mut command = build::cargo("test");
-    command
+    println!("meanwhile the timers, which take five minutes");
+    let mut timers = build::cargo("test");
+    timers.args(["-p", "router-tests", "--test", "netns_timers", "--", "--ignored", "--nocapture"]);
+    let mut timers = timers.spawn().with_context(|| format!("run {timers:?}"))?;
+    let mut model = build::cargo("test");
+    model
         .args(["--release", "-p", "router-tests", "--test", "model", "--", "--nocapture", "--test-threads=2"])
         .env("XVR_MODEL_PACKETS", arguments.packets.div_ceil(3).to_string())
         .env("XVR_MODEL_SEED", seed.to_string());
-    crate::run(&mut command)
+    // Both to their ends, whatever becomes of the first.
+    let packets = crate::run(&mut model);
+    let status = timers.wait().context("wait for the timers")?;
+    packets?;
+    ensure!(status.success(), "flows do not live as long as they have to ({status})");
+    Ok(())
 }
 
 /// The seed that was asked for, or one that was not there before.
