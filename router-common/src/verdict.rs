@@ -93,6 +93,11 @@ reasons! {
         OverlappingFragment = 23 => "overlapping-fragment",
         /// A fragment that cannot wait for its datagram's first one: too large, or too many wait.
         FragmentNotHeld = 24 => "fragment-not-held",
+        /// A source that the way back does not lead to by the port that it came in by (RFC 1812 §5.3.8, RFC
+        /// 3704).
+        SpoofedSource = 25 => "spoofed-source",
+        /// An IPv4 source route (RFC 7126 §4.3, §4.4).
+        SourceRoute = 26 => "source-route",
     }
 }
 
@@ -140,5 +145,7 @@ reasons! {
         Fragment = 101 => "fragment",
         /// A fragment that TC holds until its datagram's first one has come; it is counted again then.
         Held = 102 => "held",
+        /// An IPv4 header with options: TC looks at them.
+        Options = 103 => "ip-options",
     }
 }

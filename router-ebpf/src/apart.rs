@@ -8,7 +8,7 @@
 
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, xdp_md};
 use aya_ebpf::helpers::{
     bpf_clone_redirect, bpf_csum_diff, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
     bpf_skb_load_bytes, bpf_skb_store_bytes,
@@ -16,21 +16,24 @@ use aya_ebpf::helpers::{
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
-use router_common::port::{LocalKey, PortKey};
+use router_common::port::{LocalKey, Port, PortKey};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
-use router_ebpf::family::ETHERTYPE_IPV4;
+use router_ebpf::family::{ETHERTYPE_IPV4, Family};
 use router_ebpf::fragment::{Marked, Piece};
 use router_ebpf::packet::Packet;
 use router_ebpf::passage::Decided;
 use router_ebpf::tables::Tables;
-use router_ebpf::{fragment, icmp, nat, ports, walk};
+use router_ebpf::{fragment, icmp, mss, nat, options, ports, split, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{
-    Context, FamilyMaps, Maps, arrival, datagram, held_room, opening, own_errors, piece, pool_in_place,
-    set_covered,
+    Context, FamilyMaps, Maps, arrival, datagram, held_room, opening, own_errors, payload_room, piece,
+    pool_in_place, set_covered, whole,
 };
+
+/// Bytes that are written change the sum that hardware has made over the frame.
+const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
 const FLOW: u32 = 0;
 const FOUND: u32 = u32::MAX;
@@ -198,6 +201,46 @@ pub extern "C" fn xvr_claim6(attempt: u32) -> u32 {
     claim::<Ipv6>(attempt)
 }
 
+/// Judges the options, `length` bytes, of the IPv4 header at `l3`: 0, or the outcome of the reason to drop the packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_options(skb: *mut __sk_buff, l3: u32, length: u32) -> u32 {
+    let judged = options::judge(length as usize, |at| {
+        let mut byte = 0u8;
+        let offset = l3.wrapping_add((Ipv4::HEADER + at) as u32);
+        // SAFETY: the program's own context; one byte on the stack.
+        let read = unsafe { bpf_skb_load_bytes(skb.cast(), offset, (&raw mut byte).cast(), 1) };
+        (read == 0).then_some(byte)
+    });
+    judged.map_or_else(DropReason::outcome, |()| 0)
+}
+
+#[inline(always)]
+fn limit_segments<P: Packet>(mut frame: P, ingress: u32, egress: u32) -> u32 {
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    let mtu = |ifindex| maps.port(&PortKey::untagged(ifindex)).map_or(u32::MAX, |port| port.mtu);
+    u32::from(mss::limit(&mut frame, mtu(ingress).min(mtu(egress))))
+}
+
+/// Limits the size of segments that a SYN on its way out by `egress` speaks of; whether it had to be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_xdp_segments(ctx: *mut xdp_md, egress: u32) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    let (frame, ingress) = unsafe { (XdpFrame::new(ctx), (*ctx).ingress_ifindex) };
+    limit_segments(frame, ingress, egress)
+}
+
+/// The same in the TC program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_segments(skb: *mut __sk_buff, egress: u32) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    let (frame, ingress) = unsafe { (TcFrame::new(skb), (*skb).ifindex) };
+    limit_segments(frame, ingress, egress)
+}
+
 const FAILED: u32 = DropReason::FragmentNotHeld.outcome();
 
 const NEW: u32 = 0;
@@ -250,7 +293,7 @@ fn hold<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
         return FAILED;
     }
     (room.since, room.length, room.ifindex) = (piece.now, length, ifindex);
-    let bounded = bounded(length);
+    let bounded = bounded::<HELD_LENGTH>(length);
     // SAFETY: the room is longer than the bounded length.
     if unsafe { bpf_skb_load_bytes(skb.cast(), 0, (&raw mut room.frame).cast(), bounded) } != 0 {
         return FAILED;
@@ -273,14 +316,14 @@ fn hold<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
 /// Room for a held frame, in bytes.
 const HELD_LENGTH: u32 = 2048;
 
-/// A length of 1 to [`HELD_LENGTH`], and the verifier sees both bounds.
+/// A length of 1 to `MOST`, a power of two, and the verifier sees both bounds.
 #[inline(always)]
-fn bounded(length: u32) -> u32 {
+fn bounded<const MOST: u32>(length: u32) -> u32 {
     let mut length = length;
     // SAFETY: a register alone, no memory, no flags.
     unsafe {
         core::arch::asm!("{0} += -1", "{0} &= {max}", "{0} += 1",
-                         inout(reg) length, max = const HELD_LENGTH - 1,
+                         inout(reg) length, max = const MOST - 1,
                          options(pure, nomem, nostack, preserves_flags));
     }
     length
@@ -303,12 +346,12 @@ fn release<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
         let Some(held) = A::held().get_ptr(&key) else { continue };
         // SAFETY: from a lookup of this run; the frame is longer than the bounded length.
         unsafe {
-            let length = bounded((*held).length);
+            let length = bounded::<HELD_LENGTH>((*held).length);
             if length == 0 || piece.now.wrapping_sub((*held).since) > fragment::HOLD_TIME {
                 continue;
             }
             if bpf_skb_change_tail(skb, length, 0) != 0
-                || bpf_skb_store_bytes(skb, 0, (&raw const (*held).frame).cast(), length, 0) != 0
+                || bpf_skb_store_bytes(skb, 0, (&raw const (*held).frame).cast(), length, RECOMPUTE) != 0
             {
                 continue;
             }
@@ -363,6 +406,76 @@ pub extern "C" fn xvr_tc_datagram6(skb: *mut __sk_buff) -> u32 {
     find_datagram::<Ipv6>(skb)
 }
 
+/// Whether a packet that is ready to leave by an interface can be cut for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_can_be_cut(skb: *mut __sk_buff, egress: u32) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    let (frame, maps, ingress) = unsafe { (TcFrame::new(skb), Maps::new(Context::Absent), (*skb).ifindex) };
+    let port = |ifindex| maps.port(&PortKey::untagged(ifindex));
+    let (Some(from), Some(to), Some(mut whole)) = (port(ingress), port(egress), whole()) else { return 0 };
+    whole.mtu = to.mtu;
+    u32::from(split::can_be_cut(&frame, to.mtu, from.flags & Port::PARTIAL_CHECKSUMS != 0))
+}
+
+/// Cuts a packet, after [`xvr_tc_can_be_cut`], and sends the pieces out by an interface; with 0 for one the first
+/// piece alone is made, and stays in the buffer. Whether it was cut.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_split(skb: *mut __sk_buff, ifindex: u32) -> u32 {
+    u32::from(split(skb, ifindex).is_some())
+}
+
+const ETHERNET: u32 = 14;
+const PAYLOAD: u32 = ETHERNET + Ipv4::HEADER as u32;
+
+#[inline(always)]
+fn split(skb: *mut __sk_buff, ifindex: u32) -> Option<()> {
+    let (mut whole, mut room) = (whole()?, payload_room()?);
+    let header = (&raw mut whole.header).cast();
+    // SAFETY: the program's own context, and a whole header.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET, header, Ipv4::HEADER as u32) } != 0 {
+        return None;
+    }
+    let length = bounded::<{ split::LONGEST }>(whole.payload());
+    // SAFETY: the program's own context; the room is longer than the bounded length.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), PAYLOAD, (&raw mut *room).cast(), length) } != 0 {
+        return None;
+    }
+    let mut start = 0;
+    for _ in 0..split::PIECES {
+        start = xvr_tc_piece(skb, start, ifindex);
+        if start == 0 || ifindex == 0 {
+            break;
+        }
+    }
+    Some(())
+}
+
+/// Makes the piece whose payload begins at `start`, and sends it. Where the next one begins; 0 after the last.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_piece(skb: *mut __sk_buff, start: u32, ifindex: u32) -> u32 {
+    let (Some(whole), Some(room)) = (whole(), payload_room()) else { return 0 };
+    let Some(piece) = whole.piece(start) else { return 0 };
+    let length = bounded::<{ split::LONGEST }>(piece.length);
+    // SAFETY: the program's own context; beginning and length are within the room's halves.
+    unsafe {
+        let header = (&raw const piece.header).cast();
+        let payload = (&raw const *room).cast::<u8>().add((start & (split::LONGEST - 1)) as usize);
+        if bpf_skb_change_tail(skb, PAYLOAD + length, 0) != 0
+            || bpf_skb_store_bytes(skb, PAYLOAD, payload.cast(), length, RECOMPUTE) != 0
+            || bpf_skb_store_bytes(skb, ETHERNET, header, Ipv4::HEADER as u32, RECOMPUTE) != 0
+        {
+            return 0;
+        }
+        if ifindex != 0 {
+            bpf_clone_redirect(skb, ifindex, 0);
+        }
+    }
+    if piece.is_last { 0 } else { start + piece.length }
+}
+
 /// Answers a packet that is refused with an ICMP error from the port's own address, in its buffer: an action
 /// for TC. IPv4: IPv6 is not translated, so its errors are the kernel's.
 #[unsafe(no_mangle)]
@@ -376,16 +489,15 @@ const ERROR_HEADERS: usize = 14 + 28;
 
 #[inline(always)]
 fn answer(skb: *mut __sk_buff, kind: u32, mtu: u16) -> Option<u32> {
-    const ETHERNET: usize = 14;
     // SAFETY: the program's own context.
     let (frame, maps, ifindex) = unsafe { (TcFrame::new(skb), Maps::new(Context::Absent), (*skb).ifindex) };
     if frame.load::<Be16>(12)?.get() != ETHERTYPE_IPV4 {
         return None;
     }
-    let header: [u32; 5] = frame.load(ETHERNET)?;
+    let header: [u32; 5] = frame.load(ETHERNET as usize)?;
     let [version_length, ..] = header[0].to_ne_bytes();
-    let l4 = ETHERNET + usize::from(version_length & 0xf) * 4;
-    let quote = bounded(icmp::quote(&header, frame.load(l4)?, kind)?);
+    let l4 = ETHERNET as usize + usize::from(version_length & 0xf) * 4;
+    let quote = bounded::<HELD_LENGTH>(icmp::quote(&header, frame.load(l4)?, kind)?);
     let [_, _, _, source, _] = header;
     let requester: [u8; 6] = frame.load(6)?;
     let port = maps.port(&PortKey::untagged(ifindex))?;
@@ -397,7 +509,7 @@ fn answer(skb: *mut __sk_buff, kind: u32, mtu: u16) -> Option<u32> {
     // SAFETY: the program's own context; the room is longer than the bounded length, and than the headers,
     // which are written after the sum over what it held is made.
     unsafe {
-        if bpf_skb_load_bytes(skb.cast(), ETHERNET as u32, bytes.cast(), quote) != 0 {
+        if bpf_skb_load_bytes(skb.cast(), ETHERNET, bytes.cast(), quote) != 0 {
             return None;
         }
         let sum = bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast(), quote & !3, 0);
@@ -407,11 +519,11 @@ fn answer(skb: *mut __sk_buff, kind: u32, mtu: u16) -> Option<u32> {
         // At offsets of two: the machine does not mind.
         bytes.cast::<[u32; 3]>().write_volatile(macs);
         bytes.add(12).cast::<u16>().write_volatile(ETHERTYPE_IPV4.to_be());
-        bytes.add(ETHERNET).cast::<[u32; 7]>().write_volatile(words);
+        bytes.add(ETHERNET as usize).cast::<[u32; 7]>().write_volatile(words);
         // What is quoted stays where it is: the new headers grow in front of it over the old Ethernet header.
-        if bpf_skb_change_tail(skb, ETHERNET as u32 + (quote & !3), 0) != 0
+        if bpf_skb_change_tail(skb, ETHERNET + (quote & !3), 0) != 0
             || bpf_skb_change_head(skb, 28, 0) != 0
-            || bpf_skb_store_bytes(skb, 0, bytes.cast(), ERROR_HEADERS as u32, 0) != 0
+            || bpf_skb_store_bytes(skb, 0, bytes.cast(), ERROR_HEADERS as u32, RECOMPUTE) != 0
         {
             return None;
         }

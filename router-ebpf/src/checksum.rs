@@ -70,6 +70,12 @@ pub fn patch_in_place<P: Packet + ?Sized>(packet: &mut P, patch: ChecksumPatch) 
     packet.store(patch.offset, new)
 }
 
+/// The sum over a pseudo header (RFC 768, RFC 8200 §8.1) with a sum of addresses and a segment of a length in bytes.
+#[inline(always)]
+pub const fn pseudo_header(addresses: u16, segment: u16, protocol: u8) -> u16 {
+    add(addresses, add(segment.to_be(), (protocol as u16).to_be()))
+}
+
 /// Whether two sums are the same number: zero has two representations.
 #[inline(always)]
 pub const fn same(a: u16, b: u16) -> bool {

@@ -11,7 +11,7 @@
 
 use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
 use router_common::net::{Be16, Ipv4};
-use router_common::port::{LocalKey, Role};
+use router_common::port::{LocalKey, PortKey, Role};
 use router_common::verdict::{DropReason, PuntReason};
 
 use crate::family::{Family, Scope};
@@ -183,6 +183,9 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     if arrival.role != Role::Guest as u8 && !destination.is_translated {
         return Err(DropReason::NotPermitted);
     }
+    if !comes_by_its_way_back(tables, arrival) {
+        return Err(DropReason::SpoofedSource);
+    }
     if arrival.hop_limit <= 1 {
         return match destination.is_translated {
             false => Ok(Decision::Punt(PuntReason::TtlExceeded)),
@@ -212,6 +215,19 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     }
     record(tables)?;
     Ok(Decision::Flow)
+}
+
+/// Whether an answer to the source would leave by the port that the packet came in by, strictly (RFC 3704
+/// §2.2), but for public ports, which are one side: several providers' ways in need not be the ways out.
+/// So no guest sends as another tier's or as the router, and nobody outside as a guest.
+#[inline(always)]
+fn comes_by_its_way_back<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> bool {
+    let Route::Via(way_back) = route(tables, arrival, arrival.key.src, 0) else { return false };
+    way_back.ifindex == arrival.ifindex
+        || arrival.role == Role::Public as u8
+            && tables
+                .port(&PortKey::untagged(way_back.ifindex))
+                .is_some_and(|port| port.role == Role::Public as u8)
 }
 
 /// The way out of a new flow.

@@ -8,7 +8,7 @@ use router_common::verdict::DropReason;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::tables::Tables;
-use crate::walk::{Neighbour, Verdict};
+use crate::walk::Neighbour;
 
 /// The port that a route leads out of. Nothing leaves by an interface that is no port, nor into
 /// the control network.
@@ -42,17 +42,16 @@ pub fn by_port<T: Tables>(tables: &T, next_hop: NextHop) -> Result<NextHop, Drop
 /// One hop less to live, and on its way. A next hop without a known neighbour leaves the
 /// Ethernet addresses to the kernel.
 #[inline(always)]
-pub fn send<A: Family, P: Packet>(packet: &mut P, l3: usize, next_hop: &NextHop) -> Option<Verdict> {
+pub fn send<A: Family, P: Packet>(packet: &mut P, l3: usize, next_hop: &NextHop) -> Option<Neighbour> {
     A::decrement_hop_limit(packet, l3)?;
-    let neighbour = if next_hop.flags & NextHop::RESOLVED != 0 {
+    if next_hop.flags & NextHop::RESOLVED != 0 {
         // One after the other: as a whole they would be moved byte by byte.
         let MacPair([first, second, third]) = next_hop.macs;
         packet.store(0, first)?;
         packet.store(4, second)?;
         packet.store(8, third)?;
-        Neighbour::Resolved
+        Some(Neighbour::Resolved)
     } else {
-        Neighbour::Unresolved
-    };
-    Some(Verdict::Forward { ifindex: next_hop.ifindex, neighbour })
+        Some(Neighbour::Unresolved)
+    }
 }

@@ -29,7 +29,8 @@ pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     match walk(&mut frame, &maps, ifindex) {
         // SAFETY: no pointers.
         Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },
-        Verdict::Drop(_) | Verdict::TooBig { .. } => XDP_DROP,
+        // XDP cuts nothing.
+        Verdict::Drop(_) | Verdict::TooBig { .. } | Verdict::Split { .. } => XDP_DROP,
         Verdict::Defer(_) | Verdict::Punt(_) => XDP_PASS,
     }
 }
@@ -46,12 +47,16 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
             // SAFETY: no pointers.
             unsafe { bpf_redirect(ifindex, 0) as i32 }
         }
-        Verdict::Forward { ifindex, neighbour: Neighbour::Unresolved } => {
-            // Without parameters the kernel looks the next hop up by the destination, resolves
-            // it, and keeps the packet until it is.
-            // SAFETY: a null pointer of length 0 is what the helper takes for none.
-            unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+        Verdict::Forward { ifindex, neighbour: Neighbour::Unresolved } => find_neighbour(ifindex),
+        Verdict::Split { ifindex, neighbour: Neighbour::Resolved } => {
+            apart::xvr_tc_split(skb, ifindex);
+            TC_ACT_SHOT
         }
+        // The kernel keeps one packet and asks for the neighbour: the others are lost.
+        Verdict::Split { ifindex, neighbour: Neighbour::Unresolved } => match apart::xvr_tc_split(skb, 0) {
+            0 => TC_ACT_SHOT,
+            _ => find_neighbour(ifindex),
+        },
         Verdict::Drop(DropReason::TtlExceeded) => apart::xvr_tc_answer4(skb, error::TIME_EXCEEDED, 0) as i32,
         // RFC 5508 REQ-8.
         Verdict::Drop(DropReason::NoFreePort | DropReason::FlowTableFull) => {
@@ -63,6 +68,14 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
         Verdict::Defer(DeferReason::Held) => TC_ACT_SHOT,
         Verdict::Defer(_) | Verdict::Punt(_) => TC_ACT_UNSPEC,
     }
+}
+
+/// Without parameters the kernel looks the next hop up by the destination, resolves it, and keeps the packet
+/// until it is.
+#[inline(always)]
+fn find_neighbour(ifindex: u32) -> i32 {
+    // SAFETY: a null pointer of length 0 is what the helper takes for none.
+    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
 #[cfg(not(test))]

@@ -37,6 +37,7 @@ use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
 use router_ebpf::passage::{Decided, Passage, Question};
+use router_ebpf::split::{self, Whole};
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
 
 use crate::apart;
@@ -99,6 +100,11 @@ static PIECE6: PerCpuArray<Piece<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
 static DATAGRAM: PerCpuArray<Datagram> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static HELD: PerCpuArray<Held> = PerCpuArray::with_max_entries(1, 0);
+/// The packet that is being cut, and its payload.
+#[map]
+static WHOLE: PerCpuArray<Whole> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static PAYLOAD: PerCpuArray<PayloadRoom> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(COUNTER_SLOTS, 0);
 /// What the slow path is called with, see [`apart`].
@@ -116,6 +122,10 @@ static FIB: PerCpuArray<FibLookup> = PerCpuArray::with_max_entries(1, 0);
 static DRAFT4: PerCpuArray<Draft<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static DRAFT6: PerCpuArray<Draft<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for a payload that begins anywhere in the longest and is as long: the verifier sees both bounds, but
+/// not that they hang together.
+pub type PayloadRoom = [u8; 2 * split::LONGEST as usize];
 
 /// The maps, for one run of a program.
 pub struct Maps {
@@ -242,6 +252,31 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn judge_options<P: Packet>(&self, _packet: &P, l3: usize, length: usize) -> Result<(), DropReason> {
+        // XDP never asks.
+        let Context::Tc(skb) = self.ctx else { return Ok(()) };
+        match DropReason::from_outcome(apart::xvr_tc_options(skb, l3 as u32, length as u32)) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn limit_segments<P: Packet>(&self, _packet: &mut P, _ingress: u32, egress: u32) {
+        match self.ctx {
+            Context::Xdp(ctx) => _ = apart::xvr_xdp_segments(ctx, egress),
+            Context::Tc(skb) => _ = apart::xvr_tc_segments(skb, egress),
+            Context::Absent => {}
+        }
+    }
+
+    #[inline(always)]
+    fn can_be_cut<P: Packet>(&self, _packet: &P, _ingress: u32, egress: u32) -> bool {
+        // XDP never asks.
+        matches!(self.ctx, Context::Tc(skb) if apart::xvr_tc_can_be_cut(skb, egress) != 0)
+    }
+
+    #[inline(always)]
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize) {
         if let Some(row) = COUNTERS.get_ptr_mut(slot) {
             // SAFETY: this CPU's own entry, and programs on it do not interrupt each other; the index is within
@@ -325,6 +360,18 @@ pub fn opening<A: FamilyMaps>() -> Option<Own<Opening<A>>> {
 #[inline(always)]
 pub fn own_errors() -> Option<Own<Tally>> {
     own(&OWN_ERRORS)
+}
+
+/// The packet that is being cut.
+#[inline(always)]
+pub fn whole() -> Option<Own<Whole>> {
+    own(&WHOLE)
+}
+
+/// Room for its payload.
+#[inline(always)]
+pub fn payload_room() -> Option<Own<PayloadRoom>> {
+    own(&PAYLOAD)
 }
 
 /// Where held fragments are written down.

@@ -67,6 +67,8 @@ pub struct Parsed<A> {
     pub length: usize,
     /// Where it lies in its datagram, if it is a fragment.
     pub fragment: Fragment,
+    /// Its IPv4 header has options.
+    pub has_options: bool,
 }
 
 /// TCP header flags.
@@ -115,11 +117,12 @@ pub fn link<P: Packet>(packet: &P) -> Result<Link, DropReason> {
     Ok(Link { l3, ethertype, outer_vlan, inner_vlan })
 }
 
-/// An IP packet; `router` is whose. `None`: a fragment in XDP, which can keep none that comes too early.
+/// An IP packet; `router` is whose. `None`: one with options, or a fragment, in XDP. It can keep no fragment that
+/// comes too early, and options are rare and long to read.
 #[inline(always)]
 pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Option<Parsed<A>>, DropReason> {
     let mut header = A::header(packet, l3)?;
-    if packet.hook() == Hook::Xdp && header.fragment.is_any() {
+    if packet.hook() == Hook::Xdp && (header.has_options || header.fragment.is_any()) {
         return Ok(None);
     }
     header.fragment.start = packet.blur(header.fragment.start.into()) as u16;
@@ -144,6 +147,7 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Op
         dont_fragment: header.dont_fragment,
         length: header.length,
         fragment: header.fragment,
+        has_options: header.has_options,
     };
     if header.fragment.is_later() {
         parsed.transport = Transport::LaterFragment;
@@ -165,10 +169,8 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Op
     } else if header.protocol == protocol::SCTP {
         // Its checksum covers no addresses, so it is translated by them alone; the ports tell
         // associations apart.
-        (parsed.key.src_port, parsed.key.dst_port) = {
-            let [src_port, dst_port]: [Be16; 2] = load(packet, l4)?;
-            (src_port, dst_port)
-        };
+        let [src_port, dst_port]: [Be16; 2] = load(packet, l4)?;
+        (parsed.key.src_port, parsed.key.dst_port) = (src_port, dst_port);
     } else if header.protocol == A::ICMP {
         let kind: u8 = load(packet, l4)?;
         let identifier: Be16 = load(packet, l4 + 4)?;
@@ -228,6 +230,8 @@ pub struct IpHeader {
     pub length: usize,
     /// Where it lies in its datagram, if it is a fragment.
     pub fragment: Fragment,
+    /// There are IPv4 options.
+    pub has_options: bool,
 }
 
 /// The family's header.
@@ -265,11 +269,13 @@ impl Header for Ipv4 {
         if packet.length() < l3 + length {
             return Err(DropReason::Truncated);
         }
+        let has_options = header_length > Self::HEADER;
         let mut sum = u32::from(checksum::sum_words(&words));
-        if header_length > Self::HEADER {
+        // XDP leaves them to TC, which looks at their sum.
+        if has_options && packet.hook() == Hook::Tc {
             sum += u32::from(options_sum(packet, l3 + Self::HEADER, header_length - Self::HEADER)?);
         }
-        if checksum::fold(sum) != 0xffff {
+        if checksum::fold(sum) != 0xffff && !(has_options && packet.hook() == Hook::Xdp) {
             return Err(DropReason::BadIpChecksum);
         }
         let [id_high, id_low, fragment_high, fragment_low] = second.to_ne_bytes();
@@ -283,7 +289,15 @@ impl Header for Ipv4 {
             Fragment::default()
         };
         let [hop_limit, protocol, _, _] = third.to_ne_bytes();
-        Ok(IpHeader { l4: l3 + header_length, protocol, hop_limit, dont_fragment, length, fragment })
+        Ok(IpHeader {
+            l4: l3 + header_length,
+            protocol,
+            hop_limit,
+            dont_fragment,
+            length,
+            fragment,
+            has_options,
+        })
     }
 
     #[inline(always)]
@@ -381,7 +395,7 @@ impl Header for Ipv6 {
         {
             return Err(DropReason::TooManyHeaders);
         }
-        Ok(IpHeader { l4, protocol, hop_limit, dont_fragment: true, length, fragment })
+        Ok(IpHeader { l4, protocol, hop_limit, dont_fragment: true, length, fragment, has_options: false })
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
+use crate::parse::tcp_flags;
 use crate::walk::{Neighbour, Verdict};
 
 /// Whether the slow path has already decided about the frame: then a flow it left is taken as it
@@ -47,7 +48,7 @@ impl From<Verdict> for End {
 }
 
 /// What came of a passage, as one number: bits 0 to 7 the outcome, or 0x80, the question in bits 4 to 6 and
-/// the IP version; bit 8 "the neighbour is not resolved"; bits 16 to 31 the port's row of counters; bits
+/// the IP version; bit 8 "the neighbour is not resolved"; bit 9 "with SYN", bit 10 "to be cut"; bits 16 to 31 the port's row of counters; bits
 /// 32 to 63 the interface, or the MTU.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,10 @@ pub struct Passage(u64);
 
 const UNDECIDED: u64 = 0x80;
 const UNRESOLVED: u64 = 0x100;
+const BEGINS: u64 = 0x200;
+const SYN_TO_BEGINS: u32 = 8;
+const _: () = assert!((tcp_flags::SYN as u64) << SYN_TO_BEGINS == BEGINS);
+const SPLIT: u64 = 0x400;
 
 impl Passage {
     /// A passage that ended so; `slot` is the port's row of counters, 0 where there is no port, and below
@@ -63,16 +68,28 @@ impl Passage {
     pub const fn new(slot: u32, end: End) -> Self {
         let end = match end {
             End::Undecided(version, question) => UNDECIDED | (question as u64) << 4 | version as u64,
-            End::Verdict(Verdict::Forward { ifindex, neighbour: Neighbour::Resolved }) => {
-                (ifindex as u64) << 32 | FORWARDED as u64
-            }
-            End::Verdict(Verdict::Forward { ifindex, neighbour: Neighbour::Unresolved }) => {
-                (ifindex as u64) << 32 | UNRESOLVED | FORWARDED as u64
-            }
-            End::Verdict(Verdict::TooBig { mtu }) => (mtu as u64) << 32 | DropReason::TooBig.outcome() as u64,
-            End::Verdict(verdict) => verdict.outcome() as u64,
+            End::Verdict(verdict) => Self::sent(verdict),
         };
         Self(end | (slot as u64 & 0xffff) << 16)
+    }
+
+    /// The same with the SYN of a TCP header, as it is among the flags.
+    #[inline(always)]
+    pub const fn with_syn(self, syn: u8) -> Self {
+        Self(self.0 | ((syn & tcp_flags::SYN) as u64) << SYN_TO_BEGINS)
+    }
+
+    /// All bits but the row.
+    #[inline(always)]
+    const fn sent(verdict: Verdict) -> u64 {
+        let (ifindex, neighbour, split) = match verdict {
+            Verdict::Forward { ifindex, neighbour } => (ifindex, neighbour, 0),
+            Verdict::Split { ifindex, neighbour } => (ifindex, neighbour, SPLIT),
+            Verdict::TooBig { mtu } => (mtu as u32, Neighbour::Resolved, 0),
+            _ => (0, Neighbour::Resolved, 0),
+        };
+        let unresolved = if matches!(neighbour, Neighbour::Unresolved) { UNRESOLVED } else { 0 };
+        (ifindex as u64) << 32 | split | unresolved | verdict.outcome() as u64
     }
 
     /// The number.
@@ -93,6 +110,18 @@ impl Passage {
         (self.0 >> 16 & 0xffff) as u32
     }
 
+    /// Whether it is of a segment with SYN, which speaks of the size of segments ([`crate::mss`]).
+    #[inline(always)]
+    pub const fn begins(self) -> bool {
+        self.0 & BEGINS != 0
+    }
+
+    /// The interface that it leaves by.
+    #[inline(always)]
+    pub const fn ifindex(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     /// Whether it ended with this question, and of which IP version.
     #[inline(always)]
     pub fn asks(self, question: Question) -> Option<u8> {
@@ -108,7 +137,11 @@ impl Passage {
         if outcome == FORWARDED {
             let unresolved = self.0 & UNRESOLVED != 0;
             let neighbour = if unresolved { Neighbour::Unresolved } else { Neighbour::Resolved };
-            return Verdict::Forward { ifindex: (self.0 >> 32) as u32, neighbour };
+            let ifindex = self.ifindex();
+            return match self.0 & SPLIT {
+                0 => Verdict::Forward { ifindex, neighbour },
+                _ => Verdict::Split { ifindex, neighbour },
+            };
         }
         if outcome == DropReason::TooBig.outcome() {
             return Verdict::TooBig { mtu: (self.0 >> 32) as u16 };
@@ -132,8 +165,11 @@ mod tests {
     fn every_verdict_and_question_comes_back_from_its_number() {
         let passage = |end| Passage::from_number(Passage::new(255, end).number());
         let mut verdicts = [Neighbour::Resolved, Neighbour::Unresolved]
-            .map(|neighbour| Verdict::Forward { ifindex: u32::MAX, neighbour })
             .into_iter()
+            .flat_map(|neighbour| {
+                let ifindex = u32::MAX;
+                [Verdict::Forward { ifindex, neighbour }, Verdict::Split { ifindex, neighbour }]
+            })
             .collect::<std::vec::Vec<_>>();
         let drops = DropReason::ALL.iter().filter(|reason| **reason != DropReason::TooBig);
         verdicts.extend(drops.map(|reason| Verdict::Drop(*reason)));

@@ -21,7 +21,7 @@ use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::passage::{Decided, Passage, Question};
 use crate::ports::PortPool;
-use crate::walk;
+use crate::{mss, options, split, walk};
 
 /// What does not depend on the address family: NAT is IPv4's alone.
 pub trait Tables {
@@ -64,6 +64,27 @@ pub trait Tables {
     fn remove_external(&self, key: &ExternalKey);
     /// A pool of external ports, see [`router_common::nat::pool_index`].
     fn pool(&self, index: u32) -> Option<Self::Pool>;
+    /// [`options::judge`](crate::options::judge) of the IPv4 header at `l3`, which has so many bytes of them;
+    /// the programs make it a function of its own.
+    ///
+    /// # Errors
+    /// Why the packet is refused.
+    fn judge_options<P: Packet>(&self, packet: &P, l3: usize, length: usize) -> Result<(), DropReason> {
+        options::judge(length, |at| packet.load(l3 + Ipv4::HEADER + at))
+    }
+    /// [`mss::limit`](crate::mss::limit) of a segment on its way from one interface to another; the programs make
+    /// it a function of its own.
+    fn limit_segments<P: Packet>(&self, packet: &mut P, ingress: u32, egress: u32) {
+        let mtu = |ifindex| self.port(&PortKey::untagged(ifindex)).map_or(u32::MAX, |port| port.mtu);
+        mss::limit(packet, mtu(ingress).min(mtu(egress)));
+    }
+    /// [`split::can_be_cut`](crate::split::can_be_cut) of a packet on its way from one interface to another; the
+    /// programs make it a function of its own.
+    fn can_be_cut<P: Packet>(&self, packet: &P, ingress: u32, egress: u32) -> bool {
+        let port = |ifindex| self.port(&PortKey::untagged(ifindex));
+        let (Some(from), Some(to)) = (port(ingress), port(egress)) else { return false };
+        split::can_be_cut(packet, to.mtu, from.flags & Port::PARTIAL_CHECKSUMS != 0)
+    }
     /// Counts a frame: `outcome` as in [`router_common::verdict`].
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize);
 }

@@ -17,7 +17,7 @@ use core::ops::Deref;
 
 use router_common::account::Hook;
 use router_common::flow::{Direction, FlowEntry, NextHop};
-use router_common::net::{Ipv4, Ipv6};
+use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::port::{Port, PortKey, Role};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
@@ -40,11 +40,18 @@ pub enum Verdict {
         /// Whether the Ethernet addresses are written, or the kernel has to find the neighbour.
         neighbour: Neighbour,
     },
+    /// Rewritten; to be cut into pieces that its way out takes ([`crate::split`]), and those to be sent.
+    Split {
+        /// By which interface.
+        ifindex: u32,
+        /// As in `Forward`.
+        neighbour: Neighbour,
+    },
     /// Unchanged, to the kernel.
     Punt(PuntReason),
     /// Refused.
     Drop(DropReason),
-    /// Refused, since it is larger than its way out takes: [`DropReason::TooBig`].
+    /// Refused, since it is larger than its way out takes and must not be cut: [`DropReason::TooBig`].
     TooBig {
         /// What that takes, in bytes of an IP packet.
         mtu: u16,
@@ -67,7 +74,7 @@ impl Verdict {
     #[inline(always)]
     pub const fn outcome(self) -> u32 {
         match self {
-            Self::Forward { .. } => FORWARDED,
+            Self::Forward { .. } | Self::Split { .. } => FORWARDED,
             Self::Punt(reason) => reason.outcome(),
             Self::Drop(reason) => reason.outcome(),
             Self::TooBig { .. } => DropReason::TooBig.outcome(),
@@ -112,8 +119,14 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Ve
         Verdict::Drop(DropReason::TtlExceeded) if packet.hook() == Hook::Xdp => {
             Verdict::Defer(DeferReason::Punted)
         }
+        Verdict::Split { ifindex: egress, .. } if !tables.can_be_cut(packet, ifindex, egress) => {
+            Verdict::Drop(DropReason::TooBig)
+        }
         verdict => verdict,
     };
+    if passage.begins() && verdict.outcome() == FORWARDED {
+        tables.limit_segments(packet, ifindex, passage.ifindex());
+    }
     tables.count(slot, packet.hook(), verdict.outcome(), length);
     verdict
 }
@@ -121,12 +134,12 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Ve
 /// One passage through the steps.
 #[inline(always)]
 pub fn pass<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32, decided: Decided) -> Passage {
-    let mut slot = 0;
-    let end = match steps(packet, tables, ifindex, decided, &mut slot) {
+    let mut noted = Noted::default();
+    let end = match steps(packet, tables, ifindex, decided, &mut noted) {
         Ok(end) => end,
-        Err(reason) => End::Verdict(Verdict::Drop(reason)),
+        Err(reason) => Verdict::Drop(reason).into(),
     };
-    Passage::new(slot, end)
+    Passage::new(noted.slot, end).with_syn(noted.syn)
 }
 
 #[inline(always)]
@@ -135,23 +148,32 @@ fn steps<P: Packet, T: World>(
     tables: &T,
     ifindex: u32,
     decided: Decided,
-    slot: &mut u32,
+    noted: &mut Noted,
 ) -> Result<End, DropReason> {
     let link = parse::link(packet)?;
     let Some(port) = classify(tables, ifindex, &link)? else {
         return Ok(Verdict::punt(packet, PuntReason::NotAPort).into());
     };
-    *slot = port.slot;
+    noted.slot = port.slot;
     if let Some(reason) = not_to_be_routed(packet, &port)? {
         return Ok(Verdict::punt(packet, reason).into());
     }
     let ingress = Ingress { port, ifindex };
     let l3 = packet.blur(link.l3);
     match link.ethertype {
-        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, l3, decided),
-        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, l3, decided),
+        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, l3, decided, noted),
+        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, l3, decided, noted),
         _ => Ok(Verdict::punt(packet, PuntReason::NotIp).into()),
     }
+}
+
+/// What is known of a frame wherever its passage ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Noted {
+    /// The port's row of counters.
+    slot: u32,
+    /// The TCP header's SYN.
+    syn: u8,
 }
 
 /// Where the frame came in.
@@ -170,6 +192,7 @@ fn family_steps<A, P, T>(
     ingress: &Ingress<T::Port>,
     l3: usize,
     decided: Decided,
+    noted: &mut Noted,
 ) -> Result<End, DropReason>
 where
     A: Header,
@@ -177,10 +200,16 @@ where
     T: Flows<A>,
 {
     let Some(mut parsed): Option<Parsed<A>> = parse::ip(packet, l3, ingress.port.router)? else {
-        return Ok(Verdict::Defer(DeferReason::Fragment).into());
+        let has_options = A::VERSION == Ipv4::VERSION && packet.load(l3) != Some(0x45u8);
+        let reason = if has_options { DeferReason::Options } else { DeferReason::Fragment };
+        return Ok(Verdict::Defer(reason).into());
     };
+    noted.syn = parsed.tcp_flags & tcp_flags::SYN;
     if packet.hook() == Hook::Xdp && may_be_partial(packet, &ingress.port, &parsed) {
         return Ok(Verdict::Defer(DeferReason::PartialChecksum).into());
+    }
+    if parsed.has_options && decided == Decided::No {
+        tables.judge_options(packet, l3, parsed.l4 - l3 - A::HEADER)?;
     }
     let (now, generation) = (tables.now(), tables.config().generation);
     if parsed.fragment.is_any() {
@@ -209,17 +238,26 @@ where
         A::store_id(packet, l3, id).ok_or(DropReason::RewriteFailed)?;
     }
     nat::rewrite(packet, &parsed, &*flow).ok_or(DropReason::RewriteFailed)?;
-    let verdict = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
     // An error neither refreshes nor ends a flow (RFC 5508 REQ-6).
     if parsed.transport != Transport::IcmpError {
         let is_turn = parsed.tcp_flags & (tcp_flags::SYN | tcp_flags::RST) != 0;
-        let tcp_flags =
-            if is_turn { tcp_state::observe(packet, tables, &parsed, &flow) } else { parsed.tcp_flags };
-        tables.account(
-            &flow,
-            Activity { now, bytes: parsed.length, tcp_flags, tcp_ack: acknowledged(packet, &parsed) },
-        );
+        let tcp_flags = match is_turn {
+            true => tcp_state::observe(packet, tables, &parsed, &flow),
+            false => parsed.tcp_flags,
+        };
+        let tcp_ack = acknowledged(packet, &parsed);
+        tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags, tcp_ack });
     }
+    let neighbour = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
+    let ifindex = flow.next_hop.ifindex;
+    // What may not be cut, and what cannot be, was refused above.
+    if packet.hook() == Hook::Tc
+        && parsed.length > usize::from(flow.next_hop.mtu)
+        && packet.segment_payload().is_none()
+    {
+        return Ok(Verdict::Split { ifindex, neighbour }.into());
+    }
+    let verdict = Verdict::Forward { ifindex, neighbour };
     Ok(verdict.into())
 }
 
@@ -292,9 +330,12 @@ fn obstacle<A: Family, P: Packet>(
             return Ok(Some(Verdict::Defer(DeferReason::Oversize)));
         }
     } else if size > usize::from(next_hop.mtu) {
-        return match kernel_can_answer && parsed.dont_fragment {
-            true => Ok(Some(Verdict::punt(packet, PuntReason::TooBig))),
-            false => Ok(Some(Verdict::TooBig { mtu: next_hop.mtu })),
+        return match (parsed.dont_fragment, kernel_can_answer) {
+            (true, true) => Ok(Some(Verdict::punt(packet, PuntReason::TooBig))),
+            (true, false) => Ok(Some(Verdict::TooBig { mtu: next_hop.mtu })),
+            (false, _) if packet.segment_payload().is_some() || parsed.has_options => Err(DropReason::TooBig),
+            // Cut once it is translated.
+            (false, _) => Ok(None),
         };
     }
     Ok(None)
@@ -362,6 +403,6 @@ fn may_be_partial<A: Family, P: Packet>(packet: &P, port: &Port, parsed: &Parsed
         checksum::sum_words(parsed.key.src.words()),
         checksum::sum_words(parsed.key.dst.words()),
     );
-    let rest = checksum::add(segment.to_be(), u16::from(parsed.key.protocol).to_be());
-    field == 0 || checksum::same(field, checksum::add(addresses, rest))
+    let pseudo = checksum::pseudo_header(addresses, segment, parsed.key.protocol);
+    field == 0 || checksum::same(field, pseudo)
 }

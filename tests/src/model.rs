@@ -44,6 +44,8 @@ pub enum Why {
     TooBig,
     Route,
     WrongPort,
+    Spoofed,
+    SourceRoute,
     FromControl,
     Broken,
     IcmpUnsupported,
@@ -56,6 +58,8 @@ pub enum Why {
 pub enum Fate {
     /// Sent on.
     Forwarded(Forwarded),
+    /// Sent on, in pieces.
+    Cut,
     /// Refused.
     Dropped(Why),
     /// To the kernel.
@@ -170,6 +174,9 @@ impl Model {
         if is_malformed {
             fates.push(Fate::Dropped(Why::Malformed));
         }
+        if probe.flaw == Some(Flaw::SourceRoute) {
+            fates.push(Fate::Dropped(Why::SourceRoute));
+        }
         if probe.station != Station::Router || probe.nic == Nic::Control {
             fates.push(Fate::Punted);
         }
@@ -180,11 +187,11 @@ impl Model {
     /// first.
     pub fn expect(&self, probe: &Probe) -> Vec<Fate> {
         let mut fates = Self::unread(probe);
+        if probe.is_tiny() {
+            fates.push(Fate::Dropped(Why::Malformed));
+        }
         if !fates.is_empty() {
             return fates;
-        }
-        if probe.is_tiny() {
-            return vec![Fate::Dropped(Why::Malformed)];
         }
         if probe.is_fragment()
             && let Some(fate) = self.datagrams.expect(probe)
@@ -238,8 +245,18 @@ impl Model {
         if probe.nic.role() == Role::Public && !is_a_guests {
             fates.push(Fate::Dropped(Why::NotPermitted));
         }
+        if self.is_spoofed(probe) {
+            fates.push(Fate::Dropped(Why::Spoofed));
+            return fates;
+        }
         fates.extend(self.expired(probe, is_a_guests));
         fates
+    }
+
+    /// Whether a source is none of those that are behind the NIC (RFC 1812 §5.3.8, RFC 6092 REC-5 and 6).
+    /// Those behind one provider's NIC may come by another.
+    fn is_spoofed(&self, probe: &Probe) -> bool {
+        !matches!(self.places.route(probe.src, None), Route::By(nic, _) if may_come_by(probe.nic, nic))
     }
 
     /// The TTL of a packet ran out. The kernel, which answers what it is given, would take one that
@@ -276,16 +293,7 @@ impl Model {
         if way == Way::There {
             return vec![Some(flow.to)];
         }
-        // TODO: a source address is not compared with the network behind the NIC (RFC 6092 REC-5 and 6, RFC
-        // 1812 §5.3.8), so a flow can have begun with any, the router's own included, and its answers
-        // go where the routes say. Once such sources are refused this is `flow.from`.
-        let by = (flow.from.role() == Role::Public).then_some(flow.from);
-        match self.places.route(flow.asked.src, by) {
-            Route::By(nic, _) => vec![Some(nic)],
-            // Whether an address of the router is one by another NIC too is the kernel's to say.
-            Route::Nowhere if by.is_some() => vec![None, by],
-            Route::Nowhere | Route::Refused => vec![None],
-        }
+        vec![Some(flow.from)]
     }
 
     /// What leaves by a NIC, if its TTL and its size allow.
@@ -303,7 +311,15 @@ impl Model {
         }
         if probe.length() > usize::from(nic.mtu()) {
             let is_answered = !is_translated && (probe.dst.is_ipv6() || probe.whole);
-            return if is_answered { Fate::Punted } else { Fate::Dropped(Why::TooBig) };
+            let can_be_cut = probe.dst.is_ipv4()
+                && !probe.whole
+                && probe.flaw != Some(Flaw::Options)
+                && (probe.nic != Nic::Tier2 || !probe.is_unfinished());
+            return match is_answered {
+                true => Fate::Punted,
+                false if can_be_cut => Fate::Cut,
+                false => Fate::Dropped(Why::TooBig),
+            };
         }
         let resolved = !matches!(self.places.route(left.dst, Some(nic)), Route::By(_, false));
         let ends = (left.src, left.dst);
@@ -384,10 +400,14 @@ impl Model {
                 translated.destination = true;
             }
             Destination::Itself if probe.nic.role() == Role::Public => {
+                // Whether its source is where it comes from does not matter then.
                 let also = (!can_begin(probe)).then_some(Fate::Dropped(Why::CannotBegin));
                 return std::iter::once(Fate::Dropped(Why::NotPermitted)).chain(also).collect();
             }
             Destination::Itself => {}
+        }
+        if self.is_spoofed(probe) {
+            return vec![Fate::Dropped(Why::Spoofed)];
         }
         let mut fates: Vec<_> = self.expired(probe, translated.destination).into_iter().collect();
         if !can_begin(probe) {
@@ -460,9 +480,8 @@ impl Model {
 
     /// Whether a packet keeps its identification: what is not a fragment, and what is of a source that is
     /// not translated.
-    pub fn keeps_id(&self, probe: &Probe, forwarded: &Forwarded) -> bool {
-        let is_translated = forwarded.ends.0 != probe.src || self.places.is_local(probe.src);
-        probe.src.is_ipv6() || !probe.is_fragment() || !is_translated
+    pub fn keeps_id(probe: &Probe, forwarded: &Forwarded) -> bool {
+        probe.src.is_ipv6() || !probe.is_fragment() || forwarded.ends.0 == probe.src
     }
 
     /// How many entries a table of flows has, one for each direction.

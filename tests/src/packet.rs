@@ -84,6 +84,8 @@ pub struct Frame {
     pub ttl: u8,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
+    /// Options of a TCP header, a multiple of four bytes.
+    pub tcp_options: Vec<u8>,
     /// Fragment field of IPv4 (flags and offset).
     pub fragment: u16,
     /// What it carries.
@@ -104,6 +106,7 @@ impl Frame {
             ends,
             ttl: 64,
             options: vec![],
+            tcp_options: vec![],
             fragment: 0x4000,
             payload,
             data: (0..32).collect(),
@@ -161,7 +164,9 @@ impl Frame {
         let (protocol, mut bytes, at) = match &self.payload {
             Payload::Tcp { src, dst, flags } => {
                 let mut tcp = [src.to_be_bytes(), dst.to_be_bytes()].concat();
-                tcp.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, *flags, 0x20, 0, 0, 0, 0, 0]);
+                let data_offset = 0x50 + (self.tcp_options.len() as u8 / 4 * 16);
+                tcp.extend([0, 0, 0, 1, 0, 0, 0, 2, data_offset, *flags, 0x20, 0, 0, 0, 0, 0]);
+                tcp.extend(&self.tcp_options);
                 (6, tcp, Some(16))
             }
             Payload::Udp { src, dst } => {

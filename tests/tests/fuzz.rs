@@ -24,12 +24,12 @@ fn everything_holds(name: &str, router: &mut dyn Subject, frames: usize) {
 
 #[test]
 fn the_walk_does_with_any_frame_what_it_may_in_tc() {
-    everything_holds("tc on the host", &mut HostRouter::new(Hook::Tc), 100_000);
+    everything_holds("tc on the host", &mut HostRouter::new(Hook::Tc), 50_000);
 }
 
 #[test]
 fn the_walk_does_with_any_frame_what_it_may_in_xdp_in_front_of_tc() {
-    everything_holds("xdp and tc on the host", &mut HostRouter::both_hooks(), 100_000);
+    everything_holds("xdp and tc on the host", &mut HostRouter::both_hooks(), 50_000);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn the_programs_do_with_any_frame_what_they_may() {
         // SAFETY: changes the calling thread alone.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");
         let mut router = KernelRouter::both_hooks().expect("the programs load");
-        everything_holds("xdp and tc in the kernel", &mut router, 30_000);
+        everything_holds("xdp and tc in the kernel", &mut router, 20_000);
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

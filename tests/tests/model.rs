@@ -44,7 +44,7 @@ fn name(hook: Option<Hook>) -> &'static str {
 }
 
 fn on_the_host(hook: Option<Hook>) {
-    let packets = packets(60_000);
+    let packets = packets(40_000);
     let mut router = hook.map_or_else(HostRouter::both_hooks, HostRouter::new);
     let account = agree(&mut router, seed(), packets, LENGTH, &mut progress(name(hook), packets));
     println!("{} on the host: {account}", name(hook));
@@ -71,7 +71,7 @@ fn in_the_kernel(hook: Option<Hook>) {
     if !needs::are_met(&["ip"]) {
         return;
     }
-    let packets = packets(25_000);
+    let packets = packets(20_000);
     let thread = std::thread::spawn(move || {
         // SAFETY: changes the calling thread alone.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use router_tests::capture::{Capture, Frames};
 use router_tests::clients;
+use router_tests::datagrams::{Order, receive, send_fragments, udp_socket};
 use router_tests::frames;
 use router_tests::lab::{Host, Lab};
 use router_tests::needs;
@@ -36,16 +37,54 @@ fn arriving(host: &Host, filter: &str, cause: impl FnOnce() -> Result<()>) -> Re
 #[test]
 fn a_packet_too_big_for_a_tier_or_the_outside_is_answered_with_what_fits() -> Result<()> {
     with_router(&["tracepath"], |lab, router| {
-        for (kind, file) in [("ip_associations", VPC_COMMANDS[1]), ("guest_network", VPC_COMMANDS[3])] {
-            let wide = std::fs::read_to_string(fixture(file))?;
-            let narrow = wide.replace("\"mtu\":1500", "\"mtu\":1400");
-            assert_ne!(narrow, wide, "{file}");
-            router.update_config_with(kind, narrow.as_bytes())?.ok()?;
-        }
+        narrow(router)?;
         let (db1, db2, far) = (lab.host("db1"), lab.host("db2"), lab.host("far"));
         for (to, hops) in [(db1.v4.into(), 2), (db2.v6.into(), 2), (far.v4.into(), 3)] {
             let path = clients::tracepath(lab.host("web1"), to)?;
             assert_eq!((path.mtu, path.hops), (1400, hops), "to {to}");
+        }
+        Ok(())
+    })
+}
+
+/// Makes the outside and tier 2 narrower than tier 1.
+fn narrow(router: &Router<'_>) -> Result<()> {
+    for (kind, file) in [("ip_associations", VPC_COMMANDS[1]), ("guest_network", VPC_COMMANDS[3])] {
+        let wide = std::fs::read_to_string(fixture(file))?;
+        let narrow = wide.replace("\"mtu\":1500", "\"mtu\":1400");
+        assert_ne!(narrow, wide, "{file}");
+        router.update_config_with(kind, narrow.as_bytes())?.ok()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_too_big_and_may_be_cut_arrives_in_pieces() -> Result<()> {
+    with_router(&["ping", "tcpdump"], |lab, router| {
+        narrow(router)?;
+        let (web1, db1, far) = (lab.host("web1"), lab.host("db1"), lab.host("far"));
+        for receiver in [db1, far] {
+            // So that the router knows its next hop.
+            clients::ping(web1, receiver.v4.into(), 1, Duration::from_secs(1))?;
+            let socket = udp_socket(receiver, 7000)?;
+            let too_long = Capture::start(&receiver.namespace, "eth0", Frames::Arriving, "greater 1415")?;
+            let pieces = arriving(receiver, "udp or ip[6:2] & 0x1fff != 0", || {
+                for (length, order) in [
+                    (1450, Order::Forward),
+                    (3000, Order::Forward),
+                    (3000, Order::Reverse),
+                    (65_000, Order::Forward),
+                ] {
+                    let datagram: Vec<u8> = (0..length).map(|at| (at / 8 % 251) as u8).collect();
+                    send_fragments(web1, lab.segment("tier1"), 4000, (receiver.v4, 7000), &datagram, order)?;
+                    receive(&socket, &datagram)
+                        .with_context(|| format!("{length} bytes to {}, {order:?}", receiver.name))?;
+                }
+                Ok(())
+            })?;
+            // Two of each whole one.
+            assert_eq!(pieces.len(), 2 + 2 * 5 + 2 * 44 - 1, "{pieces:?}");
+            assert_eq!(too_long.stop()?.frames("")?, Vec::<String>::new());
         }
         Ok(())
     })

@@ -49,7 +49,7 @@ impl Watch {
 
     fn judge(&self) -> Result<()> {
         let lived = self.last_seen.with_context(|| format!("{}: was never there", self.name))?;
-        println!("{}: gone after {:.0} s", self.name, lived.as_secs_f64());
+        println!("{}: last seen after {:.0} s", self.name, lived.as_secs_f64());
         // It may have been looked at a second before it went.
         let (least, most) = (Duration::from_secs(self.lives - 2), Duration::from_secs(self.lives + SLACK));
         ensure!(lived >= least && lived <= most, "{}: lived {lived:?}, not {} s", self.name, self.lives);

@@ -3,6 +3,7 @@
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::verdict::{DropReason, FORWARDED};
+use router_ebpf::tables::Route;
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
 use router_tests::scenario::{Nic, Router, host_mac, scenarios};
@@ -60,7 +61,7 @@ fn a_moved_next_hop_is_followed_when_the_generation_moves_and_within_a_second_ot
     router.send(Nic::Tier1, &datagram("10.1.1.50", 5000));
     let routes = &router.world.v4.routes;
     for (_, _, route) in routes.borrow_mut().iter_mut() {
-        if let router_ebpf::tables::Route::Via(next_hop) = route
+        if let Route::Via(next_hop) = route
             && next_hop.ifindex == ifindex(Nic::Public)
         {
             next_hop.macs = router_common::net::MacPair::new(moved, Nic::Public.mac());
@@ -87,7 +88,8 @@ fn a_routed_flow_whose_way_turns_public_is_translated_from_then_on() {
     let frame = Frame::new(macs, "10.1.1.50", "10.1.2.50", Payload::Udp { src: 5000, dst: 53 }).bytes();
     assert_eq!(read(&router.send(Nic::Tier1, &frame).frame).ends.0.to_string(), "10.1.1.50");
     // Tier 2's network goes: the default route leads to the public side.
-    router.world.v4.routes.borrow_mut().retain(|(_, length, _)| *length == 0);
+    let leads_there = |route: &Route| matches!(route, Route::Via(way) if way.ifindex == ifindex(Nic::Tier2));
+    router.world.v4.routes.borrow_mut().retain(|(_, _, route)| !leads_there(route));
     let mut config = router.world.config.get();
     config.generation += 1;
     router.world.config.set(config);

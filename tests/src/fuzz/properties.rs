@@ -4,6 +4,8 @@
 //! one that is differs from what it was in what a router writes, its checksums are as right as they were,
 //! and no guest's address leaves by a public port.
 
+use std::ops::Range;
+
 use router_common::account::Hook;
 use router_common::net::{Ipv4, Ipv6};
 use router_common::port::Role;
@@ -62,7 +64,9 @@ pub fn of_frame(router: &dyn Router, before: &[u8], sent: &Sent) -> Held {
             || DropReason::from_outcome(sent.outcome).is_some_and(|reason| router.answers(reason, before));
         return ensure(is_free || sent.frame == before, "what is not sent on was changed");
     }
-    ensure(sent.frame.len() == before.len(), "another length")?;
+    if sent.frame.len() != before.len() {
+        return piece(before, &sent.frame);
+    }
     let (before, after) = (&untagged(before)?[..], &untagged(&sent.frame)?[..]);
     ensure(after[12..14] == before[12..14], "another ethertype")?;
     let by = egress(before, after)?;
@@ -71,6 +75,40 @@ pub fn of_frame(router: &dyn Router, before: &[u8], sent: &Sent) -> Held {
         [0x86, 0xdd] => ipv6(before, after),
         _ => Err("what is no IP was sent on".to_owned()),
     }
+}
+
+/// The last piece of a packet that was cut, which only one may be that is larger than the narrowest way out.
+fn piece(before: &[u8], after: &[u8]) -> Held {
+    let length = |frame: &[u8]| u16::from_be_bytes([frame[16], frame[17]]);
+    let may_be_cut = before[12..14] == [8, 0] && before[20] & 0x40 == 0 && length(before) > Nic::Tier2.mtu();
+    ensure(may_be_cut && after[ETHERNET] == 0x45, "another length")?;
+    ensure(after.len() == ETHERNET + usize::from(length(after)), "a piece has another length than it says")?;
+    ensure(sum(&after[ETHERNET..ETHERNET + 20]) == 0, "a wrong IP header checksum")?;
+    let by = egress(before, after)?;
+    leaves_no_guest(by, &after[ETHERNET + 12..])
+}
+
+fn leaves_no_guest(by: Option<Nic>, source: &[u8]) -> Held {
+    let is_public = by.is_some_and(|nic| nic.role() == Role::Public);
+    ensure(!is_public || source[0] != 10, "a guest's address leaves by a public port")
+}
+
+/// Where a SYN says how large segments may be, which may be lowered: its options and its checksum.
+fn segment_size(frame: &[u8], l4: usize, protocol: u8) -> Vec<Range<usize>> {
+    match frame.get(l4 + 12..l4 + 14) {
+        Some([offset, flags]) if protocol == 6 && flags & 2 != 0 => {
+            let end = l4 + usize::from(offset >> 4) * 4;
+            vec![l4 + 16..l4 + 18, l4 + 20..end.max(l4 + 20)]
+        }
+        _ => vec![],
+    }
+}
+
+/// Whether nothing else was changed from the ethertype on.
+fn is_kept_but(may_differ: &[Range<usize>], before: &[u8], after: &[u8]) -> Held {
+    let is_changed = (12..before.len())
+        .find(|at| before[*at] != after[*at] && !may_differ.iter().any(|range| range.contains(at)));
+    is_changed.map_or(Ok(()), |at| Err(format!("byte {at} was changed")))
 }
 
 /// Without tags that say a priority alone and no VLAN: there is no VLAN here.
@@ -92,12 +130,16 @@ fn egress(before: &[u8], after: &[u8]) -> Result<Option<Nic>, String> {
     by.map(Some).ok_or_else(|| "Ethernet addresses of no neighbour".to_owned())
 }
 
-/// IPv6 is routed: one hop less, and nothing else.
+/// IPv6 is routed: one hop less, and nothing else but the size of segments.
 fn ipv6(before: &[u8], after: &[u8]) -> Held {
     const HOP_LIMIT: usize = ETHERNET + 7;
     ensure(before[HOP_LIMIT] > 1 && after[HOP_LIMIT] == before[HOP_LIMIT] - 1, "not one hop less")?;
-    let others = |frame: &[u8]| [&frame[12..HOP_LIMIT], &frame[HOP_LIMIT + 1..]].concat();
-    ensure(others(before) == others(after), "more than the hop limit was changed")
+    const L4: usize = ETHERNET + 40;
+    let end = L4 + usize::from(u16::from_be_bytes([before[18], before[19]]));
+    ensure(sum(&before[L4..end]) == sum(&after[L4..end]), "a transport checksum is less right than it was")?;
+    let mut may_differ = segment_size(before, L4, before[ETHERNET + 6]);
+    may_differ.push(HOP_LIMIT..HOP_LIMIT + 1);
+    is_kept_but(&may_differ, before, after)
 }
 
 fn ipv4(by: Option<Nic>, before: &[u8], after: &[u8]) -> Held {
@@ -105,9 +147,7 @@ fn ipv4(by: Option<Nic>, before: &[u8], after: &[u8]) -> Held {
     let l4 = ETHERNET + usize::from(before[ETHERNET] & 0xf) * 4;
     ensure(before[TTL] > 1 && after[TTL] == before[TTL] - 1, "not one hop less")?;
     ensure(sum(&after[ETHERNET..l4]) == 0, "a wrong IP header checksum")?;
-    let (source, inside) = (&after[ETHERNET + 12..], after.get(l4 + 8 + 16..));
-    let is_public = by.is_some_and(|nic| nic.role() == Role::Public);
-    ensure(!is_public || source[0] != 10, "a guest's address leaves by a public port")?;
+    leaves_no_guest(by, &after[ETHERNET + 12..])?;
     let fragment = u16::from_be_bytes([before[20], before[21]]);
     let (is_fragment, is_later) = (fragment & 0x3fff != 0, fragment & 0x1fff != 0);
     let mut may_differ = vec![TTL..TTL + 1, ETHERNET + 10..l4.min(ETHERNET + 20)];
@@ -121,6 +161,7 @@ fn ipv4(by: Option<Nic>, before: &[u8], after: &[u8]) -> Held {
         protocol @ (6 | 17) => {
             let field = l4 + if protocol == 6 { 16 } else { 6 };
             may_differ.extend([l4..l4 + 4, field..field + 2]);
+            may_differ.extend(segment_size(before, l4, protocol));
             if protocol == 17 && word(before, field) == 0 {
                 ensure(word(after, field) == 0, "an absent checksum was made")?;
             } else {
@@ -133,10 +174,8 @@ fn ipv4(by: Option<Nic>, before: &[u8], after: &[u8]) -> Held {
             may_differ.extend([l4 + 2..l4 + 4, l4 + 4..l4 + 6]);
             if matches!(before[l4], 3 | 11 | 12) {
                 may_differ.push(l4 + 8..end);
-                ensure(
-                    !is_public || inside.is_none_or(|to| to[0] != 10),
-                    "a guest's address leaves within an error by a public port",
-                )?;
+                let inside = after.get(l4 + 8 + 16..l4 + 8 + 20).unwrap_or(&[0; 4]);
+                leaves_no_guest(by, inside).map_err(|problem| format!("{problem}, within an error"))?;
                 let inner = l4 + 8..l4 + 8 + usize::from(before[l4 + 8] & 0xf) * 4;
                 ensure(
                     sum(&before[inner.clone()]) == sum(&after[inner]),
@@ -150,11 +189,7 @@ fn ipv4(by: Option<Nic>, before: &[u8], after: &[u8]) -> Held {
         }
         _ => {}
     }
-    let is_changed = (12..before.len()).find(|&at| {
-        before[at] != after[at]
-            && !may_differ.iter().any(|range: &std::ops::Range<usize>| range.contains(&at))
-    });
-    is_changed.map_or(Ok(()), |at| Err(format!("byte {at} was changed")))
+    is_kept_but(&may_differ, before, after)
 }
 
 /// What is missing to a right checksum, 0 if it is one: the complement of the one's complement sum, of which

@@ -133,7 +133,12 @@ impl<'a> Run<'a> {
         }
         let outcome = DeferReason::from_outcome(sent.outcome);
         if is_tcs {
-            return if outcome == Some(DeferReason::Fragment) { Ok(None) } else { Err(said()) };
+            let is_left = matches!(outcome, Some(DeferReason::Fragment | DeferReason::Options));
+            return if is_left { Ok(None) } else { Err(said()) };
+        }
+        if outcome == Some(DeferReason::Options) {
+            let has_options = matches!(probe.flaw, Some(Flaw::Options | Flaw::SourceRoute));
+            return if has_options { Ok(None) } else { Err(said()) };
         }
         if outcome == Some(DeferReason::PartialChecksum) {
             // The TC program's business.
@@ -158,6 +163,8 @@ impl<'a> Run<'a> {
                     let id = identification(probe, &sent.frame);
                     return Ok(Some(as_it_left(probe, forwarded, (port, id))));
                 }
+                // The pieces have left; what is in the buffer is the last one, or still the whole.
+                Fate::Cut if sent.outcome == FORWARDED => return Ok(None),
                 fate if is(fate, self.router.hook(), probe, sent.outcome) => return Ok(None),
                 _ => {}
             }
@@ -207,7 +214,7 @@ impl<'a> Run<'a> {
             (_, Port::Is(port) | Port::Like(port)) => port,
         };
         let id = identification(probe, frame);
-        if self.model.keeps_id(probe, forwarded) && probe.piece.is_some_and(|piece| piece.id != id) {
+        if Model::keeps_id(probe, forwarded) && probe.piece.is_some_and(|piece| piece.id != id) {
             return Err("another identification".to_owned());
         }
         let left = as_it_left(probe, forwarded, (port, id));
@@ -319,7 +326,9 @@ fn is(fate: &Fate, hook: Hook, probe: &Probe, outcome: u32) -> bool {
         // What is too big may be for a neighbour that is not known.
         Some(DeferReason::Oversize | DeferReason::NoNeighbour) => {
             let is_large = probe.length() > usize::from(Nic::Tier2.mtu());
-            hook == Hook::Xdp && is_large && matches!(fate, Fate::Punted | Fate::Dropped(Why::TooBig))
+            hook == Hook::Xdp
+                && is_large
+                && matches!(fate, Fate::Punted | Fate::Cut | Fate::Dropped(Why::TooBig))
         }
         _ => false,
     }
@@ -341,9 +350,11 @@ fn why(reason: DropReason) -> Why {
         DropReason::TooBig => Why::TooBig,
         DropReason::RouteRefuses | DropReason::NoEgressPort => Why::Route,
         DropReason::WrongPort => Why::WrongPort,
+        DropReason::SpoofedSource => Why::Spoofed,
         DropReason::FromControl => Why::FromControl,
         DropReason::IcmpUnsupported => Why::IcmpUnsupported,
         DropReason::FlowTableFull | DropReason::Untranslatable | DropReason::RewriteFailed => Why::Broken,
+        DropReason::SourceRoute => Why::SourceRoute,
         DropReason::OverlappingFragment => Why::Overlap,
         DropReason::FragmentNotHeld => Why::NotHeld,
     }

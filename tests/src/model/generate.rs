@@ -368,7 +368,7 @@ impl Generator {
                 let flaws: &[Flaw] = if v6 {
                     &[Flaw::Version, Flaw::Ragged, Flaw::Beyond]
                 } else {
-                    &[Flaw::HeaderSum, Flaw::Options, Flaw::Ragged, Flaw::Beyond]
+                    &[Flaw::HeaderSum, Flaw::Options, Flaw::SourceRoute, Flaw::Ragged, Flaw::Beyond]
                 };
                 probe.flaw = Some(self.random.pick(flaws));
             }
@@ -378,6 +378,7 @@ impl Generator {
                     Flaw::HeaderLength,
                     Flaw::Version,
                     Flaw::Options,
+                    Flaw::SourceRoute,
                     Flaw::NoSum,
                     Flaw::Padding,
                 ];

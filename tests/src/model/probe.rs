@@ -100,6 +100,8 @@ pub enum Flaw {
     NoSum,
     /// Nothing: an IPv4 header with options.
     Options,
+    /// An IPv4 option by which the sender chooses the way.
+    SourceRoute,
     /// A fragment that ends amid eight bytes though more follow.
     Ragged,
     /// A fragment beyond what a datagram can have.
@@ -236,6 +238,7 @@ fn frame((src, dst): (IpAddr, IpAddr), payload: Payload) -> Frame {
         ends: (src, dst),
         ttl: 64,
         options: vec![],
+        tcp_options: vec![],
         fragment: 0x4000,
         payload,
         data: vec![],
@@ -320,6 +323,7 @@ impl Probe {
         match self.flaw {
             Some(Flaw::NoSum) => frame.sum = Sum::Absent,
             Some(Flaw::Options) => frame.options = vec![1, 1, 1, 0],
+            Some(Flaw::SourceRoute) => frame.options = vec![1, 131, 7, 4, 10, 1, 2, 50],
             _ => {}
         }
         frame
@@ -369,13 +373,16 @@ impl Probe {
 }
 
 impl Probe {
+    /// The checksum of TCP or UDP looks like one that is left to the hardware.
+    pub fn is_unfinished(&self) -> bool {
+        let unfinished = Frame { sum: Sum::Partial, ..self.frame() };
+        matches!(self.body, Body::Tcp(..) | Body::Udp(_)) && unfinished.bytes() == self.frame().bytes()
+    }
+
     /// The checksum looks like one that is left to the hardware, or there is none to tell.
     pub fn may_be_unfinished(&self) -> bool {
         match self.body {
-            Body::Tcp(..) | Body::Udp(_) => {
-                let unfinished = Frame { sum: Sum::Partial, ..self.frame() };
-                self.flaw == Some(Flaw::NoSum) || unfinished.bytes() == self.frame().bytes()
-            }
+            Body::Tcp(..) | Body::Udp(_) => self.flaw == Some(Flaw::NoSum) || self.is_unfinished(),
             Body::Sctp(_) | Body::Other(_) => true,
             Body::Notice(_) => true,
             _ => false,

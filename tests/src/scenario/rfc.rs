@@ -248,18 +248,87 @@ pub const SCENARIOS: &[Scenario] = &[
         }
     }),
     // Open, see docs/rfc-compliance.md: Linux refuses source routes wherever they lead.
-    ("a source-routed packet is forwarded as any other, its route as it was", |r| {
+    ("a source-routed packet is refused, whomever it is for", |r| {
+        let mut refused = |nic, mut frame: Frame, options: &[u8], reason: DropReason| {
+            frame.options = options.to_vec();
+            let sent = r.send(nic, &frame.bytes());
+            let xdp = DeferReason::Options.outcome();
+            assert_eq!(sent.outcome, if r.hook() == Hook::Xdp { xdp } else { reason.outcome() });
+            assert_eq!(sent.frame, frame.bytes());
+        };
+        let outward = || from(Nic::Tier1, "10.1.1.50", "192.0.2.9", udp(5000, 53));
         for kind in [131, 137] {
-            let mut frame = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", udp(5000, 53));
-            frame.options = vec![kind, 7, 4, 198, 51, 100, 9, 0];
-            let sent = r.send(Nic::Tier1, &frame.bytes());
-            assert_eq!(sent.outcome, FORWARDED);
-            assert_eq!(sent.frame[ICMP..ICMP + 8], frame.options[..]);
-            // The router's next hop to a guest is the kernel's to refuse.
-            let mut inward = from(Nic::Public, "192.0.2.9", PUBLIC, udp(5000, 54));
-            inward.options = vec![kind, 7, 4, 10, 1, 1, 50, 0];
-            punted(r, Nic::Public, &inward.bytes(), PuntReason::ToRouter);
+            refused(Nic::Tier1, outward(), &[kind, 7, 4, 198, 51, 100, 9, 0], DropReason::SourceRoute);
+            refused(Nic::Tier1, outward(), &[1, 1, kind, 3, 4, 0, 0, 0], DropReason::SourceRoute);
+            // By the router to a guest.
+            let inward = from(Nic::Public, "192.0.2.9", PUBLIC, udp(5000, 54));
+            refused(Nic::Public, inward, &[kind, 7, 4, 10, 1, 1, 50, 0], DropReason::SourceRoute);
         }
+        refused(Nic::Tier1, outward(), &[7, 1, 0, 0], DropReason::BadIpHeader);
+    }),
+    ("a source that is not where it comes from is refused, inside and outside, IPv4 and IPv6", |r| {
+        for (nic, src, dst) in [
+            // Another tier's, the router's, an outsider's, nobody's.
+            (Nic::Tier1, "10.1.2.50", "192.0.2.9"),
+            (Nic::Tier1, "10.1.2.50", "10.1.2.60"),
+            (Nic::Tier1, PUBLIC, "192.0.2.9"),
+            (Nic::Tier1, "10.1.1.1", "192.0.2.9"),
+            (Nic::Tier1, "198.51.100.9", "192.0.2.9"),
+            (Nic::Tier1, "198.18.0.1", "192.0.2.9"),
+            (Nic::Tier1, "fd00:2::50", "2001:db8:100::77"),
+            (Nic::Tier1, "2001:db8:dead::1", "fd00:2::50"),
+            // A guest's, from outside to what is forwarded.
+            (Nic::Public, "10.1.1.51", "203.0.113.20"),
+            (Nic::Public, "203.0.113.10", "203.0.113.20"),
+        ] {
+            let ttl_too = |ttl| {
+                let mut frame = from(nic, src, dst, udp(5000, 53));
+                frame.ttl = ttl;
+                frame.bytes()
+            };
+            dropped(r, nic, &ttl_too(64), DropReason::SpoofedSource);
+            // Nor does an error tell whoever it pretends to be.
+            dropped(r, nic, &ttl_too(1), DropReason::SpoofedSource);
+        }
+        let forwarded_port = from(Nic::Public, "10.1.1.51", "203.0.113.21", tcp(5000, 8080, SYN));
+        dropped(r, Nic::Public, &forwarded_port.bytes(), DropReason::SpoofedSource);
+        // Providers' ways in need not be the ways out.
+        let other_way = from(Nic::Public2, "203.0.113.77", "203.0.114.20", udp(5000, 53));
+        forwarded(r, Nic::Public2, &other_way, Nic::Tier2);
+    }),
+    ("a connection between ports of different MTU agrees on segments that pass", |r| {
+        let syn = |src, dst, nic, options: &[u8]| {
+            let mut frame = from(nic, src, dst, tcp(4000, 80, SYN));
+            (frame.tcp_options, frame.data) = (options.to_vec(), vec![]);
+            frame.bytes()
+        };
+        let mut agreed = |nic, bytes: Vec<u8>, options: usize| {
+            let sent = r.send(nic, &bytes);
+            assert_eq!(sent.outcome, FORWARDED);
+            assert!(read(&sent.frame).sums_hold, "{:x?}", sent.frame);
+            sent.frame[sent.frame.len() - options..].to_vec()
+        };
+        let mss = |mss: u16| [&[2, 4][..], &mss.to_be_bytes(), &[1, 3, 3, 7]].concat();
+        for (src, dst, nic, headers) in [
+            ("10.1.1.50", "10.1.2.50", Nic::Tier1, 40),
+            ("10.1.2.50", "10.1.1.50", Nic::Tier2, 40),
+            ("fd00:1::50", "fd00:2::50", Nic::Tier1, 60),
+        ] {
+            let large = syn(src, dst, nic, &mss(1460));
+            assert_eq!(agreed(nic, large, 8), mss(1400 - headers), "{src}");
+            let small = syn(src, dst, nic, &mss(536));
+            assert_eq!(agreed(nic, small, 8), mss(536), "what is small enough stays");
+            // At an odd place, and among what makes no sense.
+            let odd = [&[1][..], &mss(1460)[..4], &[1, 1, 1]].concat();
+            let limited = [&[1][..], &mss(1400 - headers)[..4], &[1, 1, 1]].concat();
+            assert_eq!(agreed(nic, syn(src, dst, nic, &odd), 8), limited);
+            for senseless in [[2, 3, 5, 0xb4], [3, 0, 2, 4], [3, 9, 2, 4], [0, 2, 4, 5]] {
+                assert_eq!(agreed(nic, syn(src, dst, nic, &senseless), 4), senseless);
+            }
+        }
+        // Nor does more pass between ports that are alike.
+        let jumbo = syn("10.1.1.50", "192.0.2.9", Nic::Tier1, &mss(8960));
+        assert_eq!(agreed(Nic::Tier1, jumbo, 8), mss(1460));
     }),
     ("ICMPv6 errors pass for live flows alone, and echo", |r| {
         let there = from(Nic::Tier1, "fd00:1::50", "2001:db8:100::77", udp(5000, 53));
