@@ -329,6 +329,12 @@ pub const SCENARIOS: &[Scenario] = &[
         // Nor does more pass between ports that are alike.
         let jumbo = syn("10.1.1.50", "192.0.2.9", Nic::Tier1, &mss(8960));
         assert_eq!(agreed(Nic::Tier1, jumbo, 8), mss(1460));
+        // What is behind the packet is padding, however long its header says that it is.
+        let mut cut = syn("10.1.1.50", "10.1.2.50", Nic::Tier1, &mss(1460));
+        cut[ETHERNET + 3] -= 8;
+        mend(&mut cut, ETHERNET..ICMP, ETHERNET + 10);
+        let sent = r.send(Nic::Tier1, &cut);
+        assert_eq!((sent.outcome, &sent.frame[ICMP..]), (FORWARDED, &cut[ICMP..]));
     }),
     ("ICMPv6 errors pass for live flows alone, and echo", |r| {
         let there = from(Nic::Tier1, "fd00:1::50", "2001:db8:100::77", udp(5000, 53));
