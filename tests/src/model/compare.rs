@@ -189,6 +189,15 @@ impl<'a> Run<'a> {
         if out.sums_hold == is_wrong {
             return Err("a checksum is wrong, or was mended".to_owned());
         }
+        if let Some(size) = probe.segments {
+            // What the narrower of the two NICs takes, without headers.
+            let headers = if probe.src.is_ipv6() { 60 } else { 40 };
+            let least = size.min(probe.nic.mtu().min(forwarded.nic.mtu()) - headers);
+            let at = ETHERNET + probe.length() - probe.payload() + 23;
+            if frame[at..at + 2] != least.to_be_bytes() {
+                return Err(format!("segments are not limited to {least}"));
+            }
+        }
         let (src, dst) = match (&probe.body, forwarded.ports) {
             (Body::Tcp(..) | Body::Udp(_) | Body::Sctp(_), _) => out.ports,
             (Body::Query(..), _) => (out.ports.0, 0),
@@ -297,6 +306,7 @@ fn as_it_left(probe: &Probe, forwarded: &Forwarded, (port, id): (u16, u16)) -> P
         body,
         data: 32,
         whole: true,
+        segments: None,
         piece: probe.piece.map(|piece| Piece { id, ..piece }),
         flaw: None,
         ..*probe

@@ -140,6 +140,10 @@ impl Generator {
             self.cut.push(pieces);
             return self.next_piece();
         }
+        probe.segments = None;
+        if matches!(probe.body, Body::Tcp(_, flags) if flags & 2 != 0) && self.random.percent(40) {
+            probe.segments = Some(self.random.pick(&[536, 1339, 1340, 1360, 1361, 1440, 1460, 8960]));
+        }
         self.spoil(&mut probe, is_known);
         probe
     }
@@ -159,7 +163,7 @@ impl Generator {
     /// otherwise.
     fn pieces(&mut self, probe: Probe, is_known: bool) -> VecDeque<Probe> {
         let data = self.random.pick(&[8, 24, 100, 500, 1400, 3000]);
-        let mut whole = Probe { data, whole: false, ..probe };
+        let mut whole = Probe { data, whole: false, segments: None, ..probe };
         let may_lack_sum = matches!(whole.body, Body::Udp(_)) && whole.src.is_ipv4();
         whole.flaw = (may_lack_sum && self.random.percent(10)).then_some(Flaw::NoSum);
         let id =
@@ -345,6 +349,7 @@ impl Generator {
             body: self.body(v6),
             data: 32,
             whole: true,
+            segments: None,
             piece: None,
             flaw: None,
         };

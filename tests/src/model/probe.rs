@@ -149,6 +149,8 @@ pub struct Probe {
     pub data: usize,
     /// May not be fragmented (IPv4).
     pub whole: bool,
+    /// Of a SYN: how large its sender takes segments.
+    pub segments: Option<u16>,
     /// Which fragment it is, if it is one; all else is the whole packet's.
     pub piece: Option<Piece>,
     /// What is wrong with it.
@@ -269,7 +271,7 @@ impl Probe {
     /// Length of the whole packet's payload: the transport header and what follows.
     pub fn payload(&self) -> usize {
         let header = match &self.body {
-            Body::Tcp(..) => 20,
+            Body::Tcp(..) => 20 + if self.segments.is_some() { 8 } else { 0 },
             Body::Udp(_) | Body::Query(..) | Body::Answer(..) | Body::Notice(_) => 8,
             Body::Sctp(_) | Body::Other(_) => 0,
             // Its data is the packet inside.
@@ -320,6 +322,9 @@ impl Probe {
         frame.ttl = self.ttl;
         frame.fragment = if self.whole { 0x4000 } else { 0 };
         frame.data = self.body.data(self.data);
+        if let Some(size) = self.segments {
+            frame.tcp_options = [&[1, 2, 4][..], &size.to_be_bytes(), &[0; 3]].concat();
+        }
         match self.flaw {
             Some(Flaw::NoSum) => frame.sum = Sum::Absent,
             Some(Flaw::Options) => frame.options = vec![1, 1, 1, 0],
@@ -429,6 +434,9 @@ impl fmt::Display for Probe {
         }
         if let Some(Piece { id, start, end }) = self.piece {
             write!(f, ", bytes {start} to {end} of {} as fragment of {id}", self.payload())?;
+        }
+        if let Some(size) = self.segments {
+            write!(f, ", takes segments of {size}")?;
         }
         if self.station != Station::Router {
             write!(f, ", to {:?}", self.station)?;
