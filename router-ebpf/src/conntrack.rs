@@ -163,7 +163,14 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     if !destination.is_translated
         && tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] }).is_some()
     {
-        return Ok(Decision::Punt(PuntReason::ToRouter));
+        // Nothing on the router is for the outside to connect to, and the kernel's reset would end what a
+        // guest's SYN that is under way is about to begin (RFC 5382 REQ-4).
+        let is_unsolicited = arrival.role == Role::Public as u8
+            && arrival.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+        return match is_unsolicited {
+            true => Err(DropReason::NotPermitted),
+            false => Ok(Decision::Punt(PuntReason::ToRouter)),
+        };
     }
     // Errors open nothing.
     if arrival.transport == Transport::IcmpError {

@@ -182,11 +182,10 @@ impl Family for Ipv6 {
 
     #[inline(always)]
     fn destination_scope(&self) -> Scope {
-        let [first, second, third, fourth] = self.0;
-        let prefix = u32::from_be(first);
+        let prefix = u32::from_be(self.0[0]);
         if prefix >> 24 == 0xff || prefix >> 22 == 0x3fa {
             Scope::Link
-        } else if (first | second | third) == 0 && u32::from_be(fourth) <= 1 {
+        } else if is_reserved(self) {
             Scope::Martian
         } else {
             Scope::Unicast
@@ -201,7 +200,7 @@ impl Family for Ipv6 {
             Scope::Martian
         } else if prefix >> 22 == 0x3fa || (first | second | third | fourth) == 0 {
             Scope::Link
-        } else if (first | second | third) == 0 && u32::from_be(fourth) == 1 {
+        } else if is_reserved(self) {
             Scope::Martian
         } else {
             Scope::Unicast
@@ -239,6 +238,15 @@ impl Family for Ipv6 {
     }
 }
 
+/// Whether an IPv6 address is the unspecified or the loopback address, compatible with or mapped to IPv4, or of
+/// the deprecated site scope: none is on a wire (RFC 4291 §2.5, RFC 3879, RFC 6092 REC-3).
+#[inline(always)]
+fn is_reserved(address: &Ipv6) -> bool {
+    let [first, second, third, _] = address.0;
+    let is_ipv4 = (first | second) == 0 && matches!(u32::from_be(third), 0 | 0xffff);
+    is_ipv4 || u32::from_be(first) >> 22 == 0x3fb
+}
+
 #[cfg(test)]
 mod tests {
     use core::net::{Ipv4Addr, Ipv6Addr};
@@ -273,7 +281,10 @@ mod tests {
             ("::1", Scope::Martian, Scope::Martian),
             ("fe80::1", Scope::Link, Scope::Link),
             ("febf::1", Scope::Link, Scope::Link),
-            ("fec0::1", Scope::Unicast, Scope::Unicast),
+            ("fec0::1", Scope::Martian, Scope::Martian),
+            ("::ffff:10.1.1.1", Scope::Martian, Scope::Martian),
+            ("::10.1.1.1", Scope::Martian, Scope::Martian),
+            ("::1:0:1:1", Scope::Unicast, Scope::Unicast),
             ("ff02::1", Scope::Link, Scope::Martian),
         ] {
             let ip = Ipv6::from(address.parse::<Ipv6Addr>().unwrap());

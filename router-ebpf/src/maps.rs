@@ -673,7 +673,9 @@ impl<A: FamilyMaps> Flows<A> for Maps {
         // SAFETY: from a lookup of this run. Not atomic: two CPUs with packets of one flow at
         // the same moment may count one of them; usage is counted per port, exactly.
         unsafe {
-            (*flow).last_seen = activity.now;
+            if activity.refreshes {
+                (*flow).last_seen = activity.now;
+            }
             (*flow).packets += 1;
             (*flow).bytes += activity.bytes as u64;
             if activity.tcp_flags & !(*flow).tcp_flags != 0 {

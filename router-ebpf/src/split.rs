@@ -105,7 +105,7 @@ impl Whole {
         if room == 0 || left == 0 {
             return None;
         }
-        let is_last = left <= room;
+        let is_last = left <= self.mtu - Ipv4::HEADER as u32;
         let length = if is_last { left } else { room };
         let [first, second, third, src, dst] = self.header;
         let [version, service, _, _] = first.to_ne_bytes();

@@ -133,6 +133,8 @@ pub struct Activity {
     pub bytes: usize,
     /// TCP flags of the packet, 0 for other protocols.
     pub tcp_flags: u8,
+    /// The flow lives on from now; a reset need not make it (RFC 7857 §2.2).
+    pub refreshes: bool,
     /// Its acknowledgment number, host byte order; counts with the ACK flag only.
     pub tcp_ack: u32,
 }

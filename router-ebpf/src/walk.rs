@@ -246,7 +246,10 @@ where
             false => parsed.tcp_flags,
         };
         let tcp_ack = acknowledged(packet, &parsed);
-        tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags, tcp_ack });
+        // The reset that closes a flow does, those that answer whatever comes later do not.
+        let refreshes =
+            parsed.tcp_flags & tcp_flags::RST == 0 || tcp_flags & !flow.tcp_flags & tcp_flags::RST != 0;
+        tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags, refreshes, tcp_ack });
     }
     let neighbour = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
     let ifindex = flow.next_hop.ifindex;

@@ -212,7 +212,7 @@ impl Model {
         }
         if !fates.is_empty() {
             if self.places.is_local(probe.dst) {
-                fates.push(Fate::Punted);
+                fates.extend([Fate::Punted, Fate::Dropped(Why::NotPermitted)]);
             }
             if is_error {
                 fates.extend(self.refuse(probe, Why::Unrelated));
@@ -392,6 +392,10 @@ impl Model {
         let mut left = tuple;
         let mut translated = Translated { source: false, destination: false };
         match self.destination(probe.nic, tuple) {
+            // Nobody outside connects to the router, and none is told so (RFC 5382 REQ-4).
+            Destination::Router if probe.nic.role() == Role::Public && is_syn(probe) => {
+                return vec![Fate::Dropped(Why::NotPermitted)];
+            }
             Destination::Router => return vec![Fate::Punted],
             // Nobody sends to himself by way of a router.
             _ if tuple.src == tuple.dst => return vec![Fate::Dropped(Why::Martian)],
@@ -520,6 +524,11 @@ impl Flow {
 /// between its own.
 fn may_come_by(nic: Nic, expected: Nic) -> bool {
     nic == expected || (nic.role() == Role::Public && expected.role() == Role::Public)
+}
+
+/// Whether a packet asks for a connection.
+fn is_syn(probe: &Probe) -> bool {
+    !probe.is_later() && matches!(probe.body, Body::Tcp(_, flags) if flags & 0x12 == 0x02)
 }
 
 /// Whether a packet may be the first of a flow: of TCP what opens a connection, and a bare

@@ -372,6 +372,25 @@ const SCENARIOS: &[Scenario] = &[
         }
         let control = from(Nic::Control, "169.254.0.1", "169.254.3.4", tcp(999, 3922, SYN));
         punted(r, Nic::Control, &control.bytes(), PuntReason::ToRouter);
+        // An answer to a connection of the router's own.
+        let answer = from(Nic::Public, "192.0.2.9", PUBLIC, tcp(80, 64_001, SYN | ACK));
+        punted(r, Nic::Public, &answer.bytes(), PuntReason::ToRouter);
+    }),
+    ("an unsolicited connection from outside is not answered, and a guest's own passes later", |r| {
+        for flags in [SYN, SYN | 0xc0] {
+            let early = from(Nic::Public, "192.0.2.9", PUBLIC, tcp(80, 4000, flags));
+            dropped(r, Nic::Public, &early.bytes(), DropReason::NotPermitted);
+        }
+        let early = from(Nic::Public, "2001:db8:100::77", "2001:db8:100::10", tcp(80, 4000, SYN));
+        dropped(r, Nic::Public, &early.bytes(), DropReason::NotPermitted);
+        forwarded(
+            r,
+            Nic::Tier1,
+            &from(Nic::Tier1, "10.1.1.50", "192.0.2.9", tcp(4000, 80, SYN)),
+            Nic::Public,
+        );
+        let again = from(Nic::Public, "192.0.2.9", PUBLIC, tcp(80, 4000, SYN));
+        forwarded(r, Nic::Public, &again, Nic::Tier1);
     }),
     ("ARP, broadcasts, multicasts and strangers' frames go to the kernel", |r| {
         let mut arp = [Nic::Tier1.mac(), host_mac(Nic::Tier1)].concat();
@@ -437,6 +456,9 @@ const SCENARIOS: &[Scenario] = &[
             ("127.0.0.1", "192.0.2.9"),
             ("224.0.0.5", "192.0.2.9"),
             ("fd00:1::50", "::1"),
+            ("fd00:1::50", "fec0::1"),
+            ("fd00:1::50", "::ffff:192.0.2.9"),
+            ("::ffff:10.1.1.50", "2001:db8:100::77"),
             ("ff02::5", "2001:db8:100::77"),
             ("10.1.1.50", "10.1.1.50"),
         ] {

@@ -391,7 +391,9 @@ impl<A: WorldFamily> Flows<A> for World {
 
     fn account(&self, flow: &Found<A>, activity: Activity) {
         if let Some(entry) = A::tables(self).flows.borrow_mut().get_mut(&flow.key) {
-            entry.last_seen = activity.now;
+            if activity.refreshes {
+                entry.last_seen = activity.now;
+            }
             entry.packets += 1;
             entry.bytes += activity.bytes as u64;
             entry.tcp_flags |= activity.tcp_flags;

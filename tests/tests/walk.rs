@@ -209,6 +209,24 @@ fn a_reset_within_the_window_closes_a_connection_and_another_does_not() {
 }
 
 #[test]
+fn the_reset_that_closes_a_flow_refreshes_it_and_others_do_not() {
+    let mut router = connected();
+    let seen = |router: &HostRouter| activity(router).iter().map(|(seen, ..)| *seen).max();
+    let before = seen(&router);
+    later(&router, 60_000_000_000);
+    passes(&mut router, segment(true, RST, 1 << 31));
+    assert_eq!(seen(&router), before, "one beyond the window");
+    let closed = later(&router, 60_000_000_000);
+    passes(&mut router, segment(true, RST, 2));
+    assert_eq!(seen(&router), Some(closed));
+    for _ in 0..3 {
+        later(&router, 60_000_000_000);
+        passes(&mut router, segment(true, RST, 2));
+        assert_eq!(seen(&router), Some(closed), "one more");
+    }
+}
+
+#[test]
 fn a_half_closed_connection_is_not_closed_and_a_closed_one_begins_anew() {
     let flags =
         |router: &HostRouter| -> Vec<u8> { activity(router).iter().map(|(.., flags)| *flags).collect() };

@@ -54,7 +54,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("a forwarding for some networks does not exist for others", |r| {
         connects(r, (Nic::Public, "192.0.2.200"), (FORWARDS, 2222), (Nic::Tier1, "10.1.1.51", 22));
         let other = from(Nic::Public, "198.51.100.9", FORWARDS, tcp(6000, 2222, SYN));
-        punted(r, Nic::Public, &other.bytes(), PuntReason::ToRouter);
+        dropped(r, Nic::Public, &other.bytes(), DropReason::NotPermitted);
     }),
     ("static NAT translates every protocol both ways", |r| {
         connects(r, (Nic::Public, "192.0.2.9"), (STATIC, 22), (Nic::Tier1, "10.1.1.60", 22));
