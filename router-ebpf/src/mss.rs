@@ -53,6 +53,7 @@ fn limited<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
         let size: u8 = match packet.load(at)? {
             END => return None,
             NO_OPERATION => 1,
+            MAXIMUM_SEGMENT_SIZE if at + 4 > end => return None,
             MAXIMUM_SEGMENT_SIZE => return lower(packet, at, most, l4 + 16),
             _ => packet.load(at + 1)?,
         };
