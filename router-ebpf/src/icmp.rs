@@ -86,6 +86,8 @@ const INNER: usize = 8;
 struct Inner {
     /// Where its IP header begins.
     l3: usize,
+    /// Where its transport header begins.
+    l4: usize,
     /// Where its ports or its identifier are.
     ports: usize,
     /// Where its transport checksum is.
@@ -128,13 +130,18 @@ fn inner<A: Header, P: Packet>(packet: &P, icmp: usize) -> Option<Inner> {
         protocol::SCTP => (l4, l4, Kind::KeptPorts),
         _ => (l4, l4, Kind::Addresses),
     };
-    Some(Inner { l3, ports, checksum, protocol, kind })
+    Some(Inner { l3, l4, ports, checksum, protocol, kind })
 }
 
-/// The flow of the packet that an error is about, as that packet was sent.
+/// The flow of the packet that an error is about, as that packet was sent. What is behind `end`, where the
+/// error ends, is padding, whatever it looks like.
 #[inline(always)]
-pub fn about<A: Header, P: Packet>(packet: &P, icmp: usize, router: u16) -> Option<FlowKey<A>> {
+pub fn about<A: Header, P: Packet>(packet: &P, icmp: usize, end: usize, router: u16) -> Option<FlowKey<A>> {
     let inner = inner::<A, P>(packet, icmp)?;
+    let least = if inner.kind == Kind::Addresses { 0 } else { 8 };
+    if inner.l4 + least > end {
+        return None;
+    }
     let [src, dst]: [A; 2] = packet.load(inner.l3 + A::ADDRESSES)?;
     let none = Be16::default();
     let (src_port, dst_port) = match inner.kind {
@@ -180,6 +187,7 @@ pub fn translate<A: Header, P: Packet>(
     // An error need not carry the inner transport checksum (TCP's is behind the eight bytes).
     let has_checksum = !matches!(inner.kind, Kind::KeptPorts | Kind::Addresses);
     if has_checksum
+        && inner.checksum + 2 <= A::end(packet, l3)?
         && let Some(old) = packet.load::<Be16>(inner.checksum)
         && !(inner.protocol == protocol::UDP && old.raw() == 0)
     {

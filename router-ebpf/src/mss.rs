@@ -7,6 +7,7 @@ use router_common::net::{Be16, Ipv4, Ipv6};
 use crate::checksum;
 use crate::family::{ETHERTYPE_IPV4, Family, protocol};
 use crate::packet::{ChecksumPatch, Packet};
+use crate::parse::Header;
 
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
@@ -32,9 +33,17 @@ fn limited<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
         _ if packet.load(ETHERNET + 6) == Some(protocol::TCP) => (Ipv6::HEADER, ETHERNET + Ipv6::HEADER),
         _ => return None,
     };
+    let packet_end = match header {
+        Ipv4::HEADER => Ipv4::end(packet, ETHERNET)?,
+        _ => Ipv6::end(packet, ETHERNET)?,
+    };
     let most = mtu.saturating_sub((header + HEADER) as u32).min(u32::from(u16::MAX)) as u16;
     let data_offset: u8 = packet.load(l4 + 12)?;
     let end = l4 + usize::from(data_offset >> 4) * 4;
+    // What is behind the packet is padding.
+    if end > packet_end {
+        return None;
+    }
     let mut at = l4 + HEADER;
     for _ in 0..MOST {
         at = packet.blur(at);
@@ -44,6 +53,7 @@ fn limited<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
         let size: u8 = match packet.load(at)? {
             END => return None,
             NO_OPERATION => 1,
+            MAXIMUM_SEGMENT_SIZE if at + 4 > end => return None,
             MAXIMUM_SEGMENT_SIZE => return lower(packet, at, most, l4 + 16),
             _ => packet.load(at + 1)?,
         };

@@ -194,7 +194,7 @@ pub fn ip<A: Header, P: Packet>(packet: &P, l3: usize, router: u16) -> Result<Op
         }
         if parsed.transport == Transport::IcmpError
             && src.source_scope() == Scope::Unicast
-            && let Some(about) = icmp::about::<A, P>(packet, l4, router)
+            && let Some(about) = icmp::about::<A, P>(packet, l4, l3 + header.length, router)
             && about.src == dst
         {
             parsed.key = about.reverse();
@@ -238,6 +238,8 @@ pub struct IpHeader {
 pub trait Header: Family {
     /// Reads and checks the header (RFC 1812 §5.2.2, RFC 8200 §4).
     fn header<P: Packet>(packet: &P, l3: usize) -> Result<IpHeader, DropReason>;
+    /// Where the packet ends, of which the header was read and is sound.
+    fn end<P: Packet>(packet: &P, l3: usize) -> Option<usize>;
     /// Of the packet inside an ICMP error, which may be cut short: where its transport header
     /// begins, and which it is. `None` for what cannot be a flow's first bytes: another version,
     /// a later fragment, a header that is not whole, a wrong header checksum (RFC 5508 REQ-3a),
@@ -296,6 +298,11 @@ impl Header for Ipv4 {
             fragment,
             has_options,
         })
+    }
+
+    #[inline(always)]
+    fn end<P: Packet>(packet: &P, l3: usize) -> Option<usize> {
+        Some(l3 + usize::from(packet.load::<Be16>(l3 + 2)?.get()))
     }
 
     #[inline(always)]
@@ -389,6 +396,11 @@ impl Header for Ipv6 {
             return Err(DropReason::TooManyHeaders);
         }
         Ok(IpHeader { l4, protocol, hop_limit, dont_fragment: true, length, fragment, has_options: false })
+    }
+
+    #[inline(always)]
+    fn end<P: Packet>(packet: &P, l3: usize) -> Option<usize> {
+        Some(l3 + Self::HEADER + usize::from(packet.load::<Be16>(l3 + 4)?.get()))
     }
 
     #[inline(always)]

@@ -2,19 +2,22 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Duration;
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, NextHop};
 use router_common::net::{Address, Ipv4, Ipv6, MacPair};
 use router_common::port::{Port, PortKey, Role};
+use router_common::verdict::DeferReason;
 use router_ebpf::packet::{Packet, SliceFrame};
 use router_ebpf::tables::Route;
 use router_ebpf::walk::walk;
 
 use router_userspace::compile::{TableSet, nat};
 
-use crate::model::compare::{Subject, whole};
+use crate::model::account::Account;
+use crate::model::compare::Subject;
 use crate::scenario::{self, Nic, Router, Sent, host_mac};
 use crate::world::World;
 
@@ -24,6 +27,7 @@ pub struct HostRouter {
     /// Its tables.
     pub world: World,
     hook: Hook,
+    is_behind_xdp: bool,
 }
 
 /// How much longer a frame may become.
@@ -86,7 +90,25 @@ impl HostRouter {
         world.v4.routes.borrow_mut().push((hole.into(), 15, Route::Refused));
         let config = world.config.get();
         world.config.set(RouterConfig { flags: FLAGS, ..config });
-        Self { world, hook }
+        Self { world, hook, is_behind_xdp: false }
+    }
+
+    /// The same with XDP in front of TC: the way of a frame by a port that has both.
+    pub fn both_hooks() -> Self {
+        Self { is_behind_xdp: true, ..Self::new(Hook::Tc) }
+    }
+
+    fn walk(&self, hook: Hook, nic: Nic, bytes: &mut Vec<u8>) -> u32 {
+        let counted = |world: &World| world.counters.borrow().values().sum::<u64>();
+        let before = counted(&self.world);
+        let length = bytes.len();
+        bytes.resize(length + ROOM_TO_GROW, 0);
+        let mut packet = SliceFrame::with_room(bytes, length, hook);
+        let verdict = walk(&mut packet, &self.world, ifindex(nic));
+        let length = packet.length();
+        bytes.truncate(length);
+        assert_eq!(counted(&self.world), before + 1, "{verdict:?} was not counted once");
+        verdict.outcome()
     }
 }
 
@@ -131,30 +153,39 @@ impl Router for HostRouter {
 
     fn send(&mut self, nic: Nic, frame: &[u8]) -> Sent {
         let mut bytes = frame.to_vec();
-        bytes.resize(frame.len() + ROOM_TO_GROW, 0);
-        let mut packet = SliceFrame::with_room(&mut bytes, frame.len(), self.hook);
-        let counted = |world: &World| world.counters.borrow().values().sum::<u64>();
-        let before = counted(&self.world);
-        let verdict = walk(&mut packet, &self.world, ifindex(nic));
-        let length = packet.length();
-        bytes.truncate(length);
-        assert_eq!(counted(&self.world), before + 1, "{verdict:?} was not counted once");
-        Sent { outcome: verdict.outcome(), frame: bytes }
+        if self.is_behind_xdp {
+            let outcome = self.walk(Hook::Xdp, nic, &mut bytes);
+            if DeferReason::from_outcome(outcome).is_none() {
+                return Sent { outcome, frame: bytes };
+            }
+            assert_eq!(bytes, frame, "XDP left a changed frame to TC");
+        }
+        let outcome = self.walk(self.hook, nic, &mut bytes);
+        Sent { outcome, frame: bytes }
     }
 }
 
 impl Subject for HostRouter {
     fn forget(&mut self) {
-        *self = Self::new(self.hook);
+        *self = Self { is_behind_xdp: self.is_behind_xdp, ..Self::new(self.hook) };
     }
 
-    fn check(&mut self, packets: usize, entries: usize) -> Result<(), String> {
-        let counted: u64 = self.world.counters.borrow().values().sum();
-        if counted != packets as u64 {
-            return Err(format!("{packets} packets, of which {counted} were counted"));
+    fn account(&mut self) -> Result<Account, String> {
+        let mut account = Account::default();
+        for (&(_, hook, outcome), &packets) in self.world.counters.borrow().iter() {
+            account.add(hook, outcome, packets);
         }
+        if self.is_behind_xdp { account.in_the_end() } else { Ok(account) }
+    }
+
+    /// Its clock stands still.
+    fn patience(&self) -> Duration {
+        Duration::MAX
+    }
+
+    fn flow_entries(&mut self) -> Result<(usize, usize), String> {
         let (v4, v6) = (self.world.v4.flows.borrow(), self.world.v6.flows.borrow());
-        whole((v4.len() + v6.len(), alone(&v4) + alone(&v6)), entries)
+        Ok((v4.len() + v6.len(), alone(&v4) + alone(&v6)))
     }
 }
 

@@ -8,11 +8,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use router_common::account::Hook;
+use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
+use router_common::limit::Tally;
 use router_common::nat::{Expected, ExternalKey};
-use router_common::verdict::DropReason;
+use router_common::net::{Ipv4, Ipv6};
+use router_common::port::LocalKey;
+use router_common::verdict::{DeferReason, DropReason, FORWARDED};
+use router_ebpf::fragment::HOLD_TIME;
 use router_userspace::dataplane::{
     CounterRow, Dataplane, MAX_BINDINGS, Options, Outcome, Timeouts, mount_bpffs,
 };
@@ -20,7 +26,8 @@ use router_userspace::dataplane::{
 use crate::host;
 use router_userspace::compile::{TableSet, nat};
 
-use crate::model::compare::{self, Subject};
+use crate::model::account::Account;
+use crate::model::compare::Subject;
 use crate::scenario::{self, ETHERNET, Nic, Router, Sent, host_mac};
 
 /// One more than the scenarios' ports, whose first is 1.
@@ -30,14 +37,15 @@ const SLOTS: u32 = Nic::ALL.len() as u32 + 1;
 pub struct KernelRouter {
     dataplane: Dataplane,
     hook: Hook,
+    is_behind_xdp: bool,
     ifindexes: BTreeMap<u8, u32>,
     pin_dir: PathBuf,
     /// The counters as they were last read, by slot.
     counters: Vec<Vec<CounterRow>>,
     /// Frames were counted since then that nobody asked about.
     has_pushed: bool,
-    /// Packets counted before flows were last forgotten.
-    before: u64,
+    /// What was counted before flows were last forgotten.
+    before: Account,
 }
 
 impl KernelRouter {
@@ -48,6 +56,16 @@ impl KernelRouter {
     /// Not root, or the kernel refuses the programs.
     pub fn new(hook: Hook) -> Result<Self> {
         Self::with_room(hook, 4096, MAX_BINDINGS)
+    }
+
+    /// The same with XDP in front of TC: the way of a frame by a port that has both.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn both_hooks() -> Result<Self> {
+        let mut router = Self::new(Hook::Tc)?;
+        router.is_behind_xdp = true;
+        Ok(router)
     }
 
     /// The same with room for so many flow entries and bindings.
@@ -79,7 +97,16 @@ impl KernelRouter {
             tables.set_nat(key, entry)?;
         }
         let counters = vec![vec![]; SLOTS as usize];
-        Ok(Self { dataplane, hook, ifindexes, pin_dir, counters, has_pushed: false, before: 0 })
+        Ok(Self {
+            dataplane,
+            hook,
+            is_behind_xdp: false,
+            ifindexes,
+            pin_dir,
+            counters,
+            has_pushed: false,
+            before: Account::default(),
+        })
     }
 
     /// Forgets every flow, so that scenarios do not see each other's.
@@ -103,7 +130,8 @@ impl KernelRouter {
         self.forget_expected()?;
         let left = self.dataplane.flows()?.len();
         ensure!(left == 0, "{left} flows are left");
-        Ok(())
+        self.forget_fragments::<Ipv4>("4")?;
+        self.forget_fragments::<Ipv6>("6")
     }
 
     /// Nobody is expected any longer.
@@ -117,10 +145,33 @@ impl KernelRouter {
         Ok(())
     }
 
-    /// How many packets were counted.
-    fn total(&self) -> u64 {
-        let rows = self.dataplane.counters(SLOTS).expect("the counters can be read");
-        rows.iter().map(|row| row.traffic.packets).sum()
+    /// Datagrams under way, what waits for them, and how many of whom do.
+    fn forget_fragments<A>(&mut self, family: &str) -> Result<()>
+    where
+        A: Copy + 'static,
+        DatagramKey<A>: Pod,
+        HeldKey<A>: Pod,
+        LocalKey<A>: Pod,
+    {
+        self.empty::<DatagramKey<A>, Datagram>(&format!("DATAGRAMS{family}"))?;
+        self.empty::<HeldKey<A>, Held>(&format!("HELD{family}"))?;
+        self.empty::<LocalKey<A>, Tally>(&format!("HOLDERS{family}"))
+    }
+
+    fn empty<K: Pod, V: Pod>(&mut self, name: &str) -> Result<()> {
+        let map = self.dataplane.ebpf().map_mut(name).with_context(|| format!("no map {name}"))?;
+        let mut map: HashMap<_, K, V> = map.try_into()?;
+        let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
+        keys.iter().try_for_each(|key| map.remove(key)).with_context(|| format!("empty {name}"))
+    }
+
+    /// Every counter, of all ports.
+    fn total(&self) -> Account {
+        let mut account = Account::default();
+        for row in self.dataplane.counters(SLOTS).expect("the counters can be read") {
+            account.add(row.hook, number(row.outcome), row.traffic.packets);
+        }
+        account
     }
 
     /// The loaded programs.
@@ -134,7 +185,15 @@ impl KernelRouter {
                 self.counters[slot as usize] = self.dataplane.counters_of(slot..slot + 1)?;
             }
         }
-        let frame = self.run_program(nic, frame)?;
+        if self.is_behind_xdp {
+            let out = self.run_program(Hook::Xdp, nic, frame)?;
+            let outcome = self.counted(nic)?;
+            if DeferReason::from_outcome(outcome).is_none() {
+                return Ok(Sent { outcome, frame: out });
+            }
+            ensure!(out == frame, "XDP left a changed frame to TC");
+        }
+        let frame = self.run_program(self.hook, nic, frame)?;
         let outcome = self.counted(nic)?;
         Ok(Sent { outcome, frame })
     }
@@ -145,13 +204,13 @@ impl KernelRouter {
     /// The program does not run.
     pub fn push(&mut self, nic: Nic, frame: &[u8]) -> Result<Vec<u8>> {
         self.has_pushed = true;
-        self.run_program(nic, frame)
+        self.run_program(self.hook, nic, frame)
     }
 
-    fn run_program(&mut self, nic: Nic, frame: &[u8]) -> Result<Vec<u8>> {
+    fn run_program(&mut self, hook: Hook, nic: Nic, frame: &[u8]) -> Result<Vec<u8>> {
         let ifindex = self.ifindexes[&(nic as u8)];
-        let mut out = vec![0; frame.len() + 256];
-        let hook = self.hook;
+        // A first fragment's buffer is used for those that waited for it.
+        let mut out = vec![0; frame.len().max(size_of::<Held>()) + 256];
         let ebpf = self.dataplane.ebpf();
         let mut options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
@@ -180,7 +239,7 @@ impl KernelRouter {
     }
 
     /// The one outcome that was counted once since the last time, by the NIC or by none. That no other
-    /// has counted too is seen at the end ([`Subject::check`]): reading all takes long.
+    /// has counted too is seen at the end ([`Subject::account`]): reading all takes long.
     fn counted(&mut self, nic: Nic) -> Result<u32> {
         for slot in [host::port(nic).slot, 0] {
             let now = self.dataplane.counters_of(slot..slot + 1)?;
@@ -204,13 +263,18 @@ fn counted(before: &[CounterRow], after: &[CounterRow]) -> Result<Option<u32>> {
     let new: Vec<_> = after.iter().filter(|row| row.traffic.packets != packets(before, row)).collect();
     match new[..] {
         [] => Ok(None),
-        [row] if row.traffic.packets == packets(before, row) + 1 => Ok(Some(match row.outcome {
-            Outcome::Forwarded => router_common::verdict::FORWARDED,
-            Outcome::Dropped(reason) => reason.outcome(),
-            Outcome::Punted(reason) => reason.outcome(),
-            Outcome::Deferred(reason) => reason.outcome(),
-        })),
+        [row] if row.traffic.packets == packets(before, row) + 1 => Ok(Some(number(row.outcome))),
         _ => bail!("not one frame was counted once, but {new:?}"),
+    }
+}
+
+/// An outcome's place in a counter row.
+const fn number(outcome: Outcome) -> u32 {
+    match outcome {
+        Outcome::Forwarded => FORWARDED,
+        Outcome::Dropped(reason) => reason.outcome(),
+        Outcome::Punted(reason) => reason.outcome(),
+        Outcome::Deferred(reason) => reason.outcome(),
     }
 }
 
@@ -220,13 +284,15 @@ impl Router for KernelRouter {
     }
 
     fn send(&mut self, nic: Nic, frame: &[u8]) -> Sent {
-        self.run(nic, frame).expect("the program runs")
+        let told = |error| panic!("{} bytes by {nic:?}, {frame:02x?}: {error:#}", frame.len());
+        self.run(nic, frame).unwrap_or_else(told)
     }
 
     fn answers(&self, reason: DropReason, frame: &[u8]) -> bool {
         use DropReason::{FlowTableFull, NoFreePort, TooBig, TtlExceeded};
-        let dont_fragment = frame[20] & 0x40 != 0;
+        let (dont_fragment, is_later) = (frame[20] & 0x40 != 0, [frame[20] & 0x1f, frame[21]] != [0, 0]);
         self.hook == Hook::Tc
+            && !is_later
             && (matches!(reason, TtlExceeded | NoFreePort | FlowTableFull)
                 || reason == TooBig && dont_fragment)
     }
@@ -248,13 +314,17 @@ impl Subject for KernelRouter {
         self.before = self.total();
     }
 
-    fn check(&mut self, packets: usize, entries: usize) -> Result<(), String> {
-        let counted = self.total() - self.before;
-        if counted != packets as u64 {
-            return Err(format!("{packets} packets, of which {counted} were counted"));
-        }
-        let found = self.dataplane.flow_entries().map_err(|error| format!("{error:#}"))?;
-        compare::whole(found, entries)
+    fn account(&mut self) -> Result<Account, String> {
+        let account = self.total().since(&self.before);
+        if self.is_behind_xdp { account.in_the_end() } else { Ok(account) }
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_nanos(HOLD_TIME)
+    }
+
+    fn flow_entries(&mut self) -> Result<(usize, usize), String> {
+        self.dataplane.flow_entries().map_err(|error| format!("{error:#}"))
     }
 }
 

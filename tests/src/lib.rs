@@ -6,6 +6,7 @@ pub mod daemons;
 pub mod datagrams;
 pub mod flood;
 pub mod frames;
+pub mod fuzz;
 pub mod host;
 pub mod journeys;
 pub mod kernel;

@@ -6,7 +6,9 @@
 //! router a choice – a port of the same range and parity that is not in use – the model says what
 //! it may choose and adopts what it chose.
 
+pub mod account;
 pub mod compare;
+mod fragment;
 pub mod generate;
 mod nat;
 mod places;
@@ -19,6 +21,7 @@ use router_common::port::Role;
 use router_userspace::model::nat::Nat;
 
 use crate::scenario::{Nic, nat_rules};
+use fragment::Datagrams;
 use nat::Destination;
 use places::{Places, Route, first_address, is_link_scope, is_martian_destination, is_martian_source};
 use probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station, Tuple, tuple};
@@ -42,9 +45,12 @@ pub enum Why {
     Route,
     WrongPort,
     Spoofed,
+    SourceRoute,
     FromControl,
     Broken,
     IcmpUnsupported,
+    Overlap,
+    NotHeld,
 }
 
 /// What may become of a packet.
@@ -58,6 +64,8 @@ pub enum Fate {
     Dropped(Why),
     /// To the kernel.
     Punted,
+    /// Kept until its datagram's first fragment comes; or that one, which comes in again with all that were.
+    Held,
 }
 
 /// A packet that is sent on.
@@ -127,6 +135,7 @@ pub struct Model {
     bindings: HashMap<Socket, u16>,
     /// The same by the outside: protocol, address, port.
     externals: HashMap<(u8, IpAddr, u16), (IpAddr, u16)>,
+    datagrams: Datagrams,
 }
 
 impl Default for Model {
@@ -138,30 +147,56 @@ impl Default for Model {
             index: HashMap::new(),
             bindings: HashMap::new(),
             externals: HashMap::new(),
+            datagrams: Datagrams::default(),
         }
     }
 }
 
 impl Model {
-    /// What may become of a packet: any of these. Where two rules refuse it no rule says which comes
-    /// first.
-    pub fn expect(&self, probe: &Probe) -> Vec<Fate> {
+    /// What may become of a packet that no router looks further into.
+    pub fn unread(probe: &Probe) -> Vec<Fate> {
         if probe.flaw == Some(Flaw::Vlan) {
             return vec![Fate::Dropped(Why::UnknownVlan)];
         }
         let mut fates = vec![];
         let is_malformed = matches!(
             probe.flaw,
-            Some(Flaw::Version | Flaw::HeaderLength | Flaw::HeaderSum | Flaw::Cut(_) | Flaw::Padding)
+            Some(
+                Flaw::Version
+                    | Flaw::HeaderLength
+                    | Flaw::HeaderSum
+                    | Flaw::Cut(_)
+                    | Flaw::Padding
+                    | Flaw::Ragged
+                    | Flaw::Beyond
+            )
         );
         if is_malformed {
             fates.push(Fate::Dropped(Why::Malformed));
         }
+        if probe.flaw == Some(Flaw::SourceRoute) {
+            fates.push(Fate::Dropped(Why::SourceRoute));
+        }
         if probe.station != Station::Router || probe.nic == Nic::Control {
             fates.push(Fate::Punted);
         }
+        fates
+    }
+
+    /// What may become of a packet: any of these. Where two rules refuse it no rule says which comes
+    /// first.
+    pub fn expect(&self, probe: &Probe) -> Vec<Fate> {
+        let mut fates = Self::unread(probe);
+        if probe.is_tiny() {
+            fates.push(Fate::Dropped(Why::Malformed));
+        }
         if !fates.is_empty() {
             return fates;
+        }
+        if probe.is_fragment()
+            && let Some(fate) = self.datagrams.expect(probe)
+        {
+            return vec![fate];
         }
         let is_error = matches!(probe.body, Body::Error(_));
         let is_martian = is_martian_source(probe.src) || is_martian_destination(probe.dst);
@@ -188,7 +223,7 @@ impl Model {
             Body::Notice(_) => self.refuse(probe, Why::IcmpUnsupported),
             Body::Error(error) => self.expect_error(probe, error),
             _ => {
-                let tuple = probe.tuple().expect("what is left has a key");
+                let tuple = self.datagrams.tuple(probe).expect("what is left has a key");
                 match self.index.get(&tuple) {
                     Some(&(flow, way)) => self.expect_known(probe, &self.flows[flow], way),
                     None => self.expect_new(probe, tuple),
@@ -238,7 +273,9 @@ impl Model {
             return vec![Fate::Dropped(Why::WrongPort)];
         }
         // A flow's first packet asked, so what comes back answers.
-        if matches!((&probe.body, way), (Body::Query(..), Way::Back) | (Body::Answer(..), Way::There)) {
+        if !probe.is_later()
+            && matches!((&probe.body, way), (Body::Query(..), Way::Back) | (Body::Answer(..), Way::There))
+        {
             let also = self.ways_along(flow, way).contains(&None).then_some(NO_WAY);
             let cannot = Fate::Dropped(Why::CannotBegin);
             return std::iter::once(cannot).chain(also.into_iter().flatten()).collect();
@@ -291,7 +328,7 @@ impl Model {
 
     /// An ICMP error: it goes where answers to the packet go that it is about.
     fn expect_error(&self, probe: &Probe, error: &Error) -> Vec<Fate> {
-        if matches!(error.flaw, Some(ErrorFlaw::InnerHeaderSum | ErrorFlaw::TooShort)) {
+        if matches!(error.flaw, Some(ErrorFlaw::InnerHeaderSum | ErrorFlaw::TooShort | ErrorFlaw::Later)) {
             return self.refuse(probe, Why::Unrelated);
         }
         let about = tuple(error.ends, &error.body);
@@ -343,11 +380,20 @@ impl Model {
 
     /// A packet that no flow knows.
     fn expect_new(&self, probe: &Probe, tuple: Tuple) -> Vec<Fate> {
+        let mut fates = self.expect_first(probe, tuple);
+        if probe.is_later() && self.places.is_local(probe.dst) {
+            // Where the kernel waits for its first fragment, in vain.
+            fates.push(Fate::Punted);
+        }
+        fates
+    }
+
+    fn expect_first(&self, probe: &Probe, tuple: Tuple) -> Vec<Fate> {
         let mut left = tuple;
         let mut translated = Translated { source: false, destination: false };
         match self.destination(probe.nic, tuple) {
             // Nobody outside connects to the router, and none is told so (RFC 5382 REQ-4).
-            Destination::Router if probe.nic.role() == Role::Public && is_syn(&probe.body) => {
+            Destination::Router if probe.nic.role() == Role::Public && is_syn(probe) => {
                 return vec![Fate::Dropped(Why::NotPermitted)];
             }
             Destination::Router => return vec![Fate::Punted],
@@ -359,7 +405,7 @@ impl Model {
             }
             Destination::Itself if probe.nic.role() == Role::Public => {
                 // Whether its source is where it comes from does not matter then.
-                let also = (!can_begin(&probe.body)).then_some(Fate::Dropped(Why::CannotBegin));
+                let also = (!can_begin(probe)).then_some(Fate::Dropped(Why::CannotBegin));
                 return std::iter::once(Fate::Dropped(Why::NotPermitted)).chain(also).collect();
             }
             Destination::Itself => {}
@@ -368,7 +414,7 @@ impl Model {
             return vec![Fate::Dropped(Why::Spoofed)];
         }
         let mut fates: Vec<_> = self.expired(probe, translated.destination).into_iter().collect();
-        if !can_begin(&probe.body) {
+        if !can_begin(probe) {
             fates.push(Fate::Dropped(Why::CannotBegin));
             return fates;
         }
@@ -424,6 +470,24 @@ impl Model {
         Ok(())
     }
 
+    /// Takes note of a fragment that became what was expected, and left with an identification if it did;
+    /// hands back what comes in again.
+    ///
+    /// # Errors
+    /// The identification is another than it should be.
+    pub fn note_fragment(&mut self, probe: &Probe, left: Option<u16>) -> Result<Vec<Probe>, String> {
+        if !probe.is_fragment() || probe.is_tiny() || !Self::unread(probe).is_empty() {
+            return Ok(vec![]);
+        }
+        self.datagrams.note(probe, left)
+    }
+
+    /// Whether a packet keeps its identification: what is not a fragment, and what is of a source that is
+    /// not translated.
+    pub fn keeps_id(probe: &Probe, forwarded: &Forwarded) -> bool {
+        probe.src.is_ipv6() || !probe.is_fragment() || forwarded.ends.0 == probe.src
+    }
+
     /// How many entries a table of flows has, one for each direction.
     pub fn entries(&self) -> usize {
         self.index.len()
@@ -463,18 +527,19 @@ fn may_come_by(nic: Nic, expected: Nic) -> bool {
 }
 
 /// Whether a packet asks for a connection.
-fn is_syn(body: &Body) -> bool {
-    matches!(body, Body::Tcp(_, flags) if flags & 0x12 == 0x02)
+fn is_syn(probe: &Probe) -> bool {
+    !probe.is_later() && matches!(probe.body, Body::Tcp(_, flags) if flags & 0x12 == 0x02)
 }
 
 /// Whether a packet may be the first of a flow: of TCP what opens a connection, and a bare
-/// acknowledgment of one that outlived its flow.
-fn can_begin(body: &Body) -> bool {
+/// acknowledgment of one that outlived its flow; no fragment without ports.
+fn can_begin(probe: &Probe) -> bool {
     const FIN: u8 = 1;
     const SYN: u8 = 2;
     const RST: u8 = 4;
     const ACK: u8 = 16;
-    match body {
+    match probe.body {
+        _ if probe.is_later() => false,
         Body::Tcp(_, flags) => matches!(flags & (FIN | SYN | RST | ACK), SYN | ACK),
         Body::Answer(..) => false,
         _ => true,

@@ -1,6 +1,7 @@
 //! Frames by hand: built and read back here, apart from the walk, so that neither checks itself.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 /// The one's complement sum over bytes, as RFC 1071 writes it, not complemented.
 fn sum(bytes: &[u8], start: u32) -> u32 {
@@ -294,37 +295,43 @@ fn read_ip(ip: &[u8]) -> ((IpAddr, IpAddr), u8, u8, (u16, u16), bool, usize) {
 /// is their identification.
 pub fn fragments(frame: &Frame, id: u16, size: usize) -> Vec<Vec<u8>> {
     let bytes = Frame { fragment: 0, ..frame.clone() }.bytes();
-    let is_v4 = frame.ends.0.is_ipv4();
-    let header = 14 + if is_v4 { 20 + frame.options.len() } else { 40 };
-    let (head, payload) = bytes.split_at(header);
-    let last = payload.len().div_ceil(size) - 1;
-    let piece = |(index, part): (usize, &[u8])| {
-        let mut bytes = head.to_vec();
-        let (offset, more) = ((index * size / 8) as u16, u16::from(index != last));
-        if is_v4 {
-            bytes[16..18].copy_from_slice(&((header - 14 + part.len()) as u16).to_be_bytes());
-            bytes[20..22].copy_from_slice(&(offset | more << 13).to_be_bytes());
-            bytes[18..20].copy_from_slice(&id.to_be_bytes());
-            bytes[24..26].fill(0);
-            let checksum = !(sum(&bytes[14..], 0) as u16);
-            bytes[24..26].copy_from_slice(&checksum.to_be_bytes());
-        } else {
-            let protocol = std::mem::replace(&mut bytes[20], 44);
-            bytes[18..20].copy_from_slice(&((8 + part.len()) as u16).to_be_bytes());
-            bytes.extend([protocol, 0]);
-            bytes.extend((offset << 3 | more).to_be_bytes());
-            bytes.extend(u32::from(id).to_be_bytes());
-        }
-        bytes.extend(part);
-        bytes
-    };
-    payload.chunks(size).enumerate().map(piece).collect()
+    let payload = bytes.len() - header_length(&bytes);
+    (0..payload).step_by(size).map(|at| fragment(&bytes, id, at..payload.min(at + size))).collect()
+}
+
+/// One fragment of an untagged frame: these bytes of the payload, from a multiple of eight on. More follow it
+/// unless it has the last.
+pub fn fragment(whole: &[u8], id: u16, part: Range<usize>) -> Vec<u8> {
+    let header = header_length(whole);
+    let mut bytes = whole[..header].to_vec();
+    let (offset, more) = ((part.start / 8) as u16, u16::from(header + part.end < whole.len()));
+    if whole[14] >> 4 == 4 {
+        bytes[16..18].copy_from_slice(&((header - 14 + part.len()) as u16).to_be_bytes());
+        bytes[20..22].copy_from_slice(&(offset | more << 13).to_be_bytes());
+        bytes[18..20].copy_from_slice(&id.to_be_bytes());
+        bytes[24..26].fill(0);
+        let checksum = !(sum(&bytes[14..], 0) as u16);
+        bytes[24..26].copy_from_slice(&checksum.to_be_bytes());
+    } else {
+        let protocol = std::mem::replace(&mut bytes[20], 44);
+        bytes[18..20].copy_from_slice(&((8 + part.len()) as u16).to_be_bytes());
+        bytes.extend([protocol, 0]);
+        bytes.extend((offset << 3 | more).to_be_bytes());
+        bytes.extend(u32::from(id).to_be_bytes());
+    }
+    bytes.extend(&whole[header..][part]);
+    bytes
+}
+
+/// Length of an untagged frame's headers before what is cut into fragments.
+fn header_length(frame: &[u8]) -> usize {
+    14 + if frame[14] >> 4 == 4 { usize::from(frame[14] & 0xf) * 4 } else { 40 }
 }
 
 /// The frame whose fragments, in order, these are.
 pub fn reassemble(pieces: &[Vec<u8>]) -> Vec<u8> {
     let is_v4 = pieces[0][12..14] == [0x08, 0x00];
-    let header = 14 + if is_v4 { usize::from(pieces[0][14] & 0xf) * 4 } else { 40 };
+    let header = header_length(&pieces[0]);
     let mut whole = pieces[0][..header].to_vec();
     let payload = header + if is_v4 { 0 } else { 8 };
     for piece in pieces {

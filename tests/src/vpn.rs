@@ -2,7 +2,7 @@
 //! TUN device, since not every kernel has it; so it always goes in UDP.
 
 use std::net::Ipv4Addr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -70,7 +70,8 @@ impl Charon {
         let mut command = host.namespace.command("charon-systemd");
         let server = start(&scratch, command.env("STRONGSWAN_CONF", configuration))?;
         let charon = Self { _server: server, scratch };
-        let listens = || socket.metadata().is_ok_and(|found| found.file_type().is_socket());
+        // It is there before anybody listens on it.
+        let listens = || UnixStream::connect(&socket).is_ok();
         wait_until("charon listens", TIME, listens).with_context(|| log(&charon.scratch))?;
         charon.swanctl(&["--load-all", "--file", &connections.to_string_lossy()])?;
         Ok(charon)

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
-use router_common::fragment::{Datagram, DatagramKey};
+use router_common::fragment::{Datagram, DatagramKey, MAX_HELD};
+use router_common::limit::Tally;
 use router_common::nat::{
     Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Shift, SourceKey, StaticNat,
 };
@@ -46,6 +47,8 @@ pub struct FamilyTables<A> {
     pub piece: RefCell<Option<Piece<A>>>,
     /// Datagrams that come in fragments.
     pub datagrams: RefCell<HashMap<DatagramKey<A>, Datagram>>,
+    /// Who has sent fragments that wait.
+    pub holders: RefCell<HashMap<A, Tally>>,
 }
 
 impl<A> Default for FamilyTables<A> {
@@ -58,6 +61,7 @@ impl<A> Default for FamilyTables<A> {
             opening: RefCell::default(),
             piece: RefCell::default(),
             datagrams: RefCell::default(),
+            holders: RefCell::default(),
         }
     }
 }
@@ -565,8 +569,13 @@ fn about<A: WorldFamily>(world: &World, question: Question) -> Result<Decision, 
     let datagram = datagrams.entry(piece.key).or_insert_with(|| no_fragments(piece.now));
     // Frames in memory are kept by whoever sends them.
     if !fragment::exchange_ports(datagram, piece) {
+        let mut holders = tables.holders.borrow_mut();
+        let holder = holders.entry(piece.key.src).or_insert(Tally { since: piece.now, count: 0, pad: 0 });
+        if !fragment::HELD_PER_SOURCE.allows(holder, piece.now) {
+            return Err(DropReason::FragmentNotHeld);
+        }
         datagram.held += 1;
-        return Ok(Decision::Held);
+        return if datagram.held > MAX_HELD { Err(DropReason::FragmentNotHeld) } else { Ok(Decision::Held) };
     }
     if datagram.held != 0 && !piece.fragment.is_later() {
         datagram.held = 0;

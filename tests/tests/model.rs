@@ -1,6 +1,6 @@
 //! The model and the real programs agree about random packets.
 //!
-//! `XVR_MODEL_PACKETS` is how many are sent (`cargo xtask soak`), `XVR_MODEL_SEED` the first
+//! `XVR_MODEL_PACKETS` is how many each of them is sent (`cargo xtask soak`), `XVR_MODEL_SEED` the first
 //! sequence's seed: a difference names the one that it was found with.
 
 use router_common::account::Hook;
@@ -8,6 +8,7 @@ use router_tests::host::HostRouter;
 use router_tests::kernel::KernelRouter;
 use router_tests::model::compare::agree;
 use router_tests::needs;
+use router_tests::scenario::Router;
 
 /// Packets of one sequence: enough for flows to be in each other's way.
 const LENGTH: usize = 2_000;
@@ -18,9 +19,8 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
-/// In the kernel a packet takes ten times as long as on the host.
-fn packets(default: usize, divisor: usize) -> usize {
-    setting("XVR_MODEL_PACKETS").map_or(default, |packets| packets as usize / divisor)
+fn packets(default: usize) -> usize {
+    setting("XVR_MODEL_PACKETS").map_or(default, |packets| packets as usize)
 }
 
 /// Prints how far it is, each tenth of the way, where that takes a while.
@@ -38,36 +38,47 @@ fn seed() -> u64 {
     setting("XVR_MODEL_SEED").unwrap_or(1)
 }
 
-fn on_the_host(hook: Hook) {
-    let packets = packets(150_000, 1);
-    let forwarded =
-        agree(&mut HostRouter::new(hook), seed(), packets, LENGTH, &mut progress(hook.label(), packets));
-    println!("{} on the host: {packets} packets, {forwarded} of them forwarded", hook.label());
-    assert!(forwarded > packets / 4, "most packets do not meet a flow");
+/// One hook alone, or XDP in front of TC.
+fn name(hook: Option<Hook>) -> &'static str {
+    hook.map_or("xdp and tc", Hook::label)
+}
+
+fn on_the_host(hook: Option<Hook>) {
+    let packets = packets(40_000);
+    let mut router = hook.map_or_else(HostRouter::both_hooks, HostRouter::new);
+    let account = agree(&mut router, seed(), packets, LENGTH, &mut progress(name(hook), packets));
+    println!("{} on the host: {account}", name(hook));
+    let forwarded = account.forwarded(router.hook());
+    assert!(forwarded > packets as u64 / 4, "most packets do not meet a flow");
 }
 
 #[test]
 fn the_walk_does_what_the_model_says_in_xdp() {
-    on_the_host(Hook::Xdp);
+    on_the_host(Some(Hook::Xdp));
 }
 
 #[test]
 fn the_walk_does_what_the_model_says_in_tc() {
-    on_the_host(Hook::Tc);
+    on_the_host(Some(Hook::Tc));
 }
 
-fn in_the_kernel(hook: Hook) {
+#[test]
+fn the_walk_does_what_the_model_says_in_xdp_in_front_of_tc() {
+    on_the_host(None);
+}
+
+fn in_the_kernel(hook: Option<Hook>) {
     if !needs::are_met(&["ip"]) {
         return;
     }
-    let packets = packets(50_000, 10);
+    let packets = packets(20_000);
     let thread = std::thread::spawn(move || {
         // SAFETY: changes the calling thread alone.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");
-        let mut router = KernelRouter::new(hook).expect("the programs load");
-        let forwarded =
-            agree(&mut router, seed(), packets, KERNEL_LENGTH, &mut progress(hook.label(), packets));
-        println!("{} in the kernel: {packets} packets, {forwarded} of them forwarded", hook.label());
+        let router = hook.map_or_else(KernelRouter::both_hooks, KernelRouter::new);
+        let mut router = router.expect("the programs load");
+        let account = agree(&mut router, seed(), packets, KERNEL_LENGTH, &mut progress(name(hook), packets));
+        println!("{} in the kernel: {account}", name(hook));
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -76,10 +87,15 @@ fn in_the_kernel(hook: Hook) {
 
 #[test]
 fn the_xdp_program_does_what_the_model_says() {
-    in_the_kernel(Hook::Xdp);
+    in_the_kernel(Some(Hook::Xdp));
 }
 
 #[test]
 fn the_tc_program_does_what_the_model_says() {
-    in_the_kernel(Hook::Tc);
+    in_the_kernel(Some(Hook::Tc));
+}
+
+#[test]
+fn the_xdp_program_in_front_of_the_tc_program_does_what_the_model_says() {
+    in_the_kernel(None);
 }

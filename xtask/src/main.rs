@@ -3,6 +3,7 @@
 mod build;
 mod cpio;
 mod demo;
+mod fuzz;
 mod lint;
 mod setup;
 mod soak;
@@ -41,6 +42,8 @@ enum Task {
     },
     /// Millions of random packets through the walk and the programs, compared with the model.
     Soak(soak::Soak),
+    /// Damaged frames through the walk and the programs: what has to hold whatever a frame is.
+    Fuzz(fuzz::Fuzz),
     /// The kernel tests on Debian's 6.1 kernel, in qemu.
     VmTest {
         /// Only tests whose name contains this.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::VmTest { filter } => vm::run(filter.as_deref()),
         Task::Lint { accept_abi: true } => lint::accept_abi(),
         Task::Lint { accept_abi: false } => lint::run(),

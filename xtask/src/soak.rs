@@ -1,8 +1,8 @@
-//! The property test of `tests/tests/model.rs` for longer.
+//! What takes minutes: the property test of `tests/tests/model.rs` for longer, and timers in real time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::{build, setup};
@@ -10,7 +10,8 @@ use crate::{build, setup};
 /// How long, and from where on.
 #[derive(Debug, Args)]
 pub struct Soak {
-    /// Packets for each hook; a tenth of them through the programs in the kernel.
+    /// Packets through the programs in the kernel: a third by XDP, a third by TC, a third by XDP in front of
+    /// TC; and as many through the walk on the host.
     #[arg(long, default_value_t = 10_000_000)]
     packets: u64,
     /// The first sequence's seed, as a difference names it; another each time if none is given.
@@ -18,16 +19,31 @@ pub struct Soak {
     seed: Option<u64>,
 }
 
-/// Sends the packets and shows how it is going.
+/// Sends the packets and shows how it is going, while a router's timers run by the clock on the wall.
 pub fn run(arguments: &Soak) -> Result<()> {
     setup::to_run_the_lab()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let seed = arguments.seed.unwrap_or(now.as_secs() << 16);
-    println!("{} packets from seed {seed} on", arguments.packets);
-    let mut command = build::cargo("test");
-    command
+    build::bins()?;
+    let seed = seed_or_new(arguments.seed)?;
+    println!("{0} packets through the programs, {0} on the host, from seed {seed} on", arguments.packets);
+    println!("meanwhile the timers, which take five minutes");
+    let mut timers = build::cargo("test");
+    timers.args(["-p", "router-tests", "--test", "netns_timers", "--", "--ignored", "--nocapture"]);
+    let mut timers = timers.spawn().with_context(|| format!("run {timers:?}"))?;
+    let mut model = build::cargo("test");
+    model
         .args(["--release", "-p", "router-tests", "--test", "model", "--", "--nocapture", "--test-threads=2"])
-        .env("XVR_MODEL_PACKETS", arguments.packets.to_string())
+        .env("XVR_MODEL_PACKETS", arguments.packets.div_ceil(3).to_string())
         .env("XVR_MODEL_SEED", seed.to_string());
-    crate::run(&mut command)
+    // Both to their ends, whatever becomes of the first.
+    let packets = crate::run(&mut model);
+    let status = timers.wait().context("wait for the timers")?;
+    packets?;
+    ensure!(status.success(), "flows do not live as long as they have to ({status})");
+    Ok(())
+}
+
+/// The seed that was asked for, or one that was not there before.
+pub fn seed_or_new(seed: Option<u64>) -> Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(seed.unwrap_or(now.as_secs() << 16))
 }

@@ -1,56 +1,55 @@
 //! The model and a router, packet by packet.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use router_common::account::Hook;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
+use super::account::Account;
 use super::generate::Generator;
-use super::probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station};
+use super::probe::{Body, Error, ErrorFlaw, Flaw, Piece, Probe, Station};
 use super::{Fate, Forwarded, Model, Port, Why};
 use crate::packet::read;
-use crate::scenario::{Nic, Router, Sent, host_mac};
+use crate::scenario::{ETHERNET, Nic, Router, Sent, host_mac};
 
 /// A router that can begin anew.
 pub trait Subject: Router {
     /// Forgets every flow.
     fn forget(&mut self);
-    /// Whether it has counted so many packets since then, each once, and has written down so many flow
-    /// entries, each with its reverse.
+    /// What it has counted since then.
     ///
     /// # Errors
-    /// It has not.
-    fn check(&mut self, packets: usize, entries: usize) -> Result<(), String>;
-}
-
-/// Whether so many flow entries are what should be there, when so many of them have no reverse.
-///
-/// # Errors
-/// They are not.
-pub fn whole((found, alone): (usize, usize), expected: usize) -> Result<(), String> {
-    match (found == expected, alone) {
-        (true, 0) => Ok(()),
-        (false, 0) => Err(format!("{found} flow entries instead of {expected}")),
-        (_, alone) => Err(format!("{alone} of {found} flow entries are without their reverse")),
-    }
+    /// Its hooks disagree.
+    fn account(&mut self) -> Result<Account, String>;
+    /// How long a fragment waits for the others at the least.
+    fn patience(&self) -> Duration;
+    /// How many flow entries it has, and how many of them are without their reverse.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn flow_entries(&mut self) -> Result<(usize, usize), String>;
 }
 
 /// Sends so many packets in sequences of a length, from a seed on, and tells after each how many that
-/// are by now; hands back how many were forwarded.
+/// are by now; hands back what became of them.
 ///
 /// # Panics
-/// The model and the router differ. The message has the packets that led to it.
+/// The model and the router differ, or the router has counted otherwise. The message has the packets that
+/// led to it.
 pub fn agree(
     router: &mut dyn Subject,
     seed: u64,
     packets: usize,
     length: usize,
     progress: &mut dyn FnMut(usize),
-) -> usize {
-    let mut forwarded = 0;
-    for sequence in 0..packets.div_ceil(length) as u64 {
-        let seed = seed + sequence;
+) -> Account {
+    let mut account = Account::default();
+    let patience = router.patience();
+    'sequences: for sequence in 0..packets.div_ceil(length) as u64 {
+        let (seed, begin) = (seed + sequence, Instant::now());
         let mut run = Run::new(router);
         let mut generator = Generator::new(seed);
         let mut probes = vec![];
@@ -58,62 +57,91 @@ pub fn agree(
             let probe = generator.probe();
             probes.push(probe.clone());
             match run.step(&probe) {
-                Ok(Some(left)) => {
-                    forwarded += 1;
-                    generator.passed(probe, left);
+                Ok(passed) => passed.into_iter().for_each(|(came, left)| generator.passed(came, left)),
+                Err(_) if probes.last().is_some_and(Probe::is_fragment) && begin.elapsed() >= patience => {
+                    println!("seed {seed}: fragments have waited longer than they may, by this machine");
+                    continue 'sequences;
                 }
-                Ok(None) => {}
                 Err(difference) => {
                     let history = shorten(router, probes);
                     panic!("seed {seed}, step {step}: {difference}\n{history}");
                 }
             }
         }
-        if let Err(problem) = run.check() {
-            panic!("seed {seed}, after {length} packets: {problem}");
+        match run.check() {
+            Ok(counted) => account.merge(&counted),
+            Err(problem) => panic!("seed {seed}, after {length} packets: {problem}"),
         }
         progress((sequence as usize + 1) * length);
     }
-    forwarded
+    account
 }
 
 /// The model and a router side by side, from no flows on.
 struct Run<'a> {
     model: Model,
     router: &'a mut dyn Subject,
-    sent: usize,
+    /// What became of the packets that were sent, as was seen of each.
+    seen: Account,
 }
 
 impl<'a> Run<'a> {
     fn new(router: &'a mut dyn Subject) -> Self {
         router.forget();
-        Self { model: Model::default(), router, sent: 0 }
+        Self { model: Model::default(), router, seen: Account::default() }
+    }
+
+    /// Sends a packet, and those that come in again because of it; hands back what came in and was
+    /// forwarded, and how it left, or says how the two differ.
+    fn step(&mut self, probe: &Probe) -> Result<Vec<(Probe, Probe)>, String> {
+        let mut passed = vec![];
+        let mut coming = VecDeque::from([probe.clone()]);
+        while let Some(probe) = coming.pop_front() {
+            let left = self.judge(&probe)?;
+            // XDP has not looked at it.
+            if self.router.hook() == Hook::Tc {
+                let id = left.as_ref().and_then(|left| left.piece).map(|piece| piece.id);
+                let again = self.model.note_fragment(&probe, id).map_err(|why| format!("{why}: {probe}"))?;
+                coming.extend(again);
+            }
+            passed.extend(left.map(|left| (probe, left)));
+        }
+        Ok(passed)
     }
 
     /// Sends a packet; hands back what left, or says how the two differ.
-    fn step(&mut self, probe: &Probe) -> Result<Option<Probe>, String> {
+    fn judge(&mut self, probe: &Probe) -> Result<Option<Probe>, String> {
         let bytes = probe.bytes();
         if meets_a_helper(probe) {
             return Ok(None);
         }
-        let expected = self.model.expect(probe);
+        let is_tcs =
+            self.router.hook() == Hook::Xdp && probe.is_fragment() && Model::unread(probe).is_empty();
+        let expected = if is_tcs { vec![] } else { self.model.expect(probe) };
         if self.router.hook() == Hook::Xdp && expected.iter().any(is_given_a_hidden_port) {
             return Ok(None);
         }
-        self.sent += 1;
         let sent = self.router.send(probe.nic, &bytes);
+        self.seen.add(self.router.hook(), sent.outcome, 1);
         let said = || {
             let expected = expected.iter().map(|fate| format!("{fate:?}")).collect::<Vec<_>>().join(" or ");
-            format!("{probe}\n  the model: {expected}\n  the router: {}", outcome(&sent))
+            format!("{probe}\n  the model: {expected}\n  the router: {}", outcome(probe, &sent))
         };
         let is_answered =
             DropReason::from_outcome(sent.outcome).is_some_and(|reason| self.router.answers(reason, &bytes));
-        if sent.outcome != FORWARDED && !is_answered && sent.frame != bytes {
+        // What comes in again has been in the first fragment's buffer.
+        let comes_again = sent.outcome == DeferReason::Held.outcome() && !probe.is_later();
+        if sent.outcome != FORWARDED && !is_answered && !comes_again && sent.frame != bytes {
             return Err(format!("a packet that is not forwarded was changed: {}", said()));
         }
         let outcome = DeferReason::from_outcome(sent.outcome);
+        if is_tcs {
+            let is_left = matches!(outcome, Some(DeferReason::Fragment | DeferReason::Options));
+            return if is_left { Ok(None) } else { Err(said()) };
+        }
         if outcome == Some(DeferReason::Options) {
-            return if probe.flaw == Some(Flaw::Options) { Ok(None) } else { Err(said()) };
+            let has_options = matches!(probe.flaw, Some(Flaw::Options | Flaw::SourceRoute));
+            return if has_options { Ok(None) } else { Err(said()) };
         }
         if outcome == Some(DeferReason::PartialChecksum) {
             // The TC program's business.
@@ -135,7 +163,8 @@ impl<'a> Run<'a> {
                         .arrived(probe, forwarded, &sent.frame)
                         .map_err(|why| format!("{why}: {}", said()))?;
                     self.model.adopt(probe, forwarded, port).map_err(|why| format!("{why}: {}", said()))?;
-                    return Ok(Some(as_it_left(probe, forwarded, port)));
+                    let id = identification(probe, &sent.frame);
+                    return Ok(Some(as_it_left(probe, forwarded, (port, id))));
                 }
                 // The pieces have left; what is in the buffer is the last one, or still the whole.
                 Fate::Cut if sent.outcome == FORWARDED => return Ok(None),
@@ -148,17 +177,29 @@ impl<'a> Run<'a> {
 
     /// Compares a frame that has left with what should have; hands back its source port.
     fn arrived(&self, probe: &Probe, forwarded: &Forwarded, frame: &[u8]) -> Result<u16, String> {
-        let out = read(frame);
-        let macs = (host_mac(forwarded.nic), forwarded.nic.mac());
-        if forwarded.resolved && out.macs != macs {
+        let macs = [host_mac(forwarded.nic), forwarded.nic.mac()].concat();
+        if forwarded.resolved && frame[..12] != macs {
             return Err(format!("not by {:?}", forwarded.nic));
         }
+        if probe.piece.is_some() {
+            return self.fragment_arrived(probe, forwarded, frame);
+        }
+        let out = read(frame);
         if out.ends != forwarded.ends || out.ttl != probe.ttl - 1 {
             return Err("other ends or another TTL".to_owned());
         }
         let is_wrong = matches!(&probe.body, Body::Error(error) if error.flaw == Some(ErrorFlaw::Sum));
         if out.sums_hold == is_wrong {
             return Err("a checksum is wrong, or was mended".to_owned());
+        }
+        if let Some(size) = probe.segments {
+            // What the narrower of the two NICs takes, without headers.
+            let headers = if probe.src.is_ipv6() { 60 } else { 40 };
+            let least = size.min(probe.nic.mtu().min(forwarded.nic.mtu()) - headers);
+            let at = ETHERNET + probe.length() - probe.payload() + 23;
+            if frame[at..at + 2] != least.to_be_bytes() {
+                return Err(format!("segments are not limited to {least}"));
+            }
         }
         let (src, dst) = match (&probe.body, forwarded.ports) {
             (Body::Tcp(..) | Body::Udp(_) | Body::Sctp(_), _) => out.ports,
@@ -174,8 +215,52 @@ impl<'a> Run<'a> {
         Ok(src)
     }
 
-    fn check(&mut self) -> Result<(), String> {
-        self.router.check(self.sent, self.model.entries())
+    /// The same of a fragment, which has to be the very bytes that it has of the packet that should have
+    /// left; hands back the datagram's source port.
+    fn fragment_arrived(&self, probe: &Probe, forwarded: &Forwarded, frame: &[u8]) -> Result<u16, String> {
+        let at = ETHERNET + probe.length() - probe.piece.map_or(0, |piece| piece.end - piece.start);
+        let word = |at: usize| frame.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]]));
+        let port = match (&probe.body, forwarded.ports.0) {
+            (Body::Tcp(..) | Body::Udp(_) | Body::Sctp(_), Port::Like(_)) => word(at),
+            (Body::Query(..), Port::Like(_)) => word(at + 4),
+            (_, Port::Is(port) | Port::Like(port)) => port,
+        };
+        let id = identification(probe, frame);
+        if Model::keeps_id(probe, forwarded) && probe.piece.is_some_and(|piece| piece.id != id) {
+            return Err("another identification".to_owned());
+        }
+        let left = as_it_left(probe, forwarded, (port, id));
+        let whole = Probe { data: probe.data, whole: false, flaw: probe.flaw, ttl: probe.ttl - 1, ..left };
+        let mut expected = whole.bytes();
+        let sum = match probe.body {
+            Body::Tcp(..) => at + 16,
+            Body::Udp(_) => at + 6,
+            _ => at + 2,
+        };
+        // Zero is written as nothing or as all ones.
+        if !probe.is_later() && word(sum) == 0 && expected[sum..sum + 2] == [0xff; 2] {
+            expected[sum..sum + 2].fill(0);
+        }
+        match frame[12..] == expected[12..] {
+            true => Ok(port),
+            false => Err(format!("left as {:02x?}\n  instead of {:02x?}", &frame[12..], &expected[12..])),
+        }
+    }
+
+    /// Every packet that was sent is accounted for, once and as what was seen of it, and the flows are
+    /// those that the model has.
+    fn check(&mut self) -> Result<Account, String> {
+        let (hook, counted) = (self.router.hook(), self.router.account()?);
+        counted.balances(hook, self.seen.received(hook))?;
+        if counted != self.seen {
+            return Err(format!("counted was {counted}, but seen {}", self.seen));
+        }
+        let expected = self.model.entries();
+        match self.router.flow_entries()? {
+            (found, 0) if found == expected => Ok(counted),
+            (found, 0) => Err(format!("{found} flow entries instead of {expected}")),
+            (found, alone) => Err(format!("{alone} of {found} flow entries are without their reverse")),
+        }
     }
 }
 
@@ -212,8 +297,8 @@ fn inside(error: &Error, forwarded: &Forwarded, frame: &[u8]) -> Result<(), Stri
     Ok(())
 }
 
-/// The packet that a host on the other side saw.
-fn as_it_left(probe: &Probe, forwarded: &Forwarded, port: u16) -> Probe {
+/// The packet that a host on the other side saw, with the source port and the identification that it had.
+fn as_it_left(probe: &Probe, forwarded: &Forwarded, (port, id): (u16, u16)) -> Probe {
     let body = match (&probe.body, forwarded.about) {
         (Body::Error(error), Some(about)) => Body::Error(Box::new(Error {
             ends: (about.src, about.dst),
@@ -230,9 +315,17 @@ fn as_it_left(probe: &Probe, forwarded: &Forwarded, port: u16) -> Probe {
         body,
         data: 32,
         whole: true,
+        segments: None,
+        piece: probe.piece.map(|piece| Piece { id, ..piece }),
         flaw: None,
         ..*probe
     }
+}
+
+/// The identification that a fragment has left with.
+fn identification(probe: &Probe, frame: &[u8]) -> u16 {
+    let at = ETHERNET + if probe.src.is_ipv6() { 46 } else { 4 };
+    frame.get(at..at + 2).map_or(0, |id| u16::from_be_bytes([id[0], id[1]]))
 }
 
 /// Whether an outcome is what was to be.
@@ -248,6 +341,7 @@ fn is(fate: &Fate, hook: Hook, probe: &Probe, outcome: u32) -> bool {
         Some(DeferReason::Punted) => {
             hook == Hook::Xdp && matches!(fate, Fate::Punted | Fate::Dropped(Why::Ttl))
         }
+        Some(DeferReason::Held) => hook == Hook::Tc && *fate == Fate::Held,
         // What is too big may be for a neighbour that is not known.
         Some(DeferReason::Oversize | DeferReason::NoNeighbour) => {
             let is_large = probe.length() > usize::from(Nic::Tier2.mtu());
@@ -264,6 +358,7 @@ fn why(reason: DropReason) -> Why {
     match reason {
         DropReason::Truncated | DropReason::BadIpHeader | DropReason::BadIpChecksum => Why::Malformed,
         DropReason::TooManyHeaders | DropReason::RoutingHeader => Why::Malformed,
+        DropReason::BadFragment => Why::Malformed,
         DropReason::UnknownVlan => Why::UnknownVlan,
         DropReason::Martian => Why::Martian,
         DropReason::NotPermitted => Why::NotPermitted,
@@ -278,16 +373,17 @@ fn why(reason: DropReason) -> Why {
         DropReason::FromControl => Why::FromControl,
         DropReason::IcmpUnsupported => Why::IcmpUnsupported,
         DropReason::FlowTableFull | DropReason::Untranslatable | DropReason::RewriteFailed => Why::Broken,
-        // The model sends no fragments and no source routes.
-        DropReason::SourceRoute
-        | DropReason::BadFragment
-        | DropReason::OverlappingFragment
-        | DropReason::FragmentNotHeld => Why::Broken,
+        DropReason::SourceRoute => Why::SourceRoute,
+        DropReason::OverlappingFragment => Why::Overlap,
+        DropReason::FragmentNotHeld => Why::NotHeld,
     }
 }
 
-/// What a router said, to be read.
-fn outcome(sent: &Sent) -> String {
+/// What a router said of a packet, to be read.
+fn outcome(probe: &Probe, sent: &Sent) -> String {
+    if sent.outcome == FORWARDED && probe.piece.is_some() {
+        return "forwarded".to_owned();
+    }
     if sent.outcome == FORWARDED {
         let out = read(&sent.frame);
         let nic = Nic::ALL.into_iter().find(|nic| nic.mac() == out.macs.1);

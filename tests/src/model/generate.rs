@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::ops::Range;
 
-use super::probe::{Body, Error, ErrorFlaw, Flaw, Probe, Station, tuple};
+use super::probe::{Body, Error, ErrorFlaw, Flaw, Piece, Probe, Station, tuple};
 use crate::scenario::Nic;
 
 const TIER1: &[&str] = &["10.1.1.50", "10.1.1.50", "10.1.1.51", "10.1.1.51", "10.1.1.60"];
@@ -39,6 +40,8 @@ const ALL6: &[&str] = &[
     "2001:db8:dead::1",
     "fd00:2::99",
     "::1",
+    "::ffff:192.0.2.9",
+    "fec0::1",
     "ff02::5",
     "fe80::1",
 ];
@@ -68,15 +71,24 @@ impl Random {
         self.0 >> 8
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    /// A number below a limit.
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    fn percent(&mut self, chance: usize) -> bool {
+    /// True as often as that.
+    pub fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    fn shuffle<T>(&mut self, of: &mut [T]) {
+        for at in 1..of.len() {
+            of.swap(at, self.below(at + 1));
+        }
+    }
+
+    /// One of these.
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 }
@@ -87,24 +99,33 @@ pub struct Generator {
     random: Random,
     /// Packets that came in, and the same as they left by a NIC.
     passed: VecDeque<(Probe, Probe)>,
+    /// Datagrams under way: fragments still to be sent.
+    cut: Vec<VecDeque<Probe>>,
 }
 
 impl Generator {
     /// One of many.
     pub const fn new(seed: u64) -> Self {
-        Self { random: Random::new(seed), passed: VecDeque::new() }
+        Self { random: Random::new(seed), passed: VecDeque::new(), cut: vec![] }
     }
 
     /// Takes note of a packet that was forwarded: as it came in and as it left, by the probe's NIC.
     pub fn passed(&mut self, came: Probe, left: Probe) {
+        if came.is_later() {
+            return;
+        }
         if self.passed.len() == 48 {
             self.passed.pop_front();
         }
-        self.passed.push_back((Probe { data: 32, whole: true, ..came }, left));
+        let whole = |probe| Probe { data: 32, whole: true, piece: None, ..probe };
+        self.passed.push_back((whole(came), whole(left)));
     }
 
     /// The next packet.
     pub fn probe(&mut self) -> Probe {
+        if !self.cut.is_empty() && self.random.percent(60) {
+            return self.next_piece();
+        }
         let known = !self.passed.is_empty();
         let kind = self.random.below(100);
         let mut probe = match kind {
@@ -115,8 +136,66 @@ impl Generator {
             _ => self.fresh(),
         };
         // A first packet that is too large may open a flow or not: nobody says.
-        self.spoil(&mut probe, known && kind < 45);
+        let is_known = known && kind < 45;
+        if probe.tuple().is_some() && self.random.percent(7) {
+            let pieces = self.pieces(probe, is_known);
+            self.cut.push(pieces);
+            return self.next_piece();
+        }
+        probe.segments = None;
+        if matches!(probe.body, Body::Tcp(_, flags) if flags & 2 != 0) && self.random.percent(40) {
+            probe.segments = Some(self.random.pick(&[536, 1339, 1340, 1360, 1361, 1440, 1460, 8960]));
+        }
+        self.spoil(&mut probe, is_known);
         probe
+    }
+
+    /// A fragment of one of the datagrams under way.
+    fn next_piece(&mut self) -> Probe {
+        let at = self.random.below(self.cut.len());
+        let mut piece = self.cut[at].pop_front().expect("datagrams under way have fragments left");
+        if self.cut[at].is_empty() {
+            self.cut.swap_remove(at);
+        }
+        self.spoil(&mut piece, false);
+        piece
+    }
+
+    /// A packet in fragments, as they will be sent: in any order, some of them not at all, twice, or cut
+    /// otherwise.
+    fn pieces(&mut self, probe: Probe, is_known: bool) -> VecDeque<Probe> {
+        let data = self.random.pick(&[8, 24, 100, 500, 1400, 3000]);
+        let mut whole = Probe { data, whole: false, segments: None, ..probe };
+        let may_lack_sum = matches!(whole.body, Body::Udp(_)) && whole.src.is_ipv4();
+        whole.flaw = (may_lack_sum && self.random.percent(10)).then_some(Flaw::NoSum);
+        let id =
+            if self.random.percent(70) { self.random.next() as u16 } else { self.random.pick(&[1, 2, 3]) };
+        let sizes: &[usize] = if is_known { &[24, 64, 256, 1000, 1440] } else { &[24, 64, 256, 1000, 1344] };
+        let size = self.random.pick(sizes).max(whole.payload().div_ceil(12).next_multiple_of(8));
+        let piece = |range: Range<usize>| {
+            let (start, end) = (range.start, range.end.min(whole.payload()));
+            Probe { piece: Some(Piece { id, start, end }), ..whole.clone() }
+        };
+        let mut pieces: Vec<_> = (0..whole.payload()).step_by(size).map(|at| piece(at..at + size)).collect();
+        match self.random.below(100) {
+            0..45 => {}
+            45..60 => pieces.reverse(),
+            60..85 => self.random.shuffle(&mut pieces),
+            85..92 => pieces = vec![pieces.swap_remove(self.random.below(pieces.len()))],
+            _ if pieces.len() > 1 => drop(pieces.remove(0)),
+            _ => {}
+        }
+        if self.random.percent(15) {
+            let twice = pieces[self.random.below(pieces.len())].clone();
+            pieces.insert(self.random.below(pieces.len() + 1), twice);
+        }
+        if self.random.percent(12) {
+            // Within the payload, from a multiple of eight on.
+            let start = self.random.below(whole.payload().div_ceil(8)) * 8;
+            let length = self.random.pick(&[8, 16, 104, 512]);
+            pieces.insert(self.random.below(pieces.len() + 1), piece(start..start + length));
+        }
+        pieces.into()
     }
 
     fn of_the_past(&mut self) -> (Probe, Probe) {
@@ -192,6 +271,7 @@ impl Generator {
                 let ports = (self.random.pick(PORTS), self.random.pick(PORTS));
                 error.body = error.body.with_ports(ports);
             }
+            11 => error.flaw = (!v6).then_some(ErrorFlaw::Later),
             _ => {}
         }
         probe.body = Body::Error(Box::new(error));
@@ -271,6 +351,8 @@ impl Generator {
             body: self.body(v6),
             data: 32,
             whole: true,
+            segments: None,
+            piece: None,
             flaw: None,
         };
         if v6 && self.random.percent(4) {
@@ -289,12 +371,21 @@ impl Generator {
             1..3 => probe.ttl = 1,
             3 => probe.ttl = 2,
             4 => probe.station = self.random.pick(&[Station::Everybody, Station::Stranger]),
+            5..7 if probe.is_fragment() && self.random.percent(40) => {
+                let flaws: &[Flaw] = if v6 {
+                    &[Flaw::Version, Flaw::Ragged, Flaw::Beyond]
+                } else {
+                    &[Flaw::HeaderSum, Flaw::Options, Flaw::SourceRoute, Flaw::Ragged, Flaw::Beyond]
+                };
+                probe.flaw = Some(self.random.pick(flaws));
+            }
             5 => {
                 let v4: &[Flaw] = &[
                     Flaw::HeaderSum,
                     Flaw::HeaderLength,
                     Flaw::Version,
                     Flaw::Options,
+                    Flaw::SourceRoute,
                     Flaw::NoSum,
                     Flaw::Padding,
                 ];
@@ -302,11 +393,13 @@ impl Generator {
             }
             6 => {
                 let headers = if v6 { 40 } else { 20 };
+                // What was sent before may have had options, which count no longer.
+                probe.flaw = None;
                 let most = probe.length() - headers;
                 probe.flaw = Some(Flaw::Cut(1 + self.random.below(most)));
             }
             7 if self.random.percent(20) => probe.flaw = Some(Flaw::Vlan),
-            8 if is_known && matches!(probe.body, Body::Tcp(..) | Body::Udp(_)) => {
+            8 if is_known && probe.piece.is_none() && matches!(probe.body, Body::Tcp(..) | Body::Udp(_)) => {
                 probe.data = self.random.pick(&[1000, 1352, 1380, 1381, 1400, 1450]);
                 probe.whole = self.random.percent(70);
             }
@@ -315,7 +408,9 @@ impl Generator {
         // Absent checksums are UDP's; only transports whose header is read can end within it.
         let applies = match probe.flaw {
             Some(Flaw::NoSum) => matches!(probe.body, Body::Udp(_)),
-            Some(Flaw::Padding) => !matches!(probe.body, Body::Other(_)),
+            Some(Flaw::Padding) => !matches!(probe.body, Body::Other(_)) && probe.piece.is_none(),
+            Some(Flaw::Ragged) => !probe.is_last(),
+            Some(Flaw::Beyond) => probe.units().len() > 1,
             _ => true,
         };
         if !applies {

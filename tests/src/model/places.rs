@@ -1,6 +1,6 @@
 //! Where addresses are: the scenarios' networks, their routes, and addresses that are nowhere.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use router_common::port::Role;
@@ -69,8 +69,13 @@ pub fn is_martian_source(address: IpAddr) -> bool {
         IpAddr::V4(address) => {
             address.octets()[0] == 127 || address.octets()[0] >= 224 || is_this_network(address)
         }
-        IpAddr::V6(address) => address.is_loopback() || address.is_multicast() || address.is_unspecified(),
+        IpAddr::V6(address) => address.is_multicast() || is_reserved(address),
     }
+}
+
+/// Unspecified, loopback, what stands for an IPv4 address, and the site scope (RFC 6092 REC-3).
+fn is_reserved(address: Ipv6Addr) -> bool {
+    address.to_ipv4().is_some() || address.segments()[0] & 0xffc0 == 0xfec0
 }
 
 pub fn is_this_network(address: Ipv4Addr) -> bool {
@@ -83,7 +88,7 @@ pub fn is_martian_destination(address: IpAddr) -> bool {
             let first = address.octets()[0];
             first == 127 || is_this_network(address) || (first >= 240 && !address.is_broadcast())
         }
-        IpAddr::V6(address) => address.is_loopback() || address.is_unspecified(),
+        IpAddr::V6(address) => is_reserved(address),
     }
 }
 

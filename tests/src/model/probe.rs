@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 
-use crate::packet::{Frame, Payload, Sum};
+use crate::packet::{Frame, Payload, Sum, checksum, fragment};
 use crate::scenario::{ETHERNET, Nic, host_mac};
 
 /// Who is talking to whom, as one packet has it: the key of a flow's direction.
@@ -76,6 +77,8 @@ pub enum ErrorFlaw {
     Short,
     /// The packet inside ends within its IP header.
     TooShort,
+    /// The packet inside is a later fragment, about which there are no errors (RFC 1122 §3.2.2).
+    Later,
 }
 
 /// What is wrong with a packet, or special.
@@ -97,6 +100,23 @@ pub enum Flaw {
     NoSum,
     /// Nothing: an IPv4 header with options.
     Options,
+    /// An IPv4 option by which the sender chooses the way.
+    SourceRoute,
+    /// A fragment that ends amid eight bytes though more follow.
+    Ragged,
+    /// A fragment beyond what a datagram can have.
+    Beyond,
+}
+
+/// A fragment: which part of the payload it has, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Identification.
+    pub id: u16,
+    /// Where it begins: a multiple of eight.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
 }
 
 /// Whom the Ethernet frame is for.
@@ -129,6 +149,10 @@ pub struct Probe {
     pub data: usize,
     /// May not be fragmented (IPv4).
     pub whole: bool,
+    /// Of a SYN: how large its sender takes segments.
+    pub segments: Option<u16>,
+    /// Which fragment it is, if it is one; all else is the whole packet's.
+    pub piece: Option<Piece>,
     /// What is wrong with it.
     pub flaw: Option<Flaw>,
 }
@@ -200,6 +224,10 @@ impl Error {
             }
             Some(ErrorFlaw::Short) => ip.truncate(header + 8),
             Some(ErrorFlaw::TooShort) => ip.truncate(header - 4),
+            Some(ErrorFlaw::Later) => {
+                // The checksum makes up for it: what was 0x4000 and 0x1234.
+                ip[4..8].copy_from_slice(&[0x12, 0x35, 0x3f, 0xff]);
+            }
         }
         ip
     }
@@ -226,9 +254,61 @@ impl Probe {
         tuple((self.src, self.dst), &self.body)
     }
 
+    /// The IP protocol number.
+    pub fn protocol(&self) -> u8 {
+        let icmp = if self.src.is_ipv6() { 58 } else { 1 };
+        tuple((self.src, self.dst), &self.body).map_or(icmp, |tuple| tuple.protocol)
+    }
+
     /// Length of the IP packet.
     pub fn length(&self) -> usize {
-        self.frame().ip().len()
+        let whole = self.frame().ip().len();
+        let Some(piece) = self.piece else { return whole };
+        let further = if self.src.is_ipv6() { 8 } else { 0 };
+        whole - self.payload() + further + piece.end - piece.start
+    }
+
+    /// Length of the whole packet's payload: the transport header and what follows.
+    pub fn payload(&self) -> usize {
+        let header = match &self.body {
+            Body::Tcp(..) => 20 + if self.segments.is_some() { 8 } else { 0 },
+            Body::Udp(_) | Body::Query(..) | Body::Answer(..) | Body::Notice(_) => 8,
+            Body::Sctp(_) | Body::Other(_) => 0,
+            // Its data is the packet inside.
+            Body::Error(error) => return 8 + error.about().len(),
+        };
+        header + self.data
+    }
+
+    /// A fragment that is not all of its packet: in IPv6 that would be none (RFC 6946).
+    pub fn is_fragment(&self) -> bool {
+        self.piece.is_some_and(|piece| piece.start != 0 || piece.end != self.payload())
+    }
+
+    /// A fragment without ports.
+    pub fn is_later(&self) -> bool {
+        self.piece.is_some_and(|piece| piece.start != 0)
+    }
+
+    /// A fragment that no more follow.
+    pub fn is_last(&self) -> bool {
+        self.piece.is_some_and(|piece| piece.end == self.payload())
+    }
+
+    /// What a fragment covers, in units of eight bytes.
+    pub fn units(&self) -> Range<usize> {
+        self.piece.map_or(0..0, |piece| piece.start / 8..piece.end.div_ceil(8))
+    }
+
+    /// A first fragment that does not have all of the transport header (RFC 1858 §3).
+    pub fn is_tiny(&self) -> bool {
+        let header = match self.body {
+            Body::Tcp(..) => 20,
+            Body::Sctp(_) => 12,
+            Body::Other(_) => 0,
+            _ => 8,
+        };
+        self.piece.is_some_and(|piece| piece.start == 0 && piece.end < header)
     }
 
     fn frame(&self) -> Frame {
@@ -242,10 +322,13 @@ impl Probe {
         frame.ttl = self.ttl;
         frame.fragment = if self.whole { 0x4000 } else { 0 };
         frame.data = self.body.data(self.data);
+        if let Some(size) = self.segments {
+            frame.tcp_options = [&[1, 2, 4][..], &size.to_be_bytes(), &[0; 3]].concat();
+        }
         match self.flaw {
-            Some(Flaw::Vlan) => frame.vlans = vec![100],
             Some(Flaw::NoSum) => frame.sum = Sum::Absent,
             Some(Flaw::Options) => frame.options = vec![1, 1, 1, 0],
+            Some(Flaw::SourceRoute) => frame.options = vec![1, 131, 7, 4, 10, 1, 2, 50],
             _ => {}
         }
         frame
@@ -254,11 +337,23 @@ impl Probe {
     /// As it is on the wire.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.frame().bytes();
+        if let Body::Error(error) = &self.body
+            && error.flaw == Some(ErrorFlaw::Sum)
+            && matches!(self.flaw, None | Some(Flaw::Options))
+        {
+            let icmp = bytes.len() - self.payload();
+            bytes[icmp + 2] ^= 0x55;
+        }
+        if let Some(Piece { id, start, end }) = self.piece {
+            let end = if self.flaw == Some(Flaw::Ragged) { end - 3 } else { end };
+            bytes = fragment(&bytes, id, start..end);
+        }
         match self.flaw {
             Some(Flaw::Version) => bytes[ETHERNET] ^= 0x10,
             Some(Flaw::HeaderLength) => bytes[ETHERNET] = 0x44,
             Some(Flaw::HeaderSum) => bytes[ETHERNET + 10] ^= 0x55,
             Some(Flaw::Cut(by)) => bytes.truncate(bytes.len() - by),
+            Some(Flaw::Vlan) => drop(bytes.splice(12..12, [0x81, 0, 0, 100])),
             Some(Flaw::Padding) => {
                 let mut frame = self.frame();
                 frame.payload = Payload::Other { protocol: bytes[ETHERNET + 9] };
@@ -266,18 +361,17 @@ impl Probe {
                 let short = frame.bytes();
                 bytes[..short.len()].copy_from_slice(&short);
             }
+            Some(Flaw::Beyond) if self.src.is_ipv6() => {
+                bytes[ETHERNET + 42..ETHERNET + 44].copy_from_slice(&[0xff, 0xf9]);
+            }
+            Some(Flaw::Beyond) => {
+                bytes[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&[0x3f, 0xff]);
+                bytes[ETHERNET + 10..ETHERNET + 12].fill(0);
+                let header = usize::from(bytes[ETHERNET] & 0xf) * 4;
+                let sum = checksum(&bytes[ETHERNET..ETHERNET + header]);
+                bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_be_bytes());
+            }
             _ => {}
-        }
-        if let Body::Error(error) = &self.body
-            && error.flaw == Some(ErrorFlaw::Sum)
-            && matches!(self.flaw, None | Some(Flaw::Options))
-        {
-            let header = match (self.src.is_ipv4(), self.flaw) {
-                (true, None) => 20,
-                (true, _) => 24,
-                (false, _) => 40,
-            };
-            bytes[ETHERNET + header + 2] ^= 0x55;
         }
         bytes
     }
@@ -337,6 +431,12 @@ impl fmt::Display for Probe {
         }
         if self.data > 64 {
             write!(f, ", {} bytes{}", self.data, if self.whole { "" } else { " that may be fragmented" })?;
+        }
+        if let Some(Piece { id, start, end }) = self.piece {
+            write!(f, ", bytes {start} to {end} of {} as fragment of {id}", self.payload())?;
+        }
+        if let Some(size) = self.segments {
+            write!(f, ", takes segments of {size}")?;
         }
         if self.station != Station::Router {
             write!(f, ", to {:?}", self.station)?;

@@ -131,6 +131,26 @@ pub const SCENARIOS: &[Scenario] = &[
         let error = from(Nic::Public, "198.51.100.1", "203.0.113.20", Payload::Error { kind: 3, about });
         dropped(r, Nic::Public, &error.bytes(), DropReason::UnrelatedIcmpError);
     }),
+    ("what is behind an error is not taken for the packet inside", |r| {
+        let out = from(Nic::Tier1, "10.1.1.50", "192.0.2.9", tcp(5000, 80, SYN));
+        forwarded(r, Nic::Tier1, &out, Nic::Public);
+        let whole = error(3, from(Nic::Public, PUBLIC, "192.0.2.9", tcp(5000, 80, SYN)).ip()).bytes();
+        let ends_with = |inside: usize| {
+            let (mut frame, end) = (whole.clone(), ICMP + 8 + IPV4_HEADER + inside);
+            frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&((end - ETHERNET) as u16).to_be_bytes());
+            mend(&mut frame, ETHERNET..ICMP, ETHERNET + 10);
+            mend(&mut frame, ICMP..end, ICMP + 2);
+            (frame, end)
+        };
+        // No TCP checksum inside, but what looks like one behind it.
+        let (frame, end) = ends_with(8);
+        let sent = r.send(Nic::Public, &frame);
+        assert_eq!(sent.outcome, FORWARDED);
+        assert_eq!(checksum(&sent.frame[ICMP..end]), 0);
+        assert_eq!(sent.frame[end..], frame[end..], "padding was changed");
+        // No whole ports inside.
+        punted(r, Nic::Public, &ends_with(7).0, PuntReason::ToRouter);
+    }),
     ("an error with a wrong checksum is not mended on its way", |r| {
         sends_it(r);
         let mut frame = error(3, translated().ip()).bytes();
@@ -309,6 +329,12 @@ pub const SCENARIOS: &[Scenario] = &[
         // Nor does more pass between ports that are alike.
         let jumbo = syn("10.1.1.50", "192.0.2.9", Nic::Tier1, &mss(8960));
         assert_eq!(agreed(Nic::Tier1, jumbo, 8), mss(1460));
+        // What is behind the packet is padding, however long its header says that it is.
+        let mut cut = syn("10.1.1.50", "10.1.2.50", Nic::Tier1, &mss(1460));
+        cut[ETHERNET + 3] -= 8;
+        mend(&mut cut, ETHERNET..ICMP, ETHERNET + 10);
+        let sent = r.send(Nic::Tier1, &cut);
+        assert_eq!((sent.outcome, &sent.frame[ICMP..]), (FORWARDED, &cut[ICMP..]));
     }),
     ("ICMPv6 errors pass for live flows alone, and echo", |r| {
         let there = from(Nic::Tier1, "fd00:1::50", "2001:db8:100::77", udp(5000, 53));
