@@ -64,6 +64,9 @@ pub fn of_frame(router: &dyn Router, before: &[u8], sent: &Sent) -> Held {
             || DropReason::from_outcome(sent.outcome).is_some_and(|reason| router.answers(reason, before));
         return ensure(is_free || sent.frame == before, "what is not sent on was changed");
     }
+    if is_ftp(before) || is_ftp(&sent.frame) {
+        return ftp(&untagged(before)?, &untagged(&sent.frame)?);
+    }
     if sent.frame.len() != before.len() {
         return piece(before, &sent.frame);
     }
@@ -84,6 +87,28 @@ fn piece(before: &[u8], after: &[u8]) -> Held {
     ensure(may_be_cut && after[ETHERNET] == 0x45, "another length")?;
     ensure(after.len() == ETHERNET + usize::from(length(after)), "a piece has another length than it says")?;
     ensure(sum(&after[ETHERNET..ETHERNET + 20]) == 0, "a wrong IP header checksum")?;
+    let by = egress(before, after)?;
+    leaves_no_guest(by, &after[ETHERNET + 12..])
+}
+
+/// Whether the router may read along, and write: in segments of FTP's control connections.
+fn is_ftp(frame: &[u8]) -> bool {
+    let Ok(frame) = untagged(frame) else { return false };
+    let l4 = ETHERNET + usize::from(frame[ETHERNET] & 0xf) * 4;
+    let is_first = frame.get(20..22).is_some_and(|fragment| fragment[0] & 0x1f == 0 && fragment[1] == 0);
+    let ports = frame.get(l4..l4 + 4).map(|ports| [&ports[..2], &ports[2..]].map(|port| [port[0], port[1]]));
+    frame[12..14] == [8, 0]
+        && frame.get(23) == Some(&6)
+        && is_first
+        && ports.is_some_and(|ports| ports.contains(&[0, 21]))
+}
+
+/// A segment of such a connection: it says how long it is, and its sums are right if they were.
+fn ftp(before: &[u8], after: &[u8]) -> Held {
+    let length = usize::from(u16::from_be_bytes([after[16], after[17]]));
+    ensure(ETHERNET + length <= after.len(), "a segment is longer than its frame")?;
+    let header = usize::from(after[ETHERNET] & 0xf) * 4;
+    ensure(sum(&after[ETHERNET..ETHERNET + header]) == 0, "a wrong IP header checksum")?;
     let by = egress(before, after)?;
     leaves_no_guest(by, &after[ETHERNET + 12..])
 }
