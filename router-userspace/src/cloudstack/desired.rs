@@ -18,7 +18,7 @@ use super::wire::staticroutes::StaticRoute;
 use super::wire::{forwardrules, staticnatrules};
 use crate::error::ConfigError;
 use crate::json::Place;
-use crate::model::{DesiredState, PortForward, StaticNat};
+use crate::model::{DesiredState, Policy, PortForward, StaticNat};
 
 /// What the router should do. Without a boot line and anything else: nothing.
 ///
@@ -52,7 +52,7 @@ fn understand(bags: &Databags) -> Result<(DesiredState, Vec<ConfigError>), Confi
     let routes = routes::routes(&reading, &ports, &mut notices)?;
     let nat = nat::nat(&reading, &ports, &mut notices);
     let ports = ports.into_iter().map(|port| port.port).collect();
-    Ok((DesiredState { ports, routes, nat }, notices))
+    Ok((DesiredState { ports, routes, nat, policy: Policy::default() }, notices))
 }
 
 /// The databags, typed.
