@@ -48,6 +48,9 @@ pub struct StatusView {
     pub guard: Option<Count>,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
+    /// What is not wrong and worth knowing, a sentence each: rules that never decide.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 /// One of `xvr show ports`.
@@ -266,6 +269,9 @@ impl StatusView {
         };
         for problem in &self.problems {
             let _ = writeln!(text, "Problem: {problem}");
+        }
+        for notice in &self.notices {
+            let _ = writeln!(text, "Notice: {notice}");
         }
         text
     }
