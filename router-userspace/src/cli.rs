@@ -174,7 +174,10 @@ fn report(root: &Root, request: &Request) -> Result<()> {
 
 fn plan(root: &Root, paths: &[PathBuf], json: bool) -> Result<()> {
     let request = Request::Plan { documents: documents(paths)? };
-    let Answer::Plan(changes) = ask(root, &request, Duration::ZERO)? else { return confused() };
+    let Answer::Plan { changes, notices } = ask(root, &request, Duration::ZERO)? else { return confused() };
+    for notice in notices {
+        eprintln!("notice: {notice}");
+    }
     if json {
         return print_json(&changes);
     }

@@ -1,7 +1,7 @@
 //! JSON with the place of everything known: serde's own errors know no JSON pointer.
 
 use std::collections::BTreeSet;
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write};
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -25,8 +25,18 @@ impl Place {
 
     /// One step down, to a key or to an index.
     pub fn at(&self, step: impl Display) -> Self {
-        let step = step.to_string().replace('~', "~0").replace('/', "~1");
-        Self { file: self.file.clone(), path: format!("{}/{step}", self.path) }
+        // A message has one place for each of its rules.
+        let mut path = String::with_capacity(self.path.len() + 8);
+        path.push_str(&self.path);
+        path.push('/');
+        let begin = path.len();
+        // Writing to text cannot fail.
+        let _ = write!(path, "{step}");
+        if path[begin..].contains(['~', '/']) {
+            let step = path.split_off(begin).replace('~', "~0").replace('/', "~1");
+            path.push_str(&step);
+        }
+        Self { file: self.file.clone(), path }
     }
 
     /// An error here.

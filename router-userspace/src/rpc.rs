@@ -99,8 +99,13 @@ pub enum Answer {
     Routes(Vec<RouteView>),
     /// To [`Request::Nat`].
     Nat(NatView),
-    /// To [`Request::Plan`]: a sentence per change, in order.
-    Plan(Vec<String>),
+    /// To [`Request::Plan`].
+    Plan {
+        /// A sentence per change, in order.
+        changes: Vec<String>,
+        /// What is not in force, or never decides, a sentence each.
+        notices: Vec<String>,
+    },
     /// To [`Request::Apply`], [`Request::UpdateConfig`] and [`Request::Reload`].
     Applied {
         /// What is in force.

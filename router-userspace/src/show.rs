@@ -55,6 +55,9 @@ pub struct StatusView {
     pub evicted_seconds_ago: Option<u64>,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
+    /// What is not wrong and worth knowing, a sentence each: rules that never decide.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 /// One of `xvr show ports`.
@@ -286,6 +289,9 @@ impl StatusView {
         };
         for problem in &self.problems {
             let _ = writeln!(text, "Problem: {problem}");
+        }
+        for notice in &self.notices {
+            let _ = writeln!(text, "Notice: {notice}");
         }
         text
     }

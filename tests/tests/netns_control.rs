@@ -91,6 +91,17 @@ fn plan_of_a_file_says_what_would_change_and_changes_nothing() -> Result<()> {
 }
 
 #[test]
+fn plan_says_what_of_a_file_would_not_be_in_force() -> Result<()> {
+    router_or_skip!(lab, router, "auto");
+    let file = fixture("cloudstack/forwarding_rules/isolated_tcp_single_add.json");
+    let output = router.xvr(&["plan", "--json", &file.display().to_string()])?.ok()?;
+    assert!(serde_json::from_str::<Vec<String>>(&output.stdout).is_ok(), "{}", output.stdout);
+    let notice = "notice: forwardingrules.json#/203.0.113.11/0/public_ip: not in force";
+    assert!(output.stderr.contains(notice), "{}", output.stderr);
+    Ok(())
+}
+
+#[test]
 fn an_address_that_somebody_took_away_comes_back() -> Result<()> {
     router_or_skip!(lab, router, "auto");
     lab.router.ip("address del 10.10.1.1/24 dev eth2")?;

@@ -1,10 +1,14 @@
 //! A command: one JSON file from CloudStack, typed.
 
 use super::object::Object;
+use super::raw::Raw;
+use super::wire::Family;
 use super::wire::cmdline::CmdLine;
+use super::wire::firewallrules::FirewallRules;
 use super::wire::forwardrules::ForwardRules;
 use super::wire::guestnetwork::GuestNetwork;
 use super::wire::ips::Ips;
+use super::wire::networkacl::NetworkAcl;
 use super::wire::staticnatrules::StaticNatRules;
 use super::wire::staticroutes::StaticRoutes;
 use crate::compile::Inventory;
@@ -13,10 +17,7 @@ use crate::json::{Place, document};
 use crate::model::Mac;
 
 /// Types that CloudStack sends and this release does not apply.
-const UNSUPPORTED: [&str; 13] = [
-    "networkacl",
-    "firewallrules",
-    "ipv6firewallrules",
+const UNSUPPORTED: [&str; 10] = [
     "loadbalancer",
     "dhcpentry",
     "vmdata",
@@ -28,6 +29,10 @@ const UNSUPPORTED: [&str; 13] = [
     "bgppeers",
     "ipaliases",
 ];
+
+/// Types that are understood, while nothing enforces what they say: a rule that is taken and does
+/// nothing is worse than one that is refused. Empty once the dataplane does.
+const NOT_ENFORCED: [&str; 3] = ["networkacl", "firewallrules", "ipv6firewallrules"];
 
 /// One message, by its `type`.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +49,10 @@ pub enum Command {
     ForwardRules(ForwardRules),
     /// `staticnatrules`: static NAT.
     StaticNatRules(StaticNatRules),
+    /// `firewallrules` and `ipv6firewallrules`: the firewall of an isolated network.
+    FirewallRules(FirewallRules),
+    /// `networkacl`: the access lists of a VPC's tier or private gateway.
+    NetworkAcl(NetworkAcl),
     /// A type of CloudStack's that this release does not apply. [`merge`](super::Databags::merge)
     /// refuses it.
     Unsupported {
@@ -80,6 +89,9 @@ impl Command {
     /// missing key that is needed, a value of the wrong type, an address, netmask or MAC address
     /// that is none.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Parsed, ConfigError> {
+        if let Some(parsed) = parse_policy(file, bytes)? {
+            return Ok(parsed);
+        }
         let value = document(file, bytes)?;
         let message = Object::from_value(Place::document(file), &value)?;
         let name = message.required("type", message.text("type")?)?;
@@ -111,6 +123,21 @@ impl Command {
         Ok(Parsed { command, warnings })
     }
 
+    /// What the daemon asks before it takes a command: whether the dataplane enforces what the
+    /// command says. `file` is where it stands.
+    ///
+    /// # Errors
+    ///
+    /// It does not yet.
+    pub fn must_be_enforced(&self, file: &str) -> Result<(), ConfigError> {
+        let name = self.type_name();
+        if NOT_ENFORCED.contains(&name) {
+            let place = Place::document(file).at("type");
+            return Err(place.error(format_args!("type {name} is not supported by this release")));
+        }
+        Ok(())
+    }
+
     /// The `type` of the message.
     pub fn type_name(&self) -> &str {
         match self {
@@ -120,6 +147,9 @@ impl Command {
             Self::StaticRoutes(_) => "staticroutes",
             Self::ForwardRules(_) => "forwardrules",
             Self::StaticNatRules(_) => "staticnatrules",
+            Self::FirewallRules(FirewallRules { family: Family::Ipv4, .. }) => "firewallrules",
+            Self::FirewallRules(FirewallRules { family: Family::Ipv6, .. }) => "ipv6firewallrules",
+            Self::NetworkAcl(_) => "networkacl",
             Self::Unsupported { name, .. } | Self::Unknown { name, .. } => name,
         }
     }
@@ -136,6 +166,8 @@ impl Command {
             Self::StaticRoutes(_)
             | Self::ForwardRules(_)
             | Self::StaticNatRules(_)
+            | Self::FirewallRules(_)
+            | Self::NetworkAcl(_)
             | Self::Unsupported { .. }
             | Self::Unknown { .. } => Vec::new(),
         };
@@ -144,4 +176,28 @@ impl Command {
         macs.dedup();
         macs
     }
+}
+
+/// The messages whose lists of rules may be long, read piece by piece. `None`: another type, or
+/// something that is for others to say what is wrong with.
+fn parse_policy(file: &str, bytes: &[u8]) -> Result<Option<Parsed>, ConfigError> {
+    let Ok(text) = std::str::from_utf8(bytes) else { return Ok(None) };
+    let Ok(message) = Raw::read(Place::document(file), text) else { return Ok(None) };
+    let name = message.text("type").and_then(|name| serde_json::from_str::<String>(name).ok());
+    let (command, warnings) = match name.as_deref() {
+        Some("firewallrules") => {
+            let (rules, warnings) = FirewallRules::read(&message, Family::Ipv4)?;
+            (Command::FirewallRules(rules), warnings)
+        }
+        Some("ipv6firewallrules") => {
+            let (rules, warnings) = FirewallRules::read(&message, Family::Ipv6)?;
+            (Command::FirewallRules(rules), warnings)
+        }
+        Some("networkacl") => {
+            let (acl, warnings) = NetworkAcl::read(&message)?;
+            (Command::NetworkAcl(acl), warnings)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Parsed { command, warnings }))
 }

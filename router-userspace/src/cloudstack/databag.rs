@@ -3,9 +3,12 @@
 //! ```text
 //! bag (file)            shape                          written by
 //! cmdline.json          config → key → value           cmdline
+//! firewallrules.json    rule's number → rule           firewallrules
 //! forwardingrules.json  public address → list of rules forwardrules, staticnatrules
 //! ips.json              ethN → list of addresses       cmdline, ips, guestnetwork
 //! guestnetwork.json     ethN → list of one tier        guestnetwork
+//! ipv6firewallrules.json  as firewallrules             ipv6firewallrules
+//! networkacl.json       ethN → message                 networkacl
 //! staticroutes.json     network → route                staticroutes
 //! ```
 //!
@@ -19,18 +22,25 @@ mod cmdline;
 mod forwardingrules;
 mod guestnetwork;
 mod ips;
+mod policy;
 mod staticroutes;
 mod store;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use self::policy::PolicyBag;
+pub(in crate::cloudstack) use self::policy::{Acls, Firewall};
+
 use super::command::Command;
 use super::object::{Entry, Object, list};
+use super::raw::Raw;
+use super::wire::Family;
 use crate::compile::Inventory;
 use crate::error::ConfigError;
-use crate::json::Place;
+use crate::json::{Place, document};
 use crate::model::Mac;
 
 /// NIC or public address → entries.
@@ -45,6 +55,9 @@ pub struct Databags {
     pub(super) forwardingrules: ByKey,
     pub(super) guestnetwork: ByKey,
     pub(super) ips: ByKey,
+    pub(super) firewallrules: Arc<Firewall>,
+    pub(super) ipv6firewallrules: Arc<Firewall>,
+    pub(super) networkacl: Acls,
     pub(super) staticroutes: BTreeMap<String, Entry>,
 }
 
@@ -72,6 +85,8 @@ impl Databags {
             Command::StaticRoutes(routes) => bags.merge_staticroutes(routes),
             Command::ForwardRules(rules) => bags.merge_forwardrules(rules),
             Command::StaticNatRules(rules) => bags.merge_staticnatrules(rules),
+            Command::FirewallRules(rules) => bags.merge_firewallrules(rules),
+            Command::NetworkAcl(acl) => bags.merge_networkacl(acl, inventory)?,
             Command::Unsupported { .. } | Command::Unknown { .. } => {}
         }
         Ok(bags)
@@ -84,6 +99,25 @@ impl Databags {
 
     /// The bags as JSON documents, by name: what their files hold.
     pub fn documents(&self) -> BTreeMap<&'static str, Value> {
+        let mut documents = self.short_documents();
+        for (name, bag) in self.policy_bags() {
+            // Serializing strings and values cannot fail.
+            documents.insert(name, serde_json::to_value(bag.name_is(name)).unwrap_or_default());
+        }
+        documents
+    }
+
+    /// The bags that may be long.
+    fn policy_bags(&self) -> [(&'static str, PolicyBag<'_>); 3] {
+        [
+            ("firewallrules", PolicyBag::Firewall(&self.firewallrules)),
+            ("ipv6firewallrules", PolicyBag::Firewall(&self.ipv6firewallrules)),
+            ("networkacl", PolicyBag::Acls(&self.networkacl)),
+        ]
+    }
+
+    /// The other bags.
+    fn short_documents(&self) -> BTreeMap<&'static str, Value> {
         let lists = |bag: &ByKey| bag.iter().map(|(key, list)| (key.clone(), json!(list))).collect();
         let routes = self.staticroutes.iter().map(|(key, route)| (key.clone(), json!(route))).collect();
         let config = self.cmdline.iter().map(|config| ("config".to_owned(), json!(config))).collect();
@@ -102,7 +136,24 @@ impl Databags {
     }
 
     /// Reads the bag `name` from its document. `place` is where that stands.
-    fn read_bag(&mut self, name: &str, place: Place, document: &Value) -> Result<(), ConfigError> {
+    fn read_bag(&mut self, name: &str, place: Place, text: &str) -> Result<(), ConfigError> {
+        match name {
+            "firewallrules" => {
+                self.firewallrules = Arc::new(policy::read_firewall(&Raw::read(place, text)?, Family::Ipv4)?);
+                return Ok(());
+            }
+            "ipv6firewallrules" => {
+                self.ipv6firewallrules =
+                    Arc::new(policy::read_firewall(&Raw::read(place, text)?, Family::Ipv6)?);
+                return Ok(());
+            }
+            "networkacl" => {
+                self.networkacl = policy::read_acls(&Raw::read(place, text)?)?;
+                return Ok(());
+            }
+            _ => {}
+        }
+        let document = &document(&place.file, text.as_bytes())?;
         let bag = Object::from_value(place, document)?;
         match name {
             "cmdline" => self.cmdline = read_config(&bag)?,
@@ -138,6 +189,7 @@ impl Databags {
             let tier = (device.to_owned(), entry.get("public_ip")?.to_string());
             name_of(entry, "vif_mac_address").or_else(|| moved.get(&tier).cloned())
         });
+        self.move_acls(inventory);
     }
 }
 

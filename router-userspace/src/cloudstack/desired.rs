@@ -3,12 +3,14 @@
 //! The choices that CloudStack leaves open are written down in `docs/cloudstack.md`.
 
 mod nat;
+mod policy;
 mod ports;
 mod routes;
 
 use std::cmp::Ordering;
 use std::net::Ipv4Addr;
 
+use self::policy::PlacedPolicy;
 use super::databag::Databags;
 use super::object::Object;
 use super::wire::cmdline::CmdLine;
@@ -28,7 +30,7 @@ use crate::model::{DesiredState, PortForward, StaticNat};
 /// in it: an address on two ports, tiers that overlap, a port that would be two things at once, a
 /// default gateway outside its network, anything at all before the boot line.
 pub fn desired(bags: &Databags) -> Result<DesiredState, ConfigError> {
-    understand(bags).map(|(state, _)| state)
+    understand(bags).map(|meaning| meaning.state)
 }
 
 /// What of the databags has no effect now, and why: for example a static route whose gateway no
@@ -38,10 +40,29 @@ pub fn desired(bags: &Databags) -> Result<DesiredState, ConfigError> {
 ///
 /// As [`desired`].
 pub fn notices(bags: &Databags) -> Result<Vec<ConfigError>, ConfigError> {
-    understand(bags).map(|(_, notices)| notices)
+    understand(bags).map(|meaning| meaning.notices)
 }
 
-fn understand(bags: &Databags) -> Result<(DesiredState, Vec<ConfigError>), ConfigError> {
+/// What of the databags is in force and may surprise all the same: rules that never decide because of
+/// earlier ones, access lists of NICs that are not there. Nothing is wrong with any of them.
+///
+/// # Errors
+///
+/// As [`desired`].
+pub fn remarks(bags: &Databags) -> Result<Vec<ConfigError>, ConfigError> {
+    understand(bags).map(|meaning| meaning.policy.remarks(&meaning.state.policy))
+}
+
+/// What the databags mean, and what is to be said about that.
+#[derive(Default)]
+struct Meaning {
+    state: DesiredState,
+    notices: Vec<ConfigError>,
+    /// Without the lists, which are the state's.
+    policy: PlacedPolicy,
+}
+
+fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     if bags.is_empty() {
         return Ok(Default::default());
     }
@@ -51,8 +72,10 @@ fn understand(bags: &Databags) -> Result<(DesiredState, Vec<ConfigError>), Confi
     let mut notices = Vec::new();
     let routes = routes::routes(&reading, &ports, &mut notices)?;
     let nat = nat::nat(&reading, &ports, &mut notices);
+    let mut placed = policy::policy(bags, &reading, &ports, &mut notices);
     let ports = ports.into_iter().map(|port| port.port).collect();
-    Ok((DesiredState { ports, routes, nat }, notices))
+    let policy = std::mem::take(&mut placed.policy);
+    Ok(Meaning { state: DesiredState { ports, routes, nat, policy }, notices, policy: placed })
 }
 
 /// The databags, typed.

@@ -16,9 +16,10 @@ pub mod command;
 pub mod databag;
 pub mod desired;
 mod object;
+mod raw;
 pub mod wire;
 
 pub use cmdline::from_boot_line;
 pub use command::{Command, Parsed};
 pub use databag::Databags;
-pub use desired::{desired, notices};
+pub use desired::{desired, notices, remarks};

@@ -56,7 +56,11 @@ impl<'a> Object<'a> {
 
     /// A word, in lower case.
     pub(super) fn word(&self, key: &str) -> Result<Option<String>, ConfigError> {
-        Ok(self.text(key)?.map(|word| word.to_ascii_lowercase()))
+        let mut word = self.text(key)?;
+        if let Some(word) = &mut word {
+            word.make_ascii_lowercase();
+        }
+        Ok(word)
     }
 
     /// Text with a meaning of its own, for example an address; `what` names it in errors. Empty
@@ -78,6 +82,15 @@ impl<'a> Object<'a> {
                 Err(self.error(key, format_args!("{text:?} is neither true nor false")))
             }
             _ => Ok(None),
+        }
+    }
+
+    /// The items of a list.
+    pub(super) fn items(&self, key: &str) -> Result<Option<&'a [Value]>, ConfigError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Array(items)) => Ok(Some(items)),
+            Some(other) => Err(self.error(key, format_args!("expected a list, found {}", kind(other)))),
         }
     }
 

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::pace::Pace;
 use super::{Options, inbox, views};
-use crate::cloudstack::{Command, Databags, Parsed, desired};
+use crate::cloudstack::{Command, Databags, Parsed, desired, notices, remarks};
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
 use crate::error::ConfigError;
@@ -137,7 +137,7 @@ impl Control {
             Request::Routes => views::routes(self).await.map(Answer::Routes),
             Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Apply { documents } => Ok(self.apply_all(&documents).await),
-            Request::Plan { documents } => self.plan(&documents).await.map(Answer::Plan),
+            Request::Plan { documents } => self.plan(&documents).await,
             Request::Reload => {
                 self.reload().await.map(|reloaded| Answer::Applied { applied: vec![reloaded], refused: None })
             }
@@ -176,6 +176,7 @@ impl Control {
 
     async fn walk(&mut self, name: &str, bytes: &[u8]) -> Result<Applied> {
         let Parsed { command, warnings } = Command::parse(name, bytes)?;
+        command.must_be_enforced(name)?;
         self.recall()?;
         self.wait_for_nics(&command).await?;
         let before = self.memory.clone()?;
@@ -207,12 +208,13 @@ impl Control {
 
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
     /// no NIC.
-    async fn plan(&mut self, documents: &[Document]) -> Result<Vec<String>> {
+    async fn plan(&mut self, documents: &[Document]) -> Result<Answer> {
         self.recall()?;
         self.inventory = self.reconciler.backend.inventory().await?;
         let mut memory = self.memory.clone()?;
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
+            command.must_be_enforced(&document.name)?;
             let after = Memory::of(memory.bags.merge(&command, &self.inventory)?)?;
             let compiled = self.compile(&after.desired, &self.settings);
             refuse(&document.name, &compiled, &memory.desired, &after.desired)?;
@@ -225,7 +227,11 @@ impl Control {
         };
         let compiled = self.compile(&memory.desired, &settings);
         let Plan { changes } = self.reconciler.plan(&compiled).await?;
-        Ok(self.sentences(&settings, &changes))
+        let said = notices(&memory.bags)?.into_iter().chain(remarks(&memory.bags)?);
+        Ok(Answer::Plan {
+            changes: self.sentences(&settings, &changes),
+            notices: said.map(|notice| notice.to_string()).collect(),
+        })
     }
 
     /// What the operator has written since, in force. With an error everything is as it was.

@@ -9,7 +9,7 @@ use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
 
 use super::control::Control;
-use crate::cloudstack::notices;
+use crate::cloudstack::{notices, remarks};
 use crate::compile::Nic;
 use crate::dataplane::{FlowRecord, Outcome};
 use crate::error::ConfigError;
@@ -42,7 +42,14 @@ pub fn status(control: &Control) -> StatusView {
         evicted_seconds_ago: (evictions.flows > 0)
             .then(|| monotonic_now().saturating_sub(evictions.last) / 1_000_000_000),
         problems,
+        notices: said(control),
     }
+}
+
+/// What an operator may want to know although nothing is wrong.
+fn said(control: &Control) -> Vec<String> {
+    let remarks = control.memory.as_ref().map(|memory| remarks(&memory.bags).unwrap_or_default());
+    remarks.unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
 fn problems(control: &Control) -> Vec<String> {

@@ -5,11 +5,13 @@
 //! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
 pub mod nat;
+pub mod policy;
 pub mod port;
 pub mod route;
 pub mod settings;
 
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
+pub use policy::Policy;
 pub use port::{Mac, Port, PortSelector, SourceNat};
 pub use route::{Route, RouteTarget};
 pub use settings::{Settings, Timeouts};
@@ -23,4 +25,6 @@ pub struct DesiredState {
     pub routes: Vec<Route>,
     /// Static NAT and port forwarding. Each public address is that of a public port.
     pub nat: Nat,
+    /// Which new flows may pass.
+    pub policy: Policy,
 }

@@ -4,6 +4,7 @@
 mod damage;
 mod isolated;
 mod nat;
+mod policy;
 mod reading;
 mod store;
 mod vpc;
@@ -16,9 +17,18 @@ use router_userspace::compile::{Driver, Inventory, Nic};
 use router_userspace::model::{DesiredState, RouteTarget, SourceNat};
 use serde_json::Value;
 
-/// Folders of messages that this release applies.
-const APPLIED: [&str; 6] =
-    ["cmd_line", "ip_associations", "guest_network", "static_routes", "forwarding_rules", "staticnat_rules"];
+/// Folders of messages that are understood.
+const APPLIED: [&str; 9] = [
+    "cmd_line",
+    "ip_associations",
+    "guest_network",
+    "static_routes",
+    "forwarding_rules",
+    "staticnat_rules",
+    "firewall_rules",
+    "ipv6_firewall_rules",
+    "network_acl",
+];
 
 /// A VPC with a public NIC and one tier.
 const VPC: [&str; 4] = [

@@ -40,7 +40,7 @@ fn what_is_saved_is_loaded_again_and_only_changes_are_written() {
     assert!(text.starts_with("{\n  \"eth0\": [\n    {\n      \"add\": true,\n      \"broadcast\""));
 
     assert_eq!(names(bags.save(&etc).expect("saved")), Vec::<String>::new());
-    fs::write(etc.join("networkacl.json"), "not ours").expect("written");
+    fs::write(etc.join("loadbalancer.json"), "not ours").expect("written");
     let routed = merge(&bags, "static_routes/add.json", &vpc());
     assert_eq!(names(routed.save(&etc).expect("saved")), ["staticroutes.json"]);
     assert_eq!(Databags::load(&etc), Ok(routed.clone()));
@@ -52,7 +52,7 @@ fn what_is_saved_is_loaded_again_and_only_changes_are_written() {
         "forwardingrules.json",
         "guestnetwork.json",
         "ips.json",
-        "networkacl.json",
+        "loadbalancer.json",
         "staticroutes.json",
     ];
     assert_eq!(files(&etc).into_keys().collect::<Vec<_>>(), left);

@@ -1,16 +1,18 @@
 //! Databags on disk.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Databags;
 use crate::error::ConfigError;
-use crate::json::{Place, document};
+use crate::json::Place;
 
 impl Databags {
     /// Reads the bags of a folder, usually `/etc/cloudstack`. A bag or a folder that is not there
@@ -27,8 +29,9 @@ impl Databags {
             let place = Place::document(path.display().to_string());
             match fs::read(&path) {
                 Ok(bytes) => {
-                    let value = document(&place.file, &bytes)?;
-                    bags.read_bag(name, place, &value)?;
+                    let text = str::from_utf8(&bytes)
+                        .map_err(|error| place.error(format_args!("no valid JSON: {error}")))?;
+                    bags.read_bag(name, place, text)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(place.error(format_args!("cannot be read: {error}"))),
@@ -47,22 +50,44 @@ impl Databags {
     pub fn save(&self, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let empty = Self::default().documents();
         let mut written = Vec::new();
-        for (name, document) in self.documents() {
+        for (name, content) in self.contents(&empty)? {
             let path = file_of(folder, name);
             let old = match fs::read(&path) {
                 Ok(bytes) => Some(bytes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
             };
-            let new = pretty(&document)?;
-            let is_same = old.as_ref() == Some(&new) || (old.is_none() && document == empty[name]);
+            let is_same = old.as_ref() == Some(&content.bytes) || (old.is_none() && content.is_empty);
             if !is_same {
-                replace(folder, &path, &new).with_context(|| format!("write {}", path.display()))?;
+                replace(folder, &path, &content.bytes)
+                    .with_context(|| format!("write {}", path.display()))?;
                 written.push(path);
             }
         }
         Ok(written)
     }
+
+    /// What the files shall hold, by name.
+    fn contents(
+        &self,
+        empty: &BTreeMap<&'static str, Value>,
+    ) -> serde_json::Result<BTreeMap<&'static str, Content>> {
+        let mut contents = BTreeMap::new();
+        for (name, document) in self.short_documents() {
+            contents.insert(name, Content { is_empty: document == empty[name], bytes: pretty(&document)? });
+        }
+        for (name, bag) in self.policy_bags() {
+            contents.insert(name, Content { is_empty: bag.is_empty(), bytes: pretty(&bag.name_is(name))? });
+        }
+        Ok(contents)
+    }
+}
+
+/// What a file shall hold.
+struct Content {
+    bytes: Vec<u8>,
+    /// It needs no file.
+    is_empty: bool,
 }
 
 fn file_of(folder: &Path, name: &str) -> PathBuf {
@@ -70,7 +95,7 @@ fn file_of(folder: &Path, name: &str) -> PathBuf {
 }
 
 /// As CloudStack's own router writes: two blanks, sorted keys (`serde_json::Map` sorts).
-fn pretty(document: &Value) -> serde_json::Result<Vec<u8>> {
+fn pretty(document: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec_pretty(document)
 }
 

@@ -4,19 +4,61 @@
 //! objects as they were written, so the same readers serve messages and databags.
 
 pub mod cmdline;
+pub mod firewallrules;
 pub mod forwardrules;
 pub mod guestnetwork;
 pub mod ips;
+pub mod networkacl;
 pub mod staticnatrules;
 pub mod staticroutes;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde_json::Value;
 
 use super::object::Object;
 use crate::error::ConfigError;
+use crate::model::policy::Traffic;
 
 /// Keys that every message has.
 pub(super) const ENVELOPE: [&str; 2] = ["type", "delete_from_processed_cache"];
+
+/// Which addresses a message is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// A network with its prefix length, host bits clear.
+fn network(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().ok().map(|network| network.trunc())
+}
+
+/// A number, with quotes or without.
+fn number<T: FromStr + TryFrom<u64>>(value: &Value) -> Option<T> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64().and_then(|number| number.try_into().ok()),
+    }
+}
+
+/// `icmp_type` and `icmp_code`; missing and -1 are any, and any type has any code.
+fn icmp(object: &Object) -> Result<Traffic, ConfigError> {
+    let read = |key: &str, what: &str| match object.parsed::<i64>(key, what)? {
+        None | Some(-1) => Ok(None),
+        Some(number) => match u8::try_from(number) {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(object.error(key, format_args!("{number} is no {what}"))),
+        },
+    };
+    let (kind, code) = (read("icmp_type", "ICMP type")?, read("icmp_code", "ICMP code")?);
+    Ok(Traffic::Icmp { kind, code: code.filter(|_| kind.is_some()) })
+}
 
 /// An IPv4 address that a host can have.
 fn host_address(object: &Object, key: &str) -> Result<Option<Ipv4Addr>, ConfigError> {
