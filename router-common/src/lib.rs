@@ -17,6 +17,7 @@ pub mod layout;
 pub mod limit;
 pub mod nat;
 pub mod net;
+pub mod policy;
 pub mod port;
 pub mod verdict;
 

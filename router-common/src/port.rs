@@ -54,7 +54,7 @@ impl PortKey {
 
 abi! {
     /// A port: one NIC of one router.
-    pub struct Port[28] {
+    pub struct Port[44] {
         /// The port's row in the counters; 0 is the row of frames without a port.
         pub slot: u32,
         /// Largest IP packet the port takes, in bytes.
@@ -63,6 +63,14 @@ abi! {
         pub source_nat: Ipv4,
         /// The port's own first IPv4 address; `0.0.0.0` for none.
         pub address: Ipv4,
+        /// The list that flows are judged by that come in here, as they are sent ([`crate::policy`]).
+        pub from_list: u32,
+        /// That of flows that leave here, destination translated.
+        pub to_list: u32,
+        /// That of flows that come in here and leave by a port that is no guest's, destination translated.
+        pub outside_list: u32,
+        /// That of what is for the router itself.
+        pub own_list: u32,
         /// `RouterId`: which router the port belongs to.
         pub router: u16,
         /// A [`Role`] as a number.

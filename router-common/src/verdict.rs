@@ -98,6 +98,8 @@ reasons! {
         SpoofedSource = 25 => "spoofed-source",
         /// An IPv4 source route (RFC 7126 §4.3, §4.4).
         SourceRoute = 26 => "source-route",
+        /// A list of the policy denies it: firewall, egress rules, network ACL, or what the router itself is open for.
+        Policy = 27 => "policy",
     }
 }
 

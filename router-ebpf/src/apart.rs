@@ -25,14 +25,15 @@ use router_ebpf::family::{ETHERTYPE_IPV4, Family};
 use router_ebpf::fragment::{Marked, Piece};
 use router_ebpf::packet::Packet;
 use router_ebpf::passage::Decided;
+use router_ebpf::policy::Case;
 use router_ebpf::tables::Tables;
-use router_ebpf::{fragment, icmp, mss, nat, options, ports, split, walk};
+use router_ebpf::{fragment, icmp, mss, nat, options, policy, ports, split, walk};
 
 pub use help::xvr_tc_help4;
 
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{
-    Context, FamilyMaps, Maps, arrival, datagram, held_room, opening, own_errors, payload_room, piece,
+    Context, FamilyMaps, Maps, arrival, case, datagram, held_room, opening, own_errors, payload_room, piece,
     pool_in_place, set_covered, whole,
 };
 
@@ -170,6 +171,57 @@ pub extern "C" fn xvr_bind4() -> u32 {
     let maps = unsafe { Maps::new(Context::Absent) };
     nat::bind(&maps, &*arrival, &mut opening);
     GRANTED
+}
+
+#[inline(always)]
+fn permits<A: FamilyMaps>(list: u32, to: Option<(A, Be16)>) -> u32 {
+    let (Some(arrival), Some(mut case)) = (arrival::<A>(), case::<A>()) else { return 0 };
+    let (dst, dst_port) = to.unwrap_or((arrival.key.dst, arrival.key.dst_port));
+    let Case { src, dst, list, protocol, has_destinations, port, best } =
+        Case::of(&*arrival, list, dst, dst_port);
+    // Field by field: the whole would be built on the stack first.
+    (case.src, case.dst, case.list, case.protocol) = (src, dst, list, protocol);
+    (case.has_destinations, case.port, case.best) = (has_destinations, port, best);
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    u32::from(policy::permits(&maps, &mut *case))
+}
+
+/// Whether a list lets a flow pass to an address and a port, both in host byte order, IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_permits4(list: u32, dst: u32, dst_port: u32) -> u32 {
+    permits(list, Some((Ipv4([dst.to_be()]), Be16::new(dst_port as u16))))
+}
+
+/// Whether a list lets a flow pass, IPv6, whose destination is never translated.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_permits6(list: u32) -> u32 {
+    permits::<Ipv6>(list, None)
+}
+
+#[inline(always)]
+fn row<A: FamilyMaps>(source: u32) -> u32 {
+    let Some(mut case) = case::<A>() else { return NO_ROOM };
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    policy::row(&maps, &mut *case, source);
+    GRANTED
+}
+
+/// All pairs of one network of the source with those of the destination, IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_row4(source: u32) -> u32 {
+    row::<Ipv4>(source)
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_row6(source: u32) -> u32 {
+    row::<Ipv6>(source)
 }
 
 #[inline(always)]

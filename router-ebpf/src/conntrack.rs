@@ -11,7 +11,8 @@
 
 use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
 use router_common::net::{Be16, Ipv4};
-use router_common::port::{LocalKey, PortKey, Role};
+use router_common::policy::NO_LIST;
+use router_common::port::{LocalKey, Port, PortKey, Role};
 use router_common::verdict::{DropReason, PuntReason};
 
 use crate::family::{Family, Scope};
@@ -44,6 +45,8 @@ pub struct Arrival<A> {
     pub flags: u8,
     /// What carries its ports.
     pub transport: Transport,
+    /// Type and code of an ICMP query, else anything.
+    pub icmp: Be16,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// TCP flags, 0 for other protocols.
@@ -168,14 +171,7 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     if !destination.is_translated
         && tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] }).is_some()
     {
-        // Nothing on the router is for the outside to connect to, and the kernel's reset would end what a
-        // guest's SYN that is under way is about to begin (RFC 5382 REQ-4).
-        let is_unsolicited = arrival.role == Role::Public as u8
-            && arrival.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
-        return match is_unsolicited {
-            true => Err(DropReason::NotPermitted),
-            false => Ok(Decision::Punt(PuntReason::ToRouter)),
-        };
+        return to_router(tables, arrival);
     }
     // Errors open nothing.
     if arrival.transport == Transport::IcmpError {
@@ -191,27 +187,45 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
         (Scope::Link, Scope::Unicast) => return Err(DropReason::Martian),
         (Scope::Unicast, Scope::Unicast) => {}
     }
-    // Who is no guest reaches what is translated for it here, and nothing else (SEMANTICS T11).
-    if arrival.role != Role::Guest as u8 && !destination.is_translated {
+    // Who is outside reaches what is translated for it here, and nothing else (SEMANTICS T11).
+    let is_inside = arrival.role == Role::Guest as u8 || destination.is_translated;
+    if A::TRANSLATED && arrival.role == Role::Public as u8 && !is_inside {
         return Err(DropReason::NotPermitted);
     }
     if !comes_by_its_way_back(tables, arrival) {
         return Err(DropReason::SpoofedSource);
     }
+    may_begin(arrival)?;
+    let port = tables.port(&PortKey::untagged(arrival.ifindex)).ok_or(DropReason::NoEgressPort)?;
+    if !destination.is_expected {
+        as_sent(tables, arrival, &port)?;
+    }
+    let way_out = match way_out(tables, arrival, destination.address)? {
+        Some(way_out) => way_out,
+        None if destination.is_translated => return Err(DropReason::RouteRefuses),
+        None if !is_inside => return Err(DropReason::NotPermitted),
+        None => return Ok(Decision::Punt(PuntReason::NoRoute)),
+    };
+    let egress = forward::egress(tables, &way_out.next_hop)?;
+    let next_hop = forward::for_port(way_out.next_hop, &egress);
+    // Nor does anybody else without a list that says so.
+    if !is_inside && egress.to_list == NO_LIST {
+        return Err(DropReason::NotPermitted);
+    }
+    let to = (destination.address, destination.port);
+    if !destination.is_expected {
+        ask(tables, arrival, egress.to_list, to)?;
+        if egress.role != Role::Guest as u8 {
+            ask(tables, arrival, port.outside_list, to)?;
+        }
+    }
+    // Who may not pass is not told that its time has run out.
     if arrival.hop_limit <= 1 {
         return match destination.is_translated {
             false => Ok(Decision::Punt(PuntReason::TtlExceeded)),
             true => Err(DropReason::TtlExceeded),
         };
     }
-    may_begin(arrival)?;
-    let way_out = match way_out(tables, arrival, destination.address)? {
-        Some(way_out) => way_out,
-        None if destination.is_translated => return Err(DropReason::RouteRefuses),
-        None => return Ok(Decision::Punt(PuntReason::NoRoute)),
-    };
-    let egress = forward::egress(tables, &way_out.next_hop)?;
-    let next_hop = forward::for_port(way_out.next_hop, &egress);
     let source = nat::source(tables, arrival, &egress, &way_out, &destination);
     let is_translated = source.is_translated() || destination.is_translated;
     let helped = if is_translated { helper::flag(tables, key, destination.port) } else { 0 };
@@ -230,6 +244,74 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     }
     record(tables)?;
     Ok(helper::decision(helped, arrival))
+}
+
+/// Whether a list lets a packet pass, to where it is going as the list sees it.
+#[inline(always)]
+fn ask<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    list: u32,
+    (dst, dst_port): (A, Be16),
+) -> Result<(), DropReason> {
+    if list == NO_LIST || tables.permits(arrival, list, dst, dst_port) {
+        Ok(())
+    } else {
+        Err(DropReason::Policy)
+    }
+}
+
+/// The lists that see a packet as it is sent: that of the port, and that of a public address.
+#[inline(always)]
+fn as_sent<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, port: &Port) -> Result<(), DropReason> {
+    let key = &arrival.key;
+    let to = (key.dst, key.dst_port);
+    ask(tables, arrival, port.from_list, to)?;
+    ask(tables, arrival, firewall(tables, arrival), to)
+}
+
+/// The list of the public address that a packet is for; guests are asked as well (SEMANTICS T8).
+#[inline(always)]
+fn firewall<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> u32 {
+    let Some(address) = arrival.key.dst.to_ipv4() else { return NO_LIST };
+    let public = LocalKey { address, router: arrival.key.router, pad: [0; 2] };
+    tables.firewall(&public).unwrap_or(NO_LIST)
+}
+
+/// Whether a packet for the router answers one of the router's own.
+#[inline(always)]
+fn answers_router<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> bool {
+    let config = tables.config();
+    match arrival.transport {
+        // One that begins a connection has been refused.
+        Transport::Tcp | Transport::IcmpReply => true,
+        Transport::Udp => {
+            (config.own_ports_first..=config.own_ports_last).contains(&arrival.key.dst_port.get())
+        }
+        _ => false,
+    }
+}
+
+/// What is for the router itself.
+#[inline(always)]
+fn to_router<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
+    use tcp_flags::{ACK, SYN};
+    // Nothing on the router is for the outside to connect to, and the kernel's reset would end what a
+    // guest's SYN that is under way is about to begin (RFC 5382 REQ-4).
+    if arrival.role == Role::Public as u8 && arrival.tcp_flags & (SYN | ACK) == SYN {
+        return Err(DropReason::NotPermitted);
+    }
+    // An error has the flow's key that it is about; the kernel knows which are its own.
+    if arrival.transport != Transport::IcmpError
+        && let Some(port) = tables.port(&PortKey::untagged(arrival.ifindex))
+    {
+        let to = (arrival.key.dst, arrival.key.dst_port);
+        ask(tables, arrival, port.own_list, to)?;
+        if !answers_router(tables, arrival) {
+            ask(tables, arrival, firewall(tables, arrival), to)?;
+        }
+    }
+    Ok(Decision::Punt(PuntReason::ToRouter))
 }
 
 /// Whether an answer to the source would leave by the port that the packet came in by, strictly (RFC 3704

@@ -1,6 +1,7 @@
 //! What differs between IPv4 and IPv6: where the header keeps things. All else is generic.
 
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
+use router_common::policy::NetKey;
 
 use crate::checksum;
 use crate::packet::{Packet, Plain};
@@ -56,6 +57,8 @@ pub trait Family: Address + Plain {
     const ICMP: u8;
     /// Length of the header without options or extension headers.
     const HEADER: usize;
+    /// Bits of the key of a list's network with a whole address.
+    const WHOLE_NET: u32;
     /// Where the source address is; the destination follows it.
     const ADDRESSES: usize;
     /// Whether its ICMP checksum covers a pseudo header.
@@ -87,6 +90,7 @@ impl Family for Ipv4 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV4;
     const ICMP: u8 = protocol::ICMP;
     const HEADER: usize = 20;
+    const WHOLE_NET: u32 = NetKey::<Self>::BEFORE_ADDRESS + 32;
     const ADDRESSES: usize = 12;
     const ICMP_PSEUDO_HEADER: bool = false;
     const TRANSLATED: bool = true;
@@ -166,6 +170,7 @@ impl Family for Ipv6 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV6;
     const ICMP: u8 = protocol::ICMPV6;
     const HEADER: usize = 40;
+    const WHOLE_NET: u32 = NetKey::<Self>::BEFORE_ADDRESS + 128;
     const ADDRESSES: usize = 8;
     const ICMP_PSEUDO_HEADER: bool = true;
     const TRANSLATED: bool = false;

@@ -247,6 +247,7 @@ fn externally<T: Desk>(tables: &T, helped: &Helped, internal: Be16, shift: &Shif
     let external = tables.line()?.external;
     let public = LocalKey { address: external.external, router: helped.key.router, pad: [0; 2] };
     if tables.static_in(&public).is_some() {
+        tables.expect(&ExternalKey { port: internal, ..external }, &tables.line()?.whom);
         return Some(internal);
     }
     // The same line once more, or another one about the same port, comes out as before.

@@ -27,6 +27,7 @@ pub mod options;
 pub mod packet;
 pub mod parse;
 pub mod passage;
+pub mod policy;
 pub mod ports;
 pub mod split;
 pub mod tables;

@@ -29,6 +29,7 @@ use router_common::nat::{
     Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
+use router_common::policy::{Gate, GateKey, List, Net, NetKey};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
@@ -39,6 +40,7 @@ use router_ebpf::nat::Destination;
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
 use router_ebpf::passage::{Decided, Passage, Question};
+use router_ebpf::policy::Case;
 use router_ebpf::split::{self, Whole};
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
 
@@ -71,6 +73,21 @@ static STATIC_OUT: HashMap<LocalKey<Ipv4>, StaticNat> = HashMap::with_max_entrie
 static FORWARDS: LpmTrie<ForwardKey, Forward> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 #[map]
 static FORWARD_SOURCES: LpmTrie<SourceKey, Forward> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static FIREWALLS: HashMap<LocalKey<Ipv4>, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static LISTS: HashMap<u32, List> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+static NETS4: LpmTrie<NetKey<Ipv4>, Net> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static NETS6: LpmTrie<NetKey<Ipv6>, Net> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static GATES: LpmTrie<GateKey, Gate> = LpmTrie::with_max_entries(1 << 21, BPF_F_NO_PREALLOC);
+/// What a list is asked about, see [`apart`].
+#[map]
+static CASE4: PerCpuArray<Case<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static CASE6: PerCpuArray<Case<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
@@ -221,6 +238,23 @@ impl Tables for Maps {
     #[inline(always)]
     fn forward_by_source(&self, key: &SourceKey) -> Option<Forward> {
         FORWARD_SOURCES.get(&Key::new(64, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn firewall(&self, public: &LocalKey<Ipv4>) -> Option<u32> {
+        // SAFETY: entries are replaced whole.
+        unsafe { FIREWALLS.get(public) }.copied()
+    }
+
+    #[inline(always)]
+    fn list(&self, list: u32) -> Option<List> {
+        // SAFETY: entries are replaced whole.
+        unsafe { LISTS.get(&list) }.copied()
+    }
+
+    #[inline(always)]
+    fn gate(&self, key: &GateKey) -> Option<Gate> {
+        GATES.get(&Key::new(GateKey::FULL, *key)).copied()
     }
 
     #[inline(always)]
@@ -395,6 +429,12 @@ pub fn payload_room() -> Option<Own<PayloadRoom>> {
     own(&PAYLOAD)
 }
 
+/// What a list is asked about.
+#[inline(always)]
+pub fn case<A: FamilyMaps>() -> Option<Own<Case<A>>> {
+    own(A::cases())
+}
+
 /// Where held fragments are written down.
 #[inline(always)]
 pub fn held_room() -> Option<Own<Held>> {
@@ -411,6 +451,14 @@ pub trait FamilyMaps: Family {
     fn arrivals() -> &'static PerCpuArray<Arrival<Self>>;
     /// What is decided about a flow.
     fn openings() -> &'static PerCpuArray<Opening<Self>>;
+    /// Networks of lists.
+    fn networks() -> &'static LpmTrie<NetKey<Self>, Net>;
+    /// What a list is asked about.
+    fn cases() -> &'static PerCpuArray<Case<Self>>;
+    /// See [`apart`].
+    fn permits(list: u32, dst: Self, dst_port: Be16) -> bool;
+    /// See [`apart`].
+    fn row(source: u32);
     /// Its destination, see [`apart`].
     fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
     /// Its binding, see [`apart`].
@@ -437,6 +485,26 @@ pub trait FamilyMaps: Family {
 
 impl FamilyMaps for Ipv4 {
     const ADDRESS_FAMILY: u8 = 2;
+
+    #[inline(always)]
+    fn networks() -> &'static LpmTrie<NetKey<Self>, Net> {
+        &NETS4
+    }
+
+    #[inline(always)]
+    fn cases() -> &'static PerCpuArray<Case<Self>> {
+        &CASE4
+    }
+
+    #[inline(always)]
+    fn permits(list: u32, dst: Self, dst_port: Be16) -> bool {
+        apart::xvr_permits4(list, dst.to_host(), u32::from(dst_port.get())) != 0
+    }
+
+    #[inline(always)]
+    fn row(source: u32) {
+        apart::xvr_row4(source);
+    }
 
     #[inline(always)]
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>> {
@@ -515,6 +583,26 @@ impl FamilyMaps for Ipv6 {
     const ADDRESS_FAMILY: u8 = 10;
 
     #[inline(always)]
+    fn networks() -> &'static LpmTrie<NetKey<Self>, Net> {
+        &NETS6
+    }
+
+    #[inline(always)]
+    fn cases() -> &'static PerCpuArray<Case<Self>> {
+        &CASE6
+    }
+
+    #[inline(always)]
+    fn permits(list: u32, _dst: Self, _dst_port: Be16) -> bool {
+        apart::xvr_permits6(list) != 0
+    }
+
+    #[inline(always)]
+    fn row(source: u32) {
+        apart::xvr_row6(source);
+    }
+
+    #[inline(always)]
     fn flows() -> &'static HashMap<FlowKey<Self>, FlowEntry<Self>> {
         &FLOWS6
     }
@@ -561,7 +649,7 @@ impl FamilyMaps for Ipv6 {
 
     #[inline(always)]
     fn destination(arrival: &Arrival<Self>) -> Destination<Self> {
-        Destination { address: arrival.key.dst, port: arrival.key.dst_port, is_translated: false }
+        Destination::itself(&arrival.key)
     }
 
     #[inline(always)]
@@ -648,12 +736,23 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     fn arrive(&self, arrival: &Arrival<A>) {
         let Some(mut room) = own(A::arrivals()) else { return };
         // Field by field: the whole would be built on the stack first.
-        let Arrival { key, now, ifindex, generation, slot, role, flags, transport, hop_limit, tcp_flags } =
-            *arrival;
+        let Arrival {
+            key,
+            now,
+            ifindex,
+            generation,
+            slot,
+            role,
+            flags,
+            transport,
+            icmp,
+            hop_limit,
+            tcp_flags,
+        } = *arrival;
         room.key = key;
         (room.now, room.ifindex, room.generation) = (now, ifindex, generation);
         (room.slot, room.role, room.flags, room.transport) = (slot, role, flags, transport);
-        (room.hop_limit, room.tcp_flags) = (hop_limit, tcp_flags);
+        (room.icmp, room.hop_limit, room.tcp_flags) = (icmp, hop_limit, tcp_flags);
     }
 
     #[inline(always)]
@@ -740,6 +839,21 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     fn local(&self, key: &LocalKey<A>) -> Option<Local> {
         // SAFETY: userspace replaces entries whole.
         unsafe { A::locals().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn network(&self, key: &NetKey<A>, bits: u32) -> Option<Net> {
+        A::networks().get(&Key::new(bits, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn permits(&self, _arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool {
+        A::permits(list, dst, dst_port)
+    }
+
+    #[inline(always)]
+    fn row(&self, _case: &mut Case<A>, source: u32) {
+        A::row(source);
     }
 
     #[inline(always)]

@@ -44,6 +44,8 @@ pub struct Destination<A> {
     pub port: Be16,
     /// Whether that is by translation.
     pub is_translated: bool,
+    /// Whether another flow of the guest has announced it: it belongs to that, whatever a list says.
+    pub is_expected: bool,
 }
 
 /// Destination NAT of a flow's first packet: static NAT, port forwarding, what a helper expects, then the bindings of
@@ -51,9 +53,19 @@ pub struct Destination<A> {
 #[inline(always)]
 pub fn destination<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Destination<A> {
     let key = &arrival.key;
-    let mut destination = Destination { address: key.dst, port: key.dst_port, is_translated: false };
+    let mut destination = Destination::itself(key);
     let (Some(address), Some(source)) = (key.dst.to_ipv4(), key.src.to_ipv4()) else { return destination };
-    let router = key.router;
+    let (router, protocol, port) = (key.router, key.protocol, key.dst_port);
+    let external = ExternalKey { external: address, port, router, protocol, pad: [0; 3] };
+    if has_ports(arrival.transport)
+        && let Some(expected) = tables.expected(&external)
+        && expected.peer == source
+        && arrival.now < expected.until
+    {
+        destination.translate(expected.guest, expected.port);
+        destination.is_expected = true;
+        return destination;
+    }
     if let Some(guest) = tables.static_in(&LocalKey { address, router, pad: [0; 2] }) {
         destination.translate(guest.address, key.dst_port);
         return destination;
@@ -61,7 +73,6 @@ pub fn destination<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> 
     if !has_ports(arrival.transport) {
         return destination;
     }
-    let (protocol, port) = (key.protocol, key.dst_port);
     if let Some(mut forward) = tables.forward(&ForwardKey { address, router, protocol, pad: 0, port, end: 0 })
     {
         if forward.group != 0 {
@@ -76,14 +87,6 @@ pub fn destination<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> 
             return destination;
         }
     }
-    let external = ExternalKey { external: address, port, router, protocol, pad: [0; 3] };
-    if let Some(expected) = tables.expected(&external)
-        && expected.peer == source
-        && arrival.now < expected.until
-    {
-        destination.translate(expected.guest, expected.port);
-        return destination;
-    }
     let is_open = tables.config().flags & RouterConfig::OPEN_BINDINGS != 0;
     if (arrival.role == Role::Guest as u8 || is_open)
         && let Some(internal) = tables.external(&external)
@@ -94,11 +97,14 @@ pub fn destination<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> 
 }
 
 impl Destination<Ipv4> {
-    /// As one number, for the programs: bits 0 to 15 the port, bit 16 whether it is translated, bits 32
-    /// to 63 the address.
+    /// As one number, for the programs: bits 0 to 15 the port, bit 16 whether it is translated, bit 17
+    /// whether it is expected, bits 32 to 63 the address.
     #[inline(always)]
     pub const fn to_number(self) -> u64 {
-        (self.address.to_host() as u64) << 32 | (self.is_translated as u64) << 16 | self.port.get() as u64
+        (self.address.to_host() as u64) << 32
+            | (self.is_expected as u64) << 17
+            | (self.is_translated as u64) << 16
+            | self.port.get() as u64
     }
 
     /// The reverse.
@@ -108,7 +114,16 @@ impl Destination<Ipv4> {
             address: Ipv4([((number >> 32) as u32).to_be()]),
             port: Be16::new(number as u16),
             is_translated: number & 0x1_0000 != 0,
+            is_expected: number & 0x2_0000 != 0,
         }
+    }
+}
+
+impl<A: Copy> Destination<A> {
+    /// The packet's own.
+    #[inline(always)]
+    pub const fn itself(key: &FlowKey<A>) -> Self {
+        Self { address: key.dst, port: key.dst_port, is_translated: false, is_expected: false }
     }
 }
 

@@ -11,6 +11,7 @@ use router_common::nat::{
     Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
+use router_common::policy::{Gate, GateKey, List, Net, NetKey};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 
@@ -21,6 +22,7 @@ use crate::nat::Destination;
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::passage::{Decided, Passage, Question};
+use crate::policy::Case;
 use crate::ports::PortPool;
 use crate::{mss, options, split, walk};
 
@@ -47,6 +49,12 @@ pub trait Tables {
     fn forward(&self, key: &ForwardKey) -> Option<Forward>;
     /// The same by the asker's address: longest prefix.
     fn forward_by_source(&self, key: &SourceKey) -> Option<Forward>;
+    /// The list of a public address.
+    fn firewall(&self, public: &LocalKey<Ipv4>) -> Option<u32>;
+    /// A list of the policy.
+    fn list(&self, list: u32) -> Option<List>;
+    /// The first rule about a pair of networks, a protocol and a port: longest prefix.
+    fn gate(&self, key: &GateKey) -> Option<Gate>;
     /// The external port of a guest's socket; notes that it is in use `now`.
     fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16>;
     /// Puts a new binding in. Atomic: of two that insert one key, one gets `Exists`.
@@ -185,6 +193,13 @@ pub trait Flows<A: Family>: Tables + Sized {
     /// # Errors
     /// Why the packet is refused.
     fn claim(&self, attempt: u32) -> Result<Claim, DropReason>;
+    /// The narrowest network of a list that has an address, of those with a key of at most so many bits.
+    fn network(&self, key: &NetKey<A>, bits: u32) -> Option<Net>;
+    /// [`policy::permits`](crate::policy::permits) of the packet that arrived last, to where it is going as the list
+    /// sees it; the programs make it a function of its own.
+    fn permits(&self, arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool;
+    /// [`policy::row`](crate::policy::row); the programs make it a function of its own.
+    fn row(&self, case: &mut Case<A>, source: u32);
     /// Keeps what the slow path needs of a fragment, for [`World::decide`].
     fn leave(&self, parsed: &Parsed<A>, now: u64);
     /// The ports of the fragment that was left last, and the identification it leaves with.

@@ -17,7 +17,7 @@ use core::ops::Deref;
 
 use router_common::account::Hook;
 use router_common::flow::{Direction, FlowEntry, NextHop};
-use router_common::net::{Address, Ipv4, Ipv6};
+use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Port, PortKey, Role};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
@@ -232,7 +232,7 @@ where
             flow
         }
         _ => {
-            tables.arrive(&arrival(ingress, &parsed, now, generation));
+            tables.arrive(&arrival(packet, ingress, &parsed, now, generation));
             return Ok(End::Undecided(A::VERSION, Question::Flow));
         }
     };
@@ -280,7 +280,8 @@ fn acknowledged<A, P: Packet>(packet: &P, parsed: &Parsed<A>) -> u32 {
 }
 
 #[inline(always)]
-fn arrival<A: Family, B: Deref<Target = Port>>(
+fn arrival<A: Family, B: Deref<Target = Port>, P: Packet>(
+    packet: &P,
     ingress: &Ingress<B>,
     parsed: &Parsed<A>,
     now: u64,
@@ -295,6 +296,8 @@ fn arrival<A: Family, B: Deref<Target = Port>>(
         role: ingress.port.role,
         flags: ingress.port.flags,
         transport: parsed.transport,
+        // Whatever it is, for the verifier has enough ways to follow: it counts for ICMP alone.
+        icmp: packet.load(parsed.l4).unwrap_or_default(),
         hop_limit: parsed.hop_limit,
         tcp_flags: parsed.tcp_flags,
     }
@@ -342,7 +345,10 @@ fn obstacle<A: Family, P: Packet>(
         return match (parsed.dont_fragment, kernel_can_answer) {
             (true, true) => Ok(Some(Verdict::punt(packet, PuntReason::TooBig))),
             (true, false) => Ok(Some(Verdict::TooBig { mtu: next_hop.mtu })),
-            (false, _) if packet.segment_payload().is_some() || parsed.has_options => Err(DropReason::TooBig),
+            // Not by `has_options`: the verifier would follow both from there on.
+            (false, _) if packet.segment_payload().is_some() || parsed.l4 - parsed.l3 != A::HEADER => {
+                Err(DropReason::TooBig)
+            }
             // Cut once it is translated.
             (false, _) => Ok(None),
         };

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{Expected, ExternalKey};
 use router_common::net::{Ipv4, Ipv6};
-use router_common::port::LocalKey;
+use router_common::port::{LocalKey, Port};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
 use router_ebpf::fragment::HOLD_TIME;
 use router_userspace::dataplane::{
@@ -24,7 +25,9 @@ use router_userspace::dataplane::{
 };
 
 use crate::host;
+use router_userspace::compile::policy::{self, ListEntry};
 use router_userspace::compile::{TableSet, nat};
+use router_userspace::model::policy::AccessList;
 
 use crate::model::account::Account;
 use crate::model::compare::Subject;
@@ -32,6 +35,21 @@ use crate::scenario::{self, ETHERNET, Nic, Router, Sent, host_mac};
 
 /// One more than the scenarios' ports, whose first is 1.
 const SLOTS: u32 = Nic::ALL.len() as u32 + 1;
+
+/// Runs a test in a network namespace of its own.
+///
+/// # Panics
+/// The test does, or there is no namespace.
+pub fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        // SAFETY: changes the calling thread alone.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
 
 /// The programs over a network namespace of their own.
 pub struct KernelRouter {
@@ -132,6 +150,20 @@ impl KernelRouter {
         ensure!(left == 0, "{left} flows are left");
         self.forget_fragments::<Ipv4>("4")?;
         self.forget_fragments::<Ipv6>("6")
+    }
+
+    /// Has flows from tier 1 judged by a list, which is written first, and no longer by the one before.
+    ///
+    /// # Errors
+    /// The tables cannot be written.
+    pub fn judge_tier1_by(&mut self, number: u32, list: &AccessList) -> Result<()> {
+        let key = (self.ifindexes[&(Nic::Tier1 as u8)], 0, 0);
+        let compiled = policy::compile(list);
+        let entry = ListEntry { entries: compiled.list.entries, compiled: Some(Arc::new(compiled)) };
+        let tables = self.dataplane.tables();
+        tables.add_list(number, &entry)?;
+        tables.set_port(key, &Port { from_list: number, ..host::port(Nic::Tier1) })?;
+        if number > 1 { tables.remove_list(number - 1) } else { Ok(()) }
     }
 
     /// Nobody is expected any longer.

@@ -404,9 +404,13 @@ impl Model {
                 translated.destination = true;
             }
             Destination::Itself if probe.nic.role() == Role::Public => {
-                // Whether its source is where it comes from does not matter then.
-                let also = (!can_begin(probe)).then_some(Fate::Dropped(Why::CannotBegin));
-                return std::iter::once(Fate::Dropped(Why::NotPermitted)).chain(also).collect();
+                let also = [
+                    (!can_begin(probe), Why::CannotBegin),
+                    (self.is_spoofed(probe), Why::Spoofed),
+                    (matches!(self.places.route(probe.dst, None), Route::Refused), Why::Route),
+                ];
+                let also = also.into_iter().filter_map(|(is_so, why)| is_so.then_some(why));
+                return std::iter::once(Why::NotPermitted).chain(also).map(Fate::Dropped).collect();
             }
             Destination::Itself => {}
         }

@@ -22,15 +22,22 @@ const READY_TIME: &str = "100";
 
 /// What CloudStack sends to a VPC's router, in the order in which it does: two tiers of both
 /// address families.
-pub const VPC_COMMANDS: [&str; 4] = [
+pub const VPC_COMMANDS: [&str; 6] = [
     "cloudstack/cmd_line/vpcrouter.json",
     "cloudstack/ip_associations/vpc_add_source_nat.json",
     "cloudstack/guest_network/vpc_tier_add_dualstack.json",
     "own/guest_network/vpc_second_tier_add_dualstack.json",
+    // Everything from and to everybody, so that a test about something else meets no rule.
+    "cloudstack/network_acl/vpc_tier_default_allow.json",
+    "own/network_acl/vpc_second_tier_default_allow.json",
 ];
 
 /// What CloudStack sends to the router of an isolated network of both address families.
-pub const ISOLATED_COMMANDS: [&str; 1] = ["cloudstack/cmd_line/router_isolated_dualstack.json"];
+pub const ISOLATED_COMMANDS: [&str; 3] = [
+    "cloudstack/cmd_line/router_isolated_dualstack.json",
+    "cloudstack/firewall_rules/egress_system_default_allow.json",
+    "cloudstack/ipv6_firewall_rules/system_default_egress_on_start.json",
+];
 
 /// The path of a file below `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {

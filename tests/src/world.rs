@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
@@ -15,6 +16,7 @@ use router_common::nat::{
     Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
+use router_common::policy::{Gate, GateKey, List, Net, NetKey};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
@@ -26,9 +28,11 @@ use router_ebpf::nat::{self, Destination};
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
 use router_ebpf::passage::Question;
+use router_ebpf::policy::{self, Case};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
 use router_userspace::compile::nat::{NatEntry, NatKey};
+use router_userspace::compile::policy::{CompiledList, GatePlace, Side};
 
 /// One family's tables.
 #[derive(Debug)]
@@ -83,6 +87,10 @@ pub struct World {
     pub seed: Cell<u64>,
     /// Static NAT and port forwardings.
     pub nat: RefCell<BTreeMap<NatKey, NatEntry>>,
+    /// Lists of public addresses.
+    pub firewalls: RefCell<BTreeMap<std::net::Ipv4Addr, u32>>,
+    /// Lists of rules.
+    pub policy: RefCell<BTreeMap<u32, CompiledList>>,
     /// Bindings by the guest's end.
     pub bindings: RefCell<HashMap<BindingKey, Binding>>,
     /// Bindings by the external end.
@@ -118,6 +126,8 @@ impl Default for World {
             capacity: Cell::new(1 << 20),
             seed: Cell::new(0x9e37_79b9_7f4a_7c15),
             nat: RefCell::default(),
+            firewalls: RefCell::default(),
+            policy: RefCell::default(),
             bindings: RefCell::default(),
             externals: RefCell::default(),
             expected: RefCell::default(),
@@ -248,6 +258,32 @@ impl Tables for World {
         matching.max_by_key(|(length, _)| *length).map(|(_, forward)| forward)
     }
 
+    fn firewall(&self, public: &LocalKey<Ipv4>) -> Option<u32> {
+        self.firewalls.borrow().get(&public.address.into()).copied()
+    }
+
+    fn list(&self, list: u32) -> Option<List> {
+        self.policy.borrow().get(&list).map(|compiled| compiled.list)
+    }
+
+    fn gate(&self, wanted: &GateKey) -> Option<Gate> {
+        let policy = self.policy.borrow();
+        let gates = &policy.get(&wanted.list)?.gates;
+        let of = |bits: u8| {
+            let shift = 16 - u32::from(bits);
+            let port = u16::try_from(u32::from(wanted.port.get()) >> shift << shift).ok()?;
+            let key = GatePlace {
+                source: wanted.source,
+                destination: wanted.destination,
+                protocol: wanted.protocol,
+                port,
+                bits,
+            };
+            gates.get(&key).copied()
+        };
+        (0..=16).rev().find_map(of)
+    }
+
     fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16> {
         let mut bindings = self.bindings.borrow_mut();
         let binding = bindings.get_mut(key)?;
@@ -317,17 +353,27 @@ impl Tables for World {
 pub trait WorldFamily: Family + Hash + Default {
     /// Its tables.
     fn tables(world: &World) -> &FamilyTables<Self>;
+    /// An address of it.
+    fn to_ip(address: Self) -> IpAddr;
 }
 
 impl WorldFamily for Ipv4 {
     fn tables(world: &World) -> &FamilyTables<Self> {
         &world.v4
     }
+
+    fn to_ip(address: Self) -> IpAddr {
+        std::net::Ipv4Addr::from(address).into()
+    }
 }
 
 impl WorldFamily for Ipv6 {
     fn tables(world: &World) -> &FamilyTables<Self> {
         &world.v6
+    }
+
+    fn to_ip(address: Self) -> IpAddr {
+        std::net::Ipv6Addr::from(address).into()
     }
 }
 
@@ -459,6 +505,28 @@ impl<A: WorldFamily> Flows<A> for World {
         let arrival = arrival.borrow().expect("a packet has arrived");
         let opening = opening.borrow().expect("something is decided about it");
         conntrack::claim(self, &arrival, &opening, attempt)
+    }
+
+    fn network(&self, key: &NetKey<A>, bits: u32) -> Option<Net> {
+        let policy = self.policy.borrow();
+        let compiled = policy.get(&u32::from_be_bytes(key.list))?;
+        let side = if key.side == NetKey::<A>::SOURCE { Side::Source } else { Side::Destination };
+        let address = A::to_ip(key.address);
+        let holds = |(of, network): &(Side, ipnet::IpNet)| {
+            *of == side
+                && network.contains(&address)
+                && NetKey::<A>::BEFORE_ADDRESS + u32::from(network.prefix_len()) <= bits
+        };
+        let nets = compiled.nets.iter().filter(|(place, _)| holds(place));
+        nets.max_by_key(|((_, network), _)| network.prefix_len()).map(|(_, net)| *net)
+    }
+
+    fn permits(&self, arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool {
+        policy::permits(self, &mut Case::of(arrival, list, dst, dst_port))
+    }
+
+    fn row(&self, case: &mut Case<A>, source: u32) {
+        policy::row(self, case, source);
     }
 
     fn leave(&self, parsed: &Parsed<A>, now: u64) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use router_common::account::Hook;
 use router_common::verdict::{DropReason, FORWARDED};
-use router_tests::kernel::KernelRouter;
+use router_tests::kernel::{KernelRouter, in_new_namespace};
 use router_tests::needs;
 use router_tests::packet::{Frame, Payload, fragments, read, reassemble};
 use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
@@ -15,18 +15,6 @@ use router_userspace::dataplane::{MAX_BINDINGS, PoolUse, Timeouts};
 /// Verified instructions that a program may cost, half as much again as it does on 6.1. The kernel's
 /// limit is a million, but a start waits for them. A jump shows here before it hurts.
 const BUDGET: u32 = 300_000;
-
-/// Runs a test in a network namespace of its own.
-fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        // SAFETY: changes the calling thread alone.
-        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
 
 fn scenarios_hold(hook: Hook) {
     in_new_namespace(move || {

@@ -166,7 +166,6 @@ fn bad_input_is_refused_by_file_and_path_and_changes_nothing() -> Result<()> {
     let invalid = |name: &str| fs::read_to_string(fixture("cloudstack/_invalid").join(name));
     is_refused(&lab, &router, "forwarding_rules", &invalid("truncated.json")?, &[])?;
     is_refused(&lab, &router, "forwarding_rules", &invalid("no_type.json")?, &["type"])?;
-    is_refused(&lab, &router, "network_acl", &invalid("acl_missing_rules_arrays.json")?, &[])?;
     let source_nat = fs::read_to_string(fixture(VPC_COMMANDS[1]))?;
     let cases = [
         // (what is there, what is put in its place, what the message must name)

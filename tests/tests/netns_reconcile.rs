@@ -2,7 +2,7 @@
 //! needed: their tables are kept in memory.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
@@ -10,6 +10,7 @@ use std::{env, fs, thread};
 use anyhow::Result;
 use router_common::port::{Port as PortEntry, Role};
 use router_userspace::compile::nat::{NatEntry, NatKey};
+use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{AttachMode, Attachment, Compiled, Driver, Front, TableSet, compile};
 use router_userspace::dataplane::Attached;
 use router_userspace::model::{DesiredState, Port, PortSelector, Route, RouteTarget, Settings, SourceNat};
@@ -31,6 +32,26 @@ impl Programs for Memory {
 
     fn set_flags(&mut self, flags: u32) -> Result<()> {
         self.tables.flags = flags;
+        Ok(())
+    }
+
+    fn add_list(&mut self, number: u32, list: &ListEntry) -> Result<()> {
+        self.tables.lists.insert(number, list.clone());
+        Ok(())
+    }
+
+    fn remove_list(&mut self, number: u32) -> Result<()> {
+        self.tables.lists.remove(&number);
+        Ok(())
+    }
+
+    fn set_firewall(&mut self, address: Ipv4Addr, list: u32) -> Result<()> {
+        self.tables.firewalls.insert(address, list);
+        Ok(())
+    }
+
+    fn remove_firewall(&mut self, address: Ipv4Addr) -> Result<()> {
+        self.tables.firewalls.remove(&address);
         Ok(())
     }
 

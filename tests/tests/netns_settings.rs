@@ -260,7 +260,7 @@ fn a_daemon_lives_with_a_bad_file_and_converges_to_a_good_one() -> Result<()> {
         let planned = router.plan()?;
         let chosen = "set the hairpin source to external, filtering to endpoint-independent, helpers: FTP on, TFTP off";
         assert_eq!(planned.iter().filter(|change| *change == chosen).count(), 1, "{planned:?}");
-        assert!(planned.iter().any(|change| change.ends_with("symmetric mapping")), "{planned:?}");
+        assert!(planned.iter().any(|change| change.contains(", symmetric mapping")), "{planned:?}");
         router.kill_daemon();
         router.start_daemon()?;
         assert_eq!(router.plan()?, Vec::<String>::new());

@@ -64,6 +64,10 @@ fn apply(system: &mut Observed, change: Change) {
             links.get_mut(&nic.ifindex).unwrap().addresses.retain(|own| *own != address);
         }
         Change::SetFlags(flags) => system.tables.flags = flags,
+        Change::AddList(number, list) => drop(system.tables.lists.insert(number, list)),
+        Change::RemoveList(number) => drop(system.tables.lists.remove(&number)),
+        Change::SetFirewall(address, list) => drop(system.tables.firewalls.insert(address, list)),
+        Change::RemoveFirewall(address) => drop(system.tables.firewalls.remove(&address)),
         Change::SetPort(_, key, port) => drop(system.tables.ports.insert(key, port)),
         Change::RemovePort(_, key) => drop(system.tables.ports.remove(&key)),
         Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
@@ -129,6 +133,10 @@ fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str
         mtu: 1400,
         source_nat: Ipv4::UNSPECIFIED,
         address: Ipv4::UNSPECIFIED,
+        from_list: 0,
+        to_list: 0,
+        outside_list: 0,
+        own_list: 0,
         router: 0,
         role: role as u8,
         flags: 0,

@@ -17,6 +17,7 @@ use crate::{build, root, run as run_command, setup, target_dir};
 /// between kernels. A lab takes the guest minutes, so there is one a hook, and one restart.
 const TESTS: &[(&str, &[&str])] = &[
     ("kernel_walk", &[]),
+    ("policy", &[]),
     ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
     ("netns_restart", &["the_next_daemon_adopts"]),
 ];

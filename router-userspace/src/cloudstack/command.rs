@@ -30,10 +30,6 @@ const UNSUPPORTED: [&str; 10] = [
     "ipaliases",
 ];
 
-/// Types that are understood, while nothing enforces what they say: a rule that is taken and does
-/// nothing is worse than one that is refused. Empty once the dataplane does.
-const NOT_ENFORCED: [&str; 3] = ["networkacl", "firewallrules", "ipv6firewallrules"];
-
 /// One message, by its `type`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -121,21 +117,6 @@ impl Command {
             }
         };
         Ok(Parsed { command, warnings })
-    }
-
-    /// What the daemon asks before it takes a command: whether the dataplane enforces what the
-    /// command says. `file` is where it stands.
-    ///
-    /// # Errors
-    ///
-    /// It does not yet.
-    pub fn must_be_enforced(&self, file: &str) -> Result<(), ConfigError> {
-        let name = self.type_name();
-        if NOT_ENFORCED.contains(&name) {
-            let place = Place::document(file).at("type");
-            return Err(place.error(format_args!("type {name} is not supported by this release")));
-        }
-        Ok(())
     }
 
     /// The `type` of the message.

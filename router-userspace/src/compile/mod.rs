@@ -7,6 +7,7 @@
 
 pub mod attach;
 pub mod nat;
+pub mod policy;
 mod port;
 mod route;
 mod settings;
@@ -21,6 +22,7 @@ use router_common::port::{Port, PortKey};
 
 use crate::model::{DesiredState, Mac, Settings};
 use nat::{NatEntry, NatKey};
+use policy::ListEntry;
 
 pub use attach::{AttachMode, Attachment, Driver, Front};
 
@@ -41,6 +43,7 @@ pub fn compile(
     compiled.tables.flags = settings::flags(settings);
     port::tables(&placed, settings, mode, &mut compiled);
     nat::tables(&desired.nat, &mut compiled.tables);
+    policy::tables(&desired.policy, &placed, &mut compiled);
     compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
     compiled.sysctls = sysctl::compile(&placed);
     compiled.problems.extend(settings::problems(settings, &desired.ports));
@@ -127,6 +130,10 @@ pub struct TableSet {
     pub local6: BTreeMap<Ipv6Addr, u32>,
     /// Static NAT and port forwardings.
     pub nat: BTreeMap<NatKey, NatEntry>,
+    /// `FIREWALLS`: public address → the list of flows to it.
+    pub firewalls: BTreeMap<Ipv4Addr, u32>,
+    /// Lists of rules, by their number.
+    pub lists: BTreeMap<u32, ListEntry>,
 }
 
 impl TableSet {

@@ -173,7 +173,7 @@ fn forward(rule: &PortForward) -> Forward {
 }
 
 /// A range as prefixes: first port and how many of its bits count.
-fn prefixes(ports: PortRange) -> Vec<(u16, u8)> {
+pub(super) fn prefixes(ports: PortRange) -> Vec<(u16, u8)> {
     let (mut first, last) = (u32::from(ports.first()), u32::from(ports.last()));
     let mut found = Vec::new();
     while first <= last {
@@ -188,7 +188,7 @@ fn prefixes(ports: PortRange) -> Vec<(u16, u8)> {
 }
 
 /// FNV-1a.
-fn fnv(bytes: &[u8]) -> u32 {
+pub(super) fn fnv(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 

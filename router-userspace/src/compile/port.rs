@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
+use router_common::policy::NO_LIST;
 use router_common::port::Port as PortEntry;
 
 use super::{AttachMode, Attachment, Compiled, Inventory, Link, Nic, Problem, Subject, settings};
@@ -112,6 +113,10 @@ pub(super) fn tables(placed: &[Placed<'_>], chosen: &Settings, mode: AttachMode,
             mtu: placed.mtu(),
             source_nat,
             address: first_address(port),
+            from_list: NO_LIST,
+            to_list: NO_LIST,
+            outside_list: NO_LIST,
+            own_list: NO_LIST,
             router: ROUTER,
             role: port.role as u8,
             flags: attachment.port_flags(&nic.driver, nic.takes_xdp_frames)

@@ -176,7 +176,6 @@ impl Control {
 
     async fn walk(&mut self, name: &str, bytes: &[u8]) -> Result<Applied> {
         let Parsed { command, warnings } = Command::parse(name, bytes)?;
-        command.must_be_enforced(name)?;
         self.recall()?;
         self.wait_for_nics(&command).await?;
         let before = self.memory.clone()?;
@@ -214,7 +213,6 @@ impl Control {
         let mut memory = self.memory.clone()?;
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
-            command.must_be_enforced(&document.name)?;
             let after = Memory::of(memory.bags.merge(&command, &self.inventory)?)?;
             let compiled = self.compile(&after.desired, &self.settings);
             refuse(&document.name, &compiled, &memory.desired, &after.desired)?;

@@ -17,8 +17,10 @@ use router_common::nat::{
     StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
+use router_common::policy::{Gate, GateKey, List, Net, NetKey};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 
+use super::policy::PolicyTables;
 use super::pools::Pools;
 use crate::compile::TableSet;
 use crate::compile::nat::{NatEntry, NatKey};
@@ -36,6 +38,11 @@ pub(super) const NAMES: &[&str] = &[
     "STATIC_OUT",
     "FORWARDS",
     "FORWARD_SOURCES",
+    "FIREWALLS",
+    "LISTS",
+    "NETS4",
+    "NETS6",
+    "GATES",
     "BINDINGS",
     "EXTERNALS",
     "EXPECTED",
@@ -78,6 +85,11 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<LocalKey<Ipv4>, StaticNat>("STATIC_OUT", NO_PREALLOC),
     shape::<(u32, ForwardKey), Forward>("FORWARDS", NO_PREALLOC),
     shape::<(u32, SourceKey), Forward>("FORWARD_SOURCES", NO_PREALLOC),
+    shape::<LocalKey<Ipv4>, u32>("FIREWALLS", NO_PREALLOC),
+    shape::<u32, List>("LISTS", NO_PREALLOC),
+    shape::<(u32, NetKey<Ipv4>), Net>("NETS4", NO_PREALLOC),
+    shape::<(u32, NetKey<Ipv6>), Net>("NETS6", NO_PREALLOC),
+    shape::<(u32, GateKey), Gate>("GATES", NO_PREALLOC),
     shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
     shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),
     shape::<ExternalKey, Expected>("EXPECTED", 0),
@@ -107,6 +119,7 @@ pub struct Tables {
     static_out: HashMap<MapData, LocalKey<Ipv4>, StaticNat>,
     pub(super) forwards: LpmTrie<MapData, ForwardKey, Forward>,
     sources: LpmTrie<MapData, SourceKey, Forward>,
+    pub(super) policy: PolicyTables,
     pub(super) bindings: HashMap<MapData, BindingKey, Binding>,
     pub(super) externals: HashMap<MapData, ExternalKey, Internal>,
     pub(super) pools: Pools,
@@ -131,6 +144,7 @@ impl Tables {
             static_out: HashMap::try_from(map("STATIC_OUT")?)?,
             forwards: LpmTrie::try_from(map("FORWARDS")?)?,
             sources: LpmTrie::try_from(map("FORWARD_SOURCES")?)?,
+            policy: PolicyTables::take(&mut map)?,
             bindings: HashMap::try_from(map("BINDINGS")?)?,
             externals: HashMap::try_from(map("EXTERNALS")?)?,
             pools: match map("POOLS")? {
@@ -193,6 +207,7 @@ impl Tables {
             tables.local6.insert(Ipv6Addr::from(key.address), local.ifindex);
         }
         self.observe_nat(&mut tables)?;
+        self.policy.observe(&mut tables)?;
         Ok(tables)
     }
 
@@ -307,7 +322,7 @@ impl Tables {
     }
 }
 
-const fn local_key<A>(address: A) -> LocalKey<A> {
+pub(super) const fn local_key<A>(address: A) -> LocalKey<A> {
     LocalKey { address, router: ROUTER, pad: [0; 2] }
 }
 

@@ -15,6 +15,7 @@ mod eviction;
 mod expiry;
 mod maps;
 mod pins;
+mod policy;
 mod pools;
 mod stats;
 

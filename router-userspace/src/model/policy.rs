@@ -37,7 +37,7 @@ pub enum Scope {
 }
 
 /// An ordered list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AccessList {
     /// The first that matches decides.
     pub rules: Vec<Rule>,
@@ -75,7 +75,7 @@ impl fmt::Display for Action {
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// CloudStack's number for it, for counters and reports; 0 for those that it does not number.
     pub id: u64,
@@ -147,7 +147,7 @@ impl fmt::Display for Traffic {
 }
 
 /// The first packet of a flow, as a list is asked about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
     /// From.
     pub source: IpAddr,

@@ -2,12 +2,13 @@
 //! dataplane.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use router_common::port::Port;
 
 use crate::compile::nat::{NatEntry, NatKey};
+use crate::compile::policy::ListEntry;
 use crate::compile::{Attachment, Front, TableSet};
 use crate::dataplane::{Attached, Dataplane};
 
@@ -17,6 +18,14 @@ pub trait Programs {
     fn observe_tables(&mut self) -> Result<TableSet>;
     /// Writes what is chosen for all ports.
     fn set_flags(&mut self, flags: u32) -> Result<()>;
+    /// Writes a list of rules.
+    fn add_list(&mut self, number: u32, list: &ListEntry) -> Result<()>;
+    /// Removes a list of rules; one that is not there is removed already.
+    fn remove_list(&mut self, number: u32) -> Result<()>;
+    /// Writes the list of a public address.
+    fn set_firewall(&mut self, address: Ipv4Addr, list: u32) -> Result<()>;
+    /// Removes the list of a public address; one that is not there is removed already.
+    fn remove_firewall(&mut self, address: Ipv4Addr) -> Result<()>;
     /// Writes a port: interface, outer and inner VLAN id.
     fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()>;
     /// Removes a port; one that is not there is removed already.
@@ -46,6 +55,22 @@ impl Programs for Dataplane {
 
     fn set_flags(&mut self, flags: u32) -> Result<()> {
         self.tables().set_flags(flags)
+    }
+
+    fn add_list(&mut self, number: u32, list: &ListEntry) -> Result<()> {
+        self.tables().add_list(number, list)
+    }
+
+    fn remove_list(&mut self, number: u32) -> Result<()> {
+        self.tables().remove_list(number)
+    }
+
+    fn set_firewall(&mut self, address: Ipv4Addr, list: u32) -> Result<()> {
+        self.tables().set_firewall(address, list)
+    }
+
+    fn remove_firewall(&mut self, address: Ipv4Addr) -> Result<()> {
+        self.tables().remove_firewall(address)
     }
 
     fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()> {

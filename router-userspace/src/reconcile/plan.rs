@@ -6,13 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use router_common::config::RouterConfig;
+use router_common::policy::NO_LIST;
 use router_common::port::{Port, Role};
 
 use crate::compile::nat::{NatEntry, NatKey};
+use crate::compile::policy::ListEntry;
 use crate::compile::{Attachment, Compiled, Front, KernelRoute, Link, TableSet};
 
 /// What the system holds, as far as XVR is concerned.
@@ -81,6 +83,14 @@ pub enum Change {
     RemoveAddress(NicName, IpNet),
     /// Tell the programs what is chosen for all ports.
     SetFlags(u32),
+    /// Write down a list of rules by its number, for ports to be switched to.
+    AddList(u32, ListEntry),
+    /// Make the programs forget a list.
+    RemoveList(u32),
+    /// Have flows to a public address judged by a list.
+    SetFirewall(Ipv4Addr, u32),
+    /// Have them judged by none.
+    RemoveFirewall(Ipv4Addr),
     /// Tell the programs about a port: interface, outer and inner VLAN id.
     SetPort(NicName, (u32, u16, u16), Port),
     /// Make the programs forget a port.
@@ -256,6 +266,17 @@ fn tables(
     if desired.flags != observed.flags {
         changes.push(Change::SetFlags(desired.flags));
     }
+    // Before anything is judged by them, and gone after all that was.
+    for (number, list) in differing(&desired.lists, &observed.lists) {
+        changes.push(Change::AddList(*number, list.clone()));
+    }
+    let gone = observed.lists.keys().filter(|number| !desired.lists.contains_key(number));
+    removals.extend(gone.map(|number| Change::RemoveList(*number)));
+    for (address, list) in differing(&desired.firewalls, &observed.firewalls) {
+        changes.push(Change::SetFirewall(*address, *list));
+    }
+    let gone = observed.firewalls.keys().filter(|address| !desired.firewalls.contains_key(address));
+    removals.extend(gone.map(|address| Change::RemoveFirewall(*address)));
     for (key, port) in differing(&desired.ports, &observed.ports) {
         changes.push(Change::SetPort(names.of(key.0), *key, *port));
     }
@@ -353,6 +374,10 @@ impl fmt::Display for Change {
             Self::AddAddress(nic, address) => write!(f, "add address {address} to {nic}"),
             Self::RemoveAddress(nic, address) => write!(f, "remove address {address} from {nic}"),
             Self::SetFlags(flags) => write!(f, "set {}", FlagsSentence(*flags)),
+            Self::AddList(number, list) => write!(f, "write policy list {number:08x}, {list:?}"),
+            Self::RemoveList(number) => write!(f, "remove policy list {number:08x}"),
+            Self::SetFirewall(address, list) => write!(f, "judge flows to {address} by list {list:08x}"),
+            Self::RemoveFirewall(address) => write!(f, "judge flows to {address} by no list"),
             Self::SetPort(nic, _, port) => write!(f, "set port {nic}: {}", PortSentence(port)),
             Self::RemovePort(nic, _) => write!(f, "remove port {nic}"),
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
@@ -407,6 +432,12 @@ impl fmt::Display for PortSentence<'_> {
         }
         if flags & Port::SYMMETRIC != 0 {
             f.write_str(", symmetric mapping")?;
+        }
+        let Port { from_list, to_list, outside_list, own_list, .. } = self.0;
+        let lists =
+            [("from it", from_list), ("to it", to_list), ("to the outside", outside_list), ("own", own_list)];
+        for (what, list) in lists.into_iter().filter(|(_, list)| **list != NO_LIST) {
+            write!(f, ", {what} by list {list:08x}")?;
         }
         Ok(())
     }

@@ -376,6 +376,8 @@ fn why(reason: DropReason) -> Why {
         DropReason::SourceRoute => Why::SourceRoute,
         DropReason::OverlappingFragment => Why::Overlap,
         DropReason::FragmentNotHeld => Why::NotHeld,
+        // The model has no policy.
+        DropReason::Policy => Why::Broken,
     }
 }
 

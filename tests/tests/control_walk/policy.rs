@@ -646,19 +646,6 @@ fn every_rule_is_taken_by_every_kind_of_router() {
 }
 
 #[test]
-fn the_daemon_refuses_what_nothing_enforces() {
-    for (name, kind) in [
-        ("network_acl/vpc_tier_mixed.json", "networkacl"),
-        ("firewall_rules/ingress_udp_add.json", "firewallrules"),
-        ("ipv6_firewall_rules/boot_block.json", "ipv6firewallrules"),
-    ] {
-        let error = parse(name).must_be_enforced(name).unwrap_err().to_string();
-        assert_eq!(error, format!("{name}#/type: type {kind} is not supported by this release"));
-    }
-    assert_eq!(parse(VPC[0]).must_be_enforced(VPC[0]), Ok(()));
-}
-
-#[test]
 fn rules_are_saved_and_loaded_and_damage_is_none_without_rules() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("policy-{}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);

@@ -1,0 +1,210 @@
+//! Lists of rules: the tables say what the list says, read rule by rule.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use router_common::account::Hook;
+use router_common::net::{Be16, Ipv4, Ipv6};
+use router_common::verdict::DropReason;
+use router_ebpf::policy::{Case, permits};
+use router_tests::host::HostRouter;
+use router_tests::kernel::{KernelRouter, in_new_namespace};
+use router_tests::model::generate::Random;
+use router_tests::needs;
+use router_tests::packet::{Frame, Payload};
+use router_tests::scenario::{Nic, Router, host_mac};
+use router_userspace::compile::policy::compile;
+use router_userspace::model::PortRange;
+use router_userspace::model::policy::{AccessList, Action, Question, Rule, Traffic};
+
+/// Addresses and networks that meet each other: few bits that differ.
+fn address(random: &mut Random, v6: bool) -> IpAddr {
+    if v6 {
+        let (first, second) = random.pick(&[(0x2001, 0xdb8), (0xfd00, 1)]);
+        let segments = [first, second, random.pick(&[0, 1]), 0, 0, 0, 0, random.pick(&[1, 2, 0x50, 0x8000])];
+        return Ipv6Addr::from(segments).into();
+    }
+    let octets = [
+        random.pick(&[10, 10, 192]),
+        random.pick(&[0, 1, 2]),
+        random.pick(&[0, 1, 128]),
+        random.pick(&[0, 1, 50, 51, 255]),
+    ];
+    Ipv4Addr::from(octets).into()
+}
+
+fn network(random: &mut Random, v6: bool) -> IpNet {
+    let lengths: &[u8] = if v6 { &[0, 32, 48, 64, 112, 128] } else { &[0, 8, 15, 16, 17, 24, 31, 32] };
+    IpNet::new(address(random, v6), random.pick(lengths)).expect("a length")
+}
+
+fn networks(random: &mut Random) -> Vec<IpNet> {
+    let count = random.pick(&[0, 0, 1, 1, 2, 5]);
+    (0..count)
+        .map(|_| {
+            let v6 = random.pick(&[false, false, true]);
+            network(random, v6)
+        })
+        .collect()
+}
+
+const PORTS: &[u16] = &[1, 22, 53, 80, 443, 1023, 1024, 8080, 32_768, 65_535];
+
+fn traffic(random: &mut Random) -> Traffic {
+    let range = |random: &mut Random| {
+        let (a, b) = (random.pick(PORTS), random.pick(PORTS));
+        match random.pick(&[0, 1, 2]) {
+            0 => None,
+            1 => PortRange::new(a, a).ok(),
+            _ => PortRange::new(a.min(b), a.max(b)).ok(),
+        }
+    };
+    let byte = |random: &mut Random| random.pick(&[None, Some(0), Some(3), Some(8)]);
+    match random.pick(&[0, 1, 1, 1, 2, 2, 3, 4]) {
+        0 => Traffic::Any,
+        1 => Traffic::Tcp(range(random)),
+        2 => Traffic::Udp(range(random)),
+        3 => Traffic::Icmp { kind: byte(random), code: byte(random) },
+        _ => Traffic::Protocol(random.pick(&[6, 17, 47, 50])),
+    }
+}
+
+fn list(random: &mut Random) -> AccessList {
+    let action = |random: &mut Random| random.pick(&[Action::Allow, Action::Deny]);
+    let count = random.pick(&[0, 1, 2, 5, 10, 30]);
+    let rule = |random: &mut Random| Rule {
+        id: 0,
+        action: action(random),
+        traffic: traffic(random),
+        sources: networks(random),
+        destinations: networks(random),
+    };
+    AccessList { rules: (0..count).map(|_| rule(random)).collect(), default: action(random) }
+}
+
+fn question(random: &mut Random) -> Question {
+    let v6 = random.pick(&[false, false, true]);
+    let protocol = random.pick(&[6, 6, 17, if v6 { 58 } else { 1 }, 47, 50]);
+    let port = match protocol {
+        6 | 17 => random.pick(&[PORTS, &[2, 79, 81, 5000]].concat()),
+        1 | 58 => u16::from_be_bytes([random.pick(&[0, 3, 8, 13]), random.pick(&[0, 3])]),
+        _ => 0,
+    };
+    Question { source: address(random, v6), destination: address(random, v6), protocol, port }
+}
+
+fn permitted(router: &HostRouter, question: &Question) -> bool {
+    let (protocol, port) = (question.protocol, Be16::new(question.port));
+    match (question.source, question.destination) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            permits(&router.world, &mut Case::<Ipv4>::new(1, (src.into(), dst.into()), protocol, port))
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            permits(&router.world, &mut Case::<Ipv6>::new(1, (src.into(), dst.into()), protocol, port))
+        }
+        _ => unreachable!("both ends are of one family"),
+    }
+}
+
+#[test]
+fn the_tables_say_what_the_list_says() {
+    let router = HostRouter::new(Hook::Tc);
+    let mut random = Random::new(1);
+    let mut asked = [0; 2];
+    for _ in 0..500 {
+        let list = list(&mut random);
+        router.world.policy.borrow_mut().insert(1, compile(&list));
+        for _ in 0..100 {
+            let question = question(&mut random);
+            let (rule, action) = list.judge(&question);
+            let allowed = permitted(&router, &question);
+            asked[usize::from(allowed)] += 1;
+            assert_eq!(allowed, action == Action::Allow, "{question:?}: {rule:?} of {list:#?}");
+        }
+    }
+    assert!(asked.iter().all(|answers| *answers > 5000), "{asked:?}");
+}
+
+#[test]
+fn a_list_that_is_not_there_lets_nothing_pass() {
+    let router = HostRouter::new(Hook::Tc);
+    assert!(!permitted(&router, &question(&mut Random::new(1))));
+}
+
+/// The programs judge by the list of tier 1, from whose hosts packets go anywhere.
+fn programs_agree(hook: Hook) {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(move || {
+        let mut router = KernelRouter::new(hook).expect("the programs load");
+        let mut random = Random::new(2);
+        let mut answers = [0; 2];
+        for number in 1..=150 {
+            let list = list(&mut random);
+            router.judge_tier1_by(number, &list).expect("the list is written");
+            let mut asked = HashSet::new();
+            for at in 0..40 {
+                let (frame, question) = from_tier1(&mut random, at);
+                // What has no ports is one flow, and known from then on.
+                if !asked.insert((question, if question.protocol > 17 { 0 } else { at })) {
+                    continue;
+                }
+                let outcome = router.send(Nic::Tier1, &frame.bytes()).outcome;
+                let is_denied = outcome == DropReason::Policy.outcome();
+                let (rule, action) = list.judge(&question);
+                answers[usize::from(is_denied)] += 1;
+                assert_eq!(is_denied, action == Action::Deny, "{question:?}: {rule:?} of {list:#?}");
+            }
+            router.forget_flows().expect("flows can be forgotten");
+        }
+        assert!(answers.iter().all(|answers| *answers > 1000), "{answers:?}");
+    });
+}
+
+/// A flow's first packet, the so-many-th, and what a list is asked about it.
+fn from_tier1(random: &mut Random, at: u16) -> (Frame, Question) {
+    let v6 = random.pick(&[false, false, true]);
+    let hosts: &[&str] =
+        if v6 { &["fd00:1::50", "fd00:1::51"] } else { &["10.1.1.50", "10.1.1.51", "10.1.1.200"] };
+    let source = random.pick(hosts);
+    let destination = loop {
+        let address = address(random, v6);
+        // Not to itself, to the router or to everybody.
+        let is_odd = match address {
+            IpAddr::V4(address) => matches!(address.octets()[3], 0 | 1 | 255),
+            IpAddr::V6(address) => address.segments()[7] == 1,
+        };
+        if !is_odd && address.to_string() != source {
+            break address;
+        }
+    };
+    let port = random.pick(&[PORTS, &[2, 79, 81, 5000]].concat());
+    let payload = match random.pick(&[0, 0, 1, 2, 3]) {
+        0 => Payload::Tcp { src: 2000 + at, dst: port, flags: 2 },
+        1 => Payload::Udp { src: 2000 + at, dst: port },
+        2 => Payload::Echo { kind: if v6 { 128 } else { 8 }, id: 2000 + at },
+        _ => Payload::Other { protocol: random.pick(&[47, 50]) },
+    };
+    let (protocol, port) = match payload {
+        Payload::Tcp { dst, .. } => (6, dst),
+        Payload::Udp { dst, .. } => (17, dst),
+        Payload::Echo { kind, .. } => (if v6 { 58 } else { 1 }, u16::from(kind) << 8),
+        Payload::Other { protocol } => (protocol, 0),
+        Payload::Error { .. } => unreachable!("none is made"),
+    };
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    let frame = Frame::new(macs, source, &destination.to_string(), payload);
+    (frame, Question { source: source.parse().expect("an address"), destination, protocol, port })
+}
+
+#[test]
+fn the_tc_program_says_what_the_list_says() {
+    programs_agree(Hook::Tc);
+}
+
+#[test]
+fn the_xdp_program_says_what_the_list_says() {
+    programs_agree(Hook::Xdp);
+}
