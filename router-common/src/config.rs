@@ -4,7 +4,7 @@ use crate::abi;
 
 abi! {
     /// The one entry of the `CONFIG` map.
-    pub struct RouterConfig[16] {
+    pub struct RouterConfig[20] {
         /// `ABI_VERSION` of whoever wrote the tables.
         pub abi_version: u32,
         /// Moves with every change of ports, addresses or routes: a flow decided under another
@@ -17,6 +17,10 @@ abi! {
         pub own_ports_last: u16,
         /// Bits, see the associated constants.
         pub flags: u32,
+        /// How many external ports a guest may have per protocol, host byte order; 0 for as many as there are.
+        pub ports_per_guest: u16,
+        /// Zero.
+        pub pad: u16,
     }
 }
 

@@ -5,6 +5,7 @@
 //! STATIC_OUT   guest → public address        FORWARD_SOURCES the same by the asker's address
 //! BINDINGS     guest's address and port → external port          POOLS  external ports in use
 //! EXTERNALS    external address and port → guest      EXPECTED  who may call one for a while → guest
+//! GUESTS       guest's address and protocol → how many external ports it has, while that is limited
 //! SHIFTS       direction of a flow → how its sequence numbers have moved
 //! ```
 
@@ -130,6 +131,28 @@ abi! {
         pub port: Be16,
         /// Zero.
         pub pad: u16,
+    }
+}
+
+abi! {
+    /// Whose external ports are counted: a guest's, by protocol.
+    pub struct GuestKey[8] {
+        /// The guest.
+        pub address: Ipv4,
+        /// `RouterId`, host byte order.
+        pub router: u16,
+        /// IP protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+    }
+}
+
+abi! {
+    /// How many external ports a guest has: the programs add and take away, userspace puts right.
+    pub struct GuestUse[8] {
+        /// Bindings, and flows that have an external port without one.
+        pub ports: u64,
     }
 }
 

@@ -98,6 +98,8 @@ reasons! {
         SpoofedSource = 25 => "spoofed-source",
         /// An IPv4 source route (RFC 7126 §4.3, §4.4).
         SourceRoute = 26 => "source-route",
+        /// The guest has as many external ports of the protocol as it may have (RFC 6888 REQ-4).
+        GuestLimit = 27 => "guest-limit",
     }
 }
 

@@ -161,15 +161,17 @@ pub extern "C" fn xvr_port(pool: u32, round: u32, wanted: u32, random: u32) -> u
     ports::attempt(&pool, round, wanted as u16, random).map_or(0, u32::from)
 }
 
-/// Finds or makes the binding of the flow that is being opened.
+/// Finds or makes the binding of the flow that is being opened: 0, or the outcome of the reason to drop the packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_bind4() -> u32 {
     let (Some(arrival), Some(mut opening)) = (arrival::<Ipv4>(), opening::<Ipv4>()) else { return NO_ROOM };
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
-    nat::bind(&maps, &*arrival, &mut opening);
-    GRANTED
+    match nat::bind(&maps, &*arrival, &mut opening) {
+        Ok(()) => GRANTED,
+        Err(reason) => reason.outcome(),
+    }
 }
 
 #[inline(always)]

@@ -225,8 +225,8 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
         destination_translated: u8::from(destination.is_translated),
         helped,
     });
-    if source.choice == PortChoice::Bound {
-        tables.bind();
+    if source.choice != PortChoice::Kept {
+        tables.bind()?;
     }
     record(tables)?;
     Ok(helper::decision(helped, arrival))

@@ -25,8 +25,8 @@ use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, POOLS as POOLS_LENGTH, Pool,
-    Shift, SourceKey, StaticNat,
+    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, GuestUse, Internal,
+    POOLS as POOLS_LENGTH, Pool, Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -75,6 +75,8 @@ static FORWARD_SOURCES: LpmTrie<SourceKey, Forward> = LpmTrie::with_max_entries(
 static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
 static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map]
+static GUESTS: HashMap<GuestKey, GuestUse> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
 static EXPECTED: LruHashMap<ExternalKey, Expected> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
@@ -190,8 +192,15 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn config(&self) -> RouterConfig {
-        const NONE: RouterConfig =
-            RouterConfig { abi_version: 0, generation: 0, own_ports_first: 0, own_ports_last: 0, flags: 0 };
+        const NONE: RouterConfig = RouterConfig {
+            abi_version: 0,
+            generation: 0,
+            own_ports_first: 0,
+            own_ports_last: 0,
+            flags: 0,
+            ports_per_guest: 0,
+            pad: 0,
+        };
         CONFIG.get(0).copied().unwrap_or(NONE)
     }
 
@@ -253,6 +262,24 @@ impl Tables for Maps {
     fn remove_external(&self, key: &ExternalKey) {
         // ENOENT is what the caller wants.
         let _ = EXTERNALS.remove(key);
+    }
+
+    #[inline(always)]
+    fn count_port(&self, guest: &GuestKey) -> u64 {
+        if let Some(used) = GUESTS.get_ptr_mut(guest) {
+            return pool::fetch_add(used.cast(), 1) + 1;
+        }
+        // Of two CPUs at once one is not counted, and where there is no room nobody is: the control side
+        // makes up for it.
+        let _ = insert(&GUESTS, guest, &GuestUse { ports: 1 }, u64::from(BPF_NOEXIST));
+        1
+    }
+
+    #[inline(always)]
+    fn discount_port(&self, guest: &GuestKey) {
+        if let Some(used) = GUESTS.get_ptr_mut(guest) {
+            pool::fetch_add(used.cast(), u64::MAX);
+        }
     }
 
     #[inline(always)]
@@ -413,8 +440,8 @@ pub trait FamilyMaps: Family {
     fn openings() -> &'static PerCpuArray<Opening<Self>>;
     /// Its destination, see [`apart`].
     fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
-    /// Its binding, see [`apart`].
-    fn bind();
+    /// Its binding, see [`apart`]: 0, or the outcome of the reason to drop the packet.
+    fn bind() -> u32;
     /// One more attempt to open it, see [`apart`].
     fn claim(attempt: u32) -> u32;
     /// Datagrams that come in fragments.
@@ -489,8 +516,8 @@ impl FamilyMaps for Ipv4 {
     }
 
     #[inline(always)]
-    fn bind() {
-        apart::xvr_bind4();
+    fn bind() -> u32 {
+        apart::xvr_bind4()
     }
 
     #[inline(always)]
@@ -565,7 +592,9 @@ impl FamilyMaps for Ipv6 {
     }
 
     #[inline(always)]
-    fn bind() {}
+    fn bind() -> u32 {
+        0
+    }
 
     #[inline(always)]
     fn claim(attempt: u32) -> u32 {
@@ -673,8 +702,11 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     }
 
     #[inline(always)]
-    fn bind(&self) {
-        A::bind();
+    fn bind(&self) -> Result<(), DropReason> {
+        match DropReason::from_outcome(A::bind()) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
     }
 
     #[inline(always)]

@@ -5,9 +5,10 @@
 
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, Rewrite};
-use router_common::nat::{self, Binding, BindingKey, ExternalKey, ForwardKey, Internal, SourceKey};
+use router_common::nat::{self, Binding, BindingKey, ExternalKey, ForwardKey, GuestKey, Internal, SourceKey};
 use router_common::net::{Address, Be16, Ipv4};
 use router_common::port::{LocalKey, Port, PortKey, Role};
+use router_common::verdict::DropReason;
 
 use crate::checksum;
 use crate::conntrack::{Arrival, Opening, WayOut};
@@ -148,7 +149,7 @@ pub struct Source<A> {
     pub choice: PortChoice,
     /// The binding's port, once there is one.
     pub port: Be16,
-    /// The pool that bindings take their ports from.
+    /// The pool that its ports are of; 0 for none.
     pub pool: u32,
 }
 
@@ -236,15 +237,25 @@ const fn choice(transport: Transport, wanted: PortChoice) -> PortChoice {
 }
 
 /// Finds or makes the binding of a new flow, and leaves its port in the opening. Where no port is
-/// left the flow shares one instead.
+/// left the flow shares one instead. A flow that has an external port without a binding is counted as one.
+///
+/// # Errors
+/// The guest has as many external ports as it may have.
 #[inline(always)]
-pub fn bind<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &mut Opening<A>) {
+pub fn bind<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    opening: &mut Opening<A>,
+) -> Result<(), DropReason> {
     let key = &arrival.key;
     let source = &mut opening.source;
-    source.choice = PortChoice::PerFlow;
     let (Some(internal), Some(external)) = (key.src.to_ipv4(), source.address.and_then(A::to_ipv4)) else {
-        return;
+        return Ok(());
     };
+    if source.choice != PortChoice::Bound {
+        return if source.pool == 0 { Ok(()) } else { admit(tables, key, internal) };
+    }
+    source.choice = PortChoice::PerFlow;
     let binding_key = BindingKey {
         internal,
         external,
@@ -255,12 +266,13 @@ pub fn bind<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &
     };
     if let Some(port) = tables.binding(&binding_key, arrival.now) {
         (source.port, source.choice) = (port, PortChoice::Bound);
-        return;
+        return Ok(());
     }
-    let Some(pool) = tables.pool(source.pool) else { return };
+    let Some(pool) = tables.pool(source.pool) else { return Ok(()) };
+    admit(tables, key, internal)?;
     let Some(port) = ports::take(&pool, key.src_port.get(), tables.random()) else {
         pool.count_shared();
-        return;
+        return Ok(());
     };
     let external_key = ExternalKey {
         external,
@@ -277,14 +289,39 @@ pub fn bind<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &
         .and_then(|()| tables.insert_binding(&binding_key, &binding));
     if written.is_ok() {
         (source.port, source.choice) = (Be16::new(port), PortChoice::Bound);
-        return;
+        return Ok(());
     }
     tables.remove_external(&external_key);
     ports::give_back(&pool, port);
-    // Another CPU was faster with the same socket: its binding counts. Or there is no room.
+    // Another CPU was faster with the same socket: its binding counts, and is counted. Or there is no room.
     if let Some(port) = tables.binding(&binding_key, arrival.now) {
         (source.port, source.choice) = (port, PortChoice::Bound);
+        if tables.config().ports_per_guest != 0 {
+            tables.discount_port(&guest(key, internal));
+        }
     }
+    Ok(())
+}
+
+/// Counts one more external port of a guest, where that is limited. What becomes of it is not followed
+/// up here: the control side counts anew every few seconds (`dataplane::guests`).
+#[inline(always)]
+fn admit<A, T: Tables>(tables: &T, key: &FlowKey<A>, internal: Ipv4) -> Result<(), DropReason> {
+    let limit = tables.config().ports_per_guest;
+    if limit == 0 {
+        return Ok(());
+    }
+    let guest = guest(key, internal);
+    if tables.count_port(&guest) <= u64::from(limit) {
+        return Ok(());
+    }
+    tables.discount_port(&guest);
+    Err(DropReason::GuestLimit)
+}
+
+#[inline(always)]
+const fn guest<A>(key: &FlowKey<A>, address: Ipv4) -> GuestKey {
+    GuestKey { address, router: key.router, protocol: key.protocol, pad: 0 }
 }
 
 impl<A: Family> Source<A> {

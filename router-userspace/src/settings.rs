@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
             "hairpin_source" => settings.hairpin_source = choice(&place, value, HAIRPIN_SOURCES)?,
             "filtering" => settings.filtering = choice(&place, value, FILTERINGS)?,
             "helpers" => settings.helpers = helpers(&place, value)?,
+            "ports_per_guest" => settings.ports_per_guest = Some(ports(&place, value)?),
             "networks" => settings.networks = networks(&place, value)?,
             _ => return Err(place.error("unknown key")),
         }
@@ -115,6 +117,18 @@ fn seconds(place: &Place, value: &Value) -> Result<Duration, ConfigError> {
     }
 }
 
+fn ports(place: &Place, value: &Value) -> Result<NonZeroU16, ConfigError> {
+    /// As many as an address has above 1023.
+    const MOST: u64 = 64_512;
+    let Value::Number(number) = value else {
+        return Err(place.error(format_args!("expected a number of ports, found {}", kind(value))));
+    };
+    let ports = number.as_u64().filter(|ports| *ports <= MOST).and_then(|ports| u16::try_from(ports).ok());
+    ports
+        .and_then(NonZeroU16::new)
+        .ok_or_else(|| place.error(format_args!("{number} is not a whole number of ports from 1 to {MOST}")))
+}
+
 fn networks(place: &Place, value: &Value) -> Result<BTreeMap<Ipv4Net, NetworkSettings>, ConfigError> {
     let mut networks = BTreeMap::new();
     for (key, value, place) in entries(place, value)? {
@@ -181,6 +195,7 @@ mod tests {
                 "hairpin_source": "external",
                 "filtering": "endpoint-independent",
                 "helpers": ["tftp"],
+                "ports_per_guest": 500,
                 "networks": {
                     "10.1.1.0/24": { "mapping": "symmetric" },
                     "10.1.2.0/24": { "mapping": "endpoint-independent" },
@@ -208,7 +223,9 @@ mod tests {
         ]);
         let (hairpin_source, filtering) = (HairpinSource::External, Filtering::EndpointIndependent);
         let helpers = Helpers { ftp: false, tftp: true };
-        assert_eq!(settings, Settings { timeouts, hairpin_source, filtering, helpers, networks });
+        let ports_per_guest = NonZeroU16::new(500);
+        let expected = Settings { timeouts, hairpin_source, filtering, helpers, ports_per_guest, networks };
+        assert_eq!(settings, expected);
     }
 
     #[test]
@@ -224,6 +241,7 @@ mod tests {
     #[test]
     fn whatever_is_odd_is_an_error_with_its_place() {
         let range = "is not a whole number of seconds from 1 to 31536000";
+        let ports = "is not a whole number of ports from 1 to 64512";
         for (text, expected) in [
             ("[]", "#: expected an object, found a list"),
             (r#"{ "timeout": {} }"#, "#/timeout: unknown key"),
@@ -250,6 +268,9 @@ mod tests {
             (r#"{ "helpers": "ftp" }"#, "#/helpers: expected a list, found text"),
             (r#"{ "helpers": ["ftp", "sip"] }"#, r#"#/helpers/1: "sip" is not "ftp" or "tftp""#),
             (r#"{ "helpers": [21] }"#, "#/helpers/0: expected text, found a number"),
+            (r#"{ "ports_per_guest": null }"#, "#/ports_per_guest: expected a number of ports, found null"),
+            (r#"{ "ports_per_guest": 0 }"#, &format!("#/ports_per_guest: 0 {ports}")),
+            (r#"{ "ports_per_guest": 64513 }"#, &format!("#/ports_per_guest: 64513 {ports}")),
             (r#"{ "networks": ["10.1.1.0/24"] }"#, "#/networks: expected an object, found a list"),
             (r#"{ "networks": { "tier1": {} } }"#, r#"#/networks/tier1: "tier1" is no IPv4 network"#),
             (

@@ -430,3 +430,48 @@ fn how_full_a_large_table_is_is_seen_by_a_sample() {
         assert!((400..600).contains(&seen), "{seen}");
     });
 }
+
+#[test]
+fn a_guest_at_its_limit_is_refused_until_one_of_its_ports_is_free_again() {
+    if needs::are_met(&["ip"]) {
+        in_new_namespace(|| limit_guests(Hook::Tc));
+        in_new_namespace(|| limit_guests(Hook::Xdp));
+    }
+}
+
+fn limit_guests(hook: Hook) {
+    let mut router = KernelRouter::new(hook).expect("the programs load");
+    let outcome = |router: &mut KernelRouter, guest: &str, port| {
+        router.send(Nic::Tier1, &datagram(guest, port, "192.0.2.9").bytes()).outcome
+    };
+    let refused = DropReason::GuestLimit.outcome();
+    // Those from before count as soon as they are looked at.
+    external(&mut router, "10.1.1.50", 5000, "192.0.2.9");
+    router.dataplane().tables().set_ports_per_guest(10).expect("settings can be written");
+    assert_eq!(expire(&mut router, Duration::from_secs(60), Duration::from_secs(60)), 0);
+    for port in 5001..5010 {
+        assert_eq!(outcome(&mut router, "10.1.1.50", port), FORWARDED, "port {port}");
+    }
+    for port in 6000..6100 {
+        assert_eq!(outcome(&mut router, "10.1.1.50", port), refused, "port {port}");
+    }
+    assert_eq!(udp_pool(&mut router).taken, 10);
+    external(&mut router, "10.1.1.51", 6000, "192.0.2.9");
+    external(&mut router, "10.1.1.50", 5004, "198.51.100.9");
+    // What was refused is not counted, however often one looks.
+    for _ in 0..2 {
+        assert_eq!(expire(&mut router, Duration::from_secs(60), Duration::from_secs(60)), 0);
+        assert_eq!(outcome(&mut router, "10.1.1.50", 6000), refused);
+    }
+    sleep(TICKS);
+    assert_eq!(expire(&mut router, Duration::ZERO, Duration::from_secs(60)), 12);
+    assert_eq!(outcome(&mut router, "10.1.1.50", 6000), refused, "the ports are held");
+    sleep(TICKS);
+    expire(&mut router, Duration::ZERO, Duration::ZERO);
+    assert_eq!(outcome(&mut router, "10.1.1.50", 6000), FORWARDED);
+    // Without a limit nobody is counted.
+    router.dataplane().tables().set_ports_per_guest(0).expect("settings can be written");
+    for port in 7000..7020 {
+        external(&mut router, "10.1.1.50", port, "192.0.2.9");
+    }
+}

@@ -179,6 +179,39 @@ fn a_short_timeout_ends_a_flow_and_gives_its_port_back() -> Result<()> {
     })
 }
 
+#[test]
+fn a_guest_at_its_limit_gets_a_further_socket_once_one_has_expired_and_another_guest_at_once() -> Result<()> {
+    run_xvr(|lab, router| {
+        let (web1, web2) = (lab.host("web1"), lab.host("web2"));
+        let mirror = UdpMirror::start(lab.host("far"))?;
+        let far = mirror.at(lab.host("far").v4);
+        let gets_out = |host| -> Result<()> { seen_as(&udp_socket(host, 0)?, far).map(drop) };
+        let held = udp_socket(web1, 0)?;
+        let mapped = seen_as(&held, far)?;
+        let short = r#""timeouts": { "udp_unanswered": 2, "udp": 2, "hold_down": 1 }"#;
+        write(router, &format!(r#"{{ "ports_per_guest": 2, {short} }}"#))?;
+        assert_eq!(
+            router.plan()?[..2],
+            ["set timeouts of flows", "let a guest have 2 external ports per protocol"]
+        );
+        router.xvr(&["reload"])?.ok()?;
+        // What it had before counts.
+        gets_out(web1)?;
+        let refused = udp_socket(web1, 0)?;
+        // A socket that hears of the error says so.
+        refused.connect(far)?;
+        refused.send(b"may I?")?;
+        let error = refused.recv(&mut [0; 64]).expect_err("it may not");
+        assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{error}");
+        assert!(router.outcome("guest-limit")? > 0);
+        gets_out(web2)?;
+        assert_eq!(seen_as(&held, far)?, mapped, "a flow that is there");
+        wait_until("a port is free again", Duration::from_secs(30), || gets_out(web1).is_ok())?;
+        choose(router, "{}")?;
+        (0..20).try_for_each(|_| gets_out(web1))
+    })
+}
+
 /// How many external ports of a protocol are taken, and how many bindings there are.
 fn pool(router: &Router<'_>, protocol: &str) -> Result<(u64, u64)> {
     let shown = router.show("nat")?;

@@ -64,6 +64,7 @@ fn apply(system: &mut Observed, change: Change) {
             links.get_mut(&nic.ifindex).unwrap().addresses.retain(|own| *own != address);
         }
         Change::SetFlags(flags) => system.tables.flags = flags,
+        Change::SetPortsPerGuest(limit) => system.tables.ports_per_guest = limit,
         Change::SetPort(_, key, port) => drop(system.tables.ports.insert(key, port)),
         Change::RemovePort(_, key) => drop(system.tables.ports.remove(&key)),
         Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
@@ -242,12 +243,14 @@ fn what_the_operator_chose_is_planned_like_anything_else() {
     run(reconciler.converge(&router())).unwrap();
     let mut chosen = router();
     chosen.tables.flags = RouterConfig::HAIRPIN_EXTERNAL;
+    chosen.tables.ports_per_guest = 500;
     chosen.tables.ports.get_mut(&(GUEST, 0, 0)).unwrap().flags |= Port::SYMMETRIC;
     let plan = run(reconciler.plan(&chosen)).unwrap();
     assert_eq!(
         sentences(&plan),
         [
             "set the hairpin source to external, filtering to address-and-port-dependent, helpers: FTP off, TFTP off",
+            "let a guest have 500 external ports per protocol",
             "set port eth0: guest, MTU 1400, symmetric mapping",
             "make flows look up their way out again",
         ]

@@ -2,6 +2,7 @@
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
+use router_common::port::Port;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
 use router_ebpf::tables::Route;
 use router_tests::host::{HostRouter, ifindex};
@@ -338,5 +339,48 @@ fn nobody_reads_along_with_ftp_where_that_is_not_chosen() {
         let config = router.world.config.get();
         router.world.config.set(RouterConfig { flags, ..config });
         assert_eq!(router.send(Nic::Tier1, &syn.bytes()).outcome, outcome);
+    }
+}
+
+#[test]
+fn a_guest_at_its_limit_gets_no_further_port_and_others_do() {
+    let limited = |limit, flags| {
+        let router = HostRouter::new(Hook::Tc);
+        let config = router.world.config.get();
+        router.world.config.set(RouterConfig { ports_per_guest: limit, ..config });
+        for port in router.world.ports.borrow_mut().values_mut() {
+            port.flags |= flags;
+        }
+        router
+    };
+    for flags in [0, Port::SYMMETRIC] {
+        let mut router = limited(3, flags);
+        let mut send = |guest: &str, port| router.send(Nic::Tier1, &datagram(guest, port)).outcome;
+        let refused = DropReason::GuestLimit.outcome();
+        for port in 5000..5003 {
+            assert_eq!(send("10.1.1.50", port), FORWARDED);
+        }
+        assert_eq!(send("10.1.1.50", 5003), refused);
+        assert_eq!(send("10.1.1.50", 5004), refused);
+        // What is there goes on, and others are not concerned.
+        assert_eq!(send("10.1.1.50", 5001), FORWARDED);
+        assert_eq!(send("10.1.1.51", 5003), FORWARDED);
+        // Nor are other protocols and what is not translated.
+        let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+        let syn = Frame::new(macs, "10.1.1.50", "192.0.2.9", Payload::Tcp { src: 5003, dst: 80, flags: SYN });
+        assert_eq!(router.send(Nic::Tier1, &syn.bytes()).outcome, FORWARDED);
+        let inside = Frame::new(macs, "10.1.1.50", "10.1.2.50", Payload::Udp { src: 5003, dst: 53 });
+        assert_eq!(router.send(Nic::Tier1, &inside.bytes()).outcome, FORWARDED);
+        let mut counts: Vec<u64> = router.world.guests.borrow().values().copied().collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 1, 3]);
+    }
+    // A socket that has its port has it towards everybody.
+    let mut router = limited(1, 0);
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    for last in 1..10 {
+        let server = format!("192.0.2.{last}");
+        let frame = Frame::new(macs, "10.1.1.50", &server, Payload::Udp { src: 5000, dst: 53 });
+        assert_eq!(router.send(Nic::Tier1, &frame.bytes()).outcome, FORWARDED);
     }
 }

@@ -15,6 +15,7 @@ mod sysctl;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use ipnet::{IpNet, Ipv4Net};
 use router_common::port::{Port, PortKey};
@@ -39,6 +40,7 @@ pub fn compile(
         compiled.links.insert(port.nic.ifindex, port.link());
     }
     compiled.tables.flags = settings::flags(settings);
+    compiled.tables.ports_per_guest = settings.ports_per_guest.map_or(0, NonZeroU16::get);
     port::tables(&placed, settings, mode, &mut compiled);
     nat::tables(&desired.nat, &mut compiled.tables);
     compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
@@ -119,6 +121,8 @@ pub const ROUTE_PROTOCOL: u8 = 120;
 pub struct TableSet {
     /// `CONFIG`: what is chosen for all ports, [`RouterConfig::flags`](router_common::config::RouterConfig).
     pub flags: u32,
+    /// `CONFIG`: how many external ports a guest may have per protocol, 0 for as many as there are.
+    pub ports_per_guest: u16,
     /// `PORTS`.
     pub ports: BTreeMap<(u32, u16, u16), Port>,
     /// `LOCAL4`: address → interface index.

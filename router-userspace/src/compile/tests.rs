@@ -225,6 +225,9 @@ fn the_operators_choices_are_bits() {
     };
     let flags = compile_with(&router(), &settings).tables.flags;
     assert_eq!(flags, RouterConfig::HAIRPIN_EXTERNAL | RouterConfig::OPEN_BINDINGS);
+    let limited = Settings { ports_per_guest: std::num::NonZeroU16::new(7), ..Settings::default() };
+    assert_eq!(compile_with(&router(), &limited).tables.ports_per_guest, 7);
+    assert_eq!(compile_auto(&router()).tables.ports_per_guest, 0);
 }
 
 #[test]

@@ -251,10 +251,15 @@ impl Control {
         let compiled = self.compile(&self.memory.as_ref().map_err(Clone::clone)?.desired, &after);
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
         let changes = self.sentences(&after, &converged.changes);
+        let is_limited_otherwise = after.ports_per_guest != self.settings.ports_per_guest;
         (self.settings, self.settings_damage) = (after, None);
         self.compiled = compiled;
         self.trouble = None;
         self.look_again().await;
+        if is_limited_otherwise {
+            // What guests have already counts at once.
+            self.age_flows();
+        }
         Ok(changes)
     }
 

@@ -13,8 +13,8 @@ use router_common::flow::{FlowEntry, FlowKey};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Pool, Shift, SourceKey,
-    StaticNat,
+    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, GuestUse, Internal, Pool,
+    Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -38,6 +38,7 @@ pub(super) const NAMES: &[&str] = &[
     "FORWARD_SOURCES",
     "BINDINGS",
     "EXTERNALS",
+    "GUESTS",
     "EXPECTED",
     "SHIFTS",
     "POOLS",
@@ -80,6 +81,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<(u32, SourceKey), Forward>("FORWARD_SOURCES", NO_PREALLOC),
     shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
     shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),
+    shape::<GuestKey, GuestUse>("GUESTS", NO_PREALLOC),
     shape::<ExternalKey, Expected>("EXPECTED", 0),
     shape::<FlowKey<Ipv4>, Shift>("SHIFTS", 0),
     shape::<u32, Pool>("POOLS", MMAPABLE),
@@ -109,6 +111,7 @@ pub struct Tables {
     sources: LpmTrie<MapData, SourceKey, Forward>,
     pub(super) bindings: HashMap<MapData, BindingKey, Binding>,
     pub(super) externals: HashMap<MapData, ExternalKey, Internal>,
+    pub(super) guests: HashMap<MapData, GuestKey, GuestUse>,
     pub(super) pools: Pools,
 }
 
@@ -133,6 +136,7 @@ impl Tables {
             sources: LpmTrie::try_from(map("FORWARD_SOURCES")?)?,
             bindings: HashMap::try_from(map("BINDINGS")?)?,
             externals: HashMap::try_from(map("EXTERNALS")?)?,
+            guests: HashMap::try_from(map("GUESTS")?)?,
             pools: match map("POOLS")? {
                 Map::Array(data) => Pools::map(&data).context("map POOLS into memory")?,
                 other => anyhow::bail!("POOLS is {other:?}, not an array"),
@@ -165,6 +169,15 @@ impl Tables {
         self.set_config(RouterConfig { flags, ..config })
     }
 
+    /// Replaces how many external ports a guest may have per protocol; 0 for as many as there are.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_ports_per_guest(&mut self, ports_per_guest: u16) -> Result<()> {
+        let config = self.config()?;
+        self.set_config(RouterConfig { ports_per_guest, ..config })
+    }
+
     /// Makes every flow look its way out up again with its next packet.
     ///
     /// # Errors
@@ -179,7 +192,8 @@ impl Tables {
     /// # Errors
     /// A map cannot be read.
     pub fn observe(&self) -> Result<TableSet> {
-        let mut tables = TableSet { flags: self.config()?.flags, ..TableSet::default() };
+        let RouterConfig { flags, ports_per_guest, .. } = self.config()?;
+        let mut tables = TableSet { flags, ports_per_guest, ..TableSet::default() };
         for entry in self.ports.iter() {
             let (key, port) = entry.context("read PORTS")?;
             tables.ports.insert((key.ifindex, key.outer_vlan, key.inner_vlan), port);

@@ -13,6 +13,7 @@ mod attach;
 mod batch;
 mod eviction;
 mod expiry;
+mod guests;
 mod maps;
 mod pins;
 mod pools;
@@ -85,6 +86,7 @@ impl Dataplane {
             ("FLOWS6", options.max_flows),
             ("BINDINGS", options.max_bindings),
             ("EXTERNALS", options.max_bindings),
+            ("GUESTS", options.max_bindings),
         ] {
             loader.map_max_entries(name, room);
         }
@@ -99,6 +101,8 @@ impl Dataplane {
                 own_ports_first,
                 own_ports_last,
                 flags: 0,
+                ports_per_guest: 0,
+                pad: 0,
             })?;
         }
         Ok(Self {

@@ -1,6 +1,7 @@
 //! What the operator chooses, where CloudStack says nothing.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -16,6 +17,8 @@ pub struct Settings {
     pub filtering: Filtering,
     /// Which protocols are read along with.
     pub helpers: Helpers,
+    /// How many external ports a guest may have at once per protocol (RFC 6888 REQ-4); `None`: as many as there are.
+    pub ports_per_guest: Option<NonZeroU16>,
     /// Guest networks that are not as all others. A network may hold several; the narrowest counts.
     pub networks: BTreeMap<Ipv4Net, NetworkSettings>,
 }

@@ -119,6 +119,7 @@ impl<P: Programs> Backend for Machine<P> {
             Change::AddAddress(nic, address) => self.add_address(nic.ifindex, *address).await,
             Change::RemoveAddress(nic, address) => self.netlink.remove_address(nic.ifindex, *address).await,
             Change::SetFlags(flags) => self.programs.set_flags(*flags),
+            Change::SetPortsPerGuest(limit) => self.programs.set_ports_per_guest(*limit),
             Change::SetPort(_, key, port) => self.programs.set_port(*key, port),
             Change::RemovePort(_, key) => self.programs.remove_port(*key),
             Change::SetLocal(nic, address) => self.programs.set_local(*address, nic.ifindex),

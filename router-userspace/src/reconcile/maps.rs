@@ -17,6 +17,8 @@ pub trait Programs {
     fn observe_tables(&mut self) -> Result<TableSet>;
     /// Writes what is chosen for all ports.
     fn set_flags(&mut self, flags: u32) -> Result<()>;
+    /// Writes how many external ports a guest may have per protocol; 0 for as many as there are.
+    fn set_ports_per_guest(&mut self, limit: u16) -> Result<()>;
     /// Writes a port: interface, outer and inner VLAN id.
     fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()>;
     /// Removes a port; one that is not there is removed already.
@@ -46,6 +48,10 @@ impl Programs for Dataplane {
 
     fn set_flags(&mut self, flags: u32) -> Result<()> {
         self.tables().set_flags(flags)
+    }
+
+    fn set_ports_per_guest(&mut self, limit: u16) -> Result<()> {
+        self.tables().set_ports_per_guest(limit)
     }
 
     fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()> {

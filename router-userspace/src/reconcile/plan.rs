@@ -81,6 +81,8 @@ pub enum Change {
     RemoveAddress(NicName, IpNet),
     /// Tell the programs what is chosen for all ports.
     SetFlags(u32),
+    /// Tell the programs how many external ports a guest may have per protocol; 0 for as many as there are.
+    SetPortsPerGuest(u16),
     /// Tell the programs about a port: interface, outer and inner VLAN id.
     SetPort(NicName, (u32, u16, u16), Port),
     /// Make the programs forget a port.
@@ -256,6 +258,9 @@ fn tables(
     if desired.flags != observed.flags {
         changes.push(Change::SetFlags(desired.flags));
     }
+    if desired.ports_per_guest != observed.ports_per_guest {
+        changes.push(Change::SetPortsPerGuest(desired.ports_per_guest));
+    }
     for (key, port) in differing(&desired.ports, &observed.ports) {
         changes.push(Change::SetPort(names.of(key.0), *key, *port));
     }
@@ -353,6 +358,10 @@ impl fmt::Display for Change {
             Self::AddAddress(nic, address) => write!(f, "add address {address} to {nic}"),
             Self::RemoveAddress(nic, address) => write!(f, "remove address {address} from {nic}"),
             Self::SetFlags(flags) => write!(f, "set {}", FlagsSentence(*flags)),
+            Self::SetPortsPerGuest(0) => f.write_str("let a guest have as many external ports as there are"),
+            Self::SetPortsPerGuest(limit) => {
+                write!(f, "let a guest have {limit} external ports per protocol")
+            }
             Self::SetPort(nic, _, port) => write!(f, "set port {nic}: {}", PortSentence(port)),
             Self::RemovePort(nic, _) => write!(f, "remove port {nic}"),
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
