@@ -36,6 +36,8 @@ impl RouterConfig {
     pub const FTP: u32 = 4;
     /// The answers to TFTP's requests are let in, which come from another port.
     pub const TFTP: u32 = 8;
+    /// There are destinations towards which guests keep their source.
+    pub const UNTRANSLATED: u32 = 16;
 
     /// The local port range that the router's own sockets get (`ip_local_port_range`): kept
     /// apart, until no other port is left, so that a guest's translated flow has not the tuple of a

@@ -3,6 +3,7 @@
 //! ```text
 //! STATIC_IN    public address → guest        FORWARDS        public address, protocol, port → guest
 //! STATIC_OUT   guest → public address        FORWARD_SOURCES the same by the asker's address
+//! UNTRANSLATED destination → guests keep their source towards it
 //! BINDINGS     guest's address and port → external port          POOLS  external ports in use
 //! EXTERNALS    external address and port → guest      EXPECTED  who may call one for a while → guest
 //! GUESTS       guest's address and protocol → how many external ports it has, while that is limited
@@ -73,6 +74,33 @@ abi! {
         pub to_one: u16,
         /// Zero.
         pub pad: u16,
+    }
+}
+
+abi! {
+    /// What a destination is looked up by, towards which guests keep their source: the longest prefix.
+    pub struct DestinationKey[8] {
+        /// `RouterId`, host byte order, in every prefix whole.
+        pub router: u16,
+        /// Zero.
+        pub pad: u16,
+        /// The destination.
+        pub address: Ipv4,
+    }
+}
+
+impl DestinationKey {
+    /// How many bits are in front of the address.
+    pub const BEFORE_ADDRESS: u32 = 32;
+    /// Length of the prefix that has every bit of the address.
+    pub const FULL: u32 = Self::BEFORE_ADDRESS + 32;
+}
+
+abi! {
+    /// Says that a destination is one towards which guests keep their source.
+    pub struct Untranslated[4] {
+        /// 1.
+        pub is_so: u32,
     }
 }
 

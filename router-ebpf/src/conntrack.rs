@@ -277,7 +277,9 @@ fn way_out<A: Family, T: Flows<A>>(
         let Some(address) = arrival.key.src.to_ipv4() else { break };
         let guest = LocalKey { address, router: arrival.key.router, pad: [0; 2] };
         let Some(public) = tables.static_out(&guest) else { break };
-        if forward::egress(tables, &way_out.next_hop)?.role != Role::Public as u8 {
+        if forward::egress(tables, &way_out.next_hop)?.role != Role::Public as u8
+            || nat::keeps_source(tables, arrival, dst)
+        {
             break;
         }
         way_out.static_nat = public.address;

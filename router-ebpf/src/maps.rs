@@ -25,8 +25,8 @@ use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, GuestUse, Internal,
-    POOLS as POOLS_LENGTH, Pool, Shift, SourceKey, StaticNat,
+    Binding, BindingKey, DestinationKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, GuestUse,
+    Internal, POOLS as POOLS_LENGTH, Pool, Shift, SourceKey, StaticNat, Untranslated,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -71,6 +71,9 @@ static STATIC_OUT: HashMap<LocalKey<Ipv4>, StaticNat> = HashMap::with_max_entrie
 static FORWARDS: LpmTrie<ForwardKey, Forward> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 #[map]
 static FORWARD_SOURCES: LpmTrie<SourceKey, Forward> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+#[map]
+static UNTRANSLATED: LpmTrie<DestinationKey, Untranslated> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 #[map]
 static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
@@ -230,6 +233,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn forward_by_source(&self, key: &SourceKey) -> Option<Forward> {
         FORWARD_SOURCES.get(&Key::new(64, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn is_untranslated(&self, destination: &DestinationKey) -> bool {
+        UNTRANSLATED.get(&Key::new(DestinationKey::FULL, *destination)).is_some()
     }
 
     #[inline(always)]

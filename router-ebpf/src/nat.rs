@@ -5,7 +5,9 @@
 
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, Rewrite};
-use router_common::nat::{self, Binding, BindingKey, ExternalKey, ForwardKey, GuestKey, Internal, SourceKey};
+use router_common::nat::{
+    self, Binding, BindingKey, DestinationKey, ExternalKey, ForwardKey, GuestKey, Internal, SourceKey,
+};
 use router_common::net::{Address, Be16, Ipv4};
 use router_common::port::{LocalKey, Port, PortKey, Role};
 use router_common::verdict::DropReason;
@@ -180,7 +182,21 @@ pub fn source<A: Family, T: Flows<A>>(
     if way_out.static_nat != Ipv4::UNSPECIFIED {
         return Source { address: A::from_ipv4(way_out.static_nat), ..Source::NONE };
     }
+    if keeps_source(tables, arrival, destination.address) {
+        return Source::NONE;
+    }
     dynamic(arrival, egress)
+}
+
+/// Whether a guest keeps its source towards a destination (RFC 6888 REQ-6), static NAT or not.
+#[inline(always)]
+pub fn keeps_source<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, destination: A) -> bool {
+    if tables.config().flags & RouterConfig::UNTRANSLATED == 0 {
+        return false;
+    }
+    let router = arrival.key.router;
+    let is_it = |address| tables.is_untranslated(&DestinationKey { router, pad: 0, address });
+    destination.to_ipv4().is_some_and(is_it)
 }
 
 /// A guest calls another by a public address. The answers have to come back through the router:

@@ -8,7 +8,8 @@ use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, Internal, SourceKey, StaticNat,
+    Binding, BindingKey, DestinationKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, Internal,
+    SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -47,6 +48,8 @@ pub trait Tables {
     fn forward(&self, key: &ForwardKey) -> Option<Forward>;
     /// The same by the asker's address: longest prefix.
     fn forward_by_source(&self, key: &SourceKey) -> Option<Forward>;
+    /// Whether guests keep their source towards a destination.
+    fn is_untranslated(&self, destination: &DestinationKey) -> bool;
     /// The external port of a guest's socket; notes that it is in use `now`.
     fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16>;
     /// Puts a new binding in. Atomic: of two that insert one key, one gets `Exists`.

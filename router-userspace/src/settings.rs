@@ -1,7 +1,7 @@
 //! The operator's settings: `etc/xvr/settings.json` below the root. A file that is not there says
 //! that everything is as it is by default; one with anything odd in it says nothing at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::num::NonZeroU16;
@@ -42,6 +42,7 @@ fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
             "filtering" => settings.filtering = choice(&place, value, FILTERINGS)?,
             "helpers" => settings.helpers = helpers(&place, value)?,
             "ports_per_guest" => settings.ports_per_guest = Some(ports(&place, value)?),
+            "untranslated" => settings.untranslated = destinations(&place, value)?,
             "networks" => settings.networks = networks(&place, value)?,
             _ => return Err(place.error("unknown key")),
         }
@@ -62,12 +63,9 @@ const MAPPINGS: &[(&str, Mapping)] =
 
 /// What is not in the list is off.
 fn helpers(place: &Place, value: &Value) -> Result<Helpers, ConfigError> {
-    let Value::Array(names) = value else {
-        return Err(place.error(format_args!("expected a list, found {}", kind(value))));
-    };
     let mut helpers = Helpers::NONE;
-    for (index, name) in names.iter().enumerate() {
-        let helper = match choice(&place.at(index), name, HELPERS)? {
+    for (name, place) in members(place, value)? {
+        let helper = match choice(&place, name, HELPERS)? {
             Helper::Ftp => &mut helpers.ftp,
             Helper::Tftp => &mut helpers.tftp,
         };
@@ -132,15 +130,30 @@ fn ports(place: &Place, value: &Value) -> Result<NonZeroU16, ConfigError> {
 fn networks(place: &Place, value: &Value) -> Result<BTreeMap<Ipv4Net, NetworkSettings>, ConfigError> {
     let mut networks = BTreeMap::new();
     for (key, value, place) in entries(place, value)? {
-        let network: Ipv4Net =
-            key.parse().map_err(|_| place.error(format_args!("{key:?} is no IPv4 network")))?;
-        // Two spellings of one network could contradict each other.
-        if key != network.trunc().to_string() {
-            return Err(place.error(format_args!("write it as {}", network.trunc())));
-        }
-        networks.insert(network, network_settings(&place, value)?);
+        networks.insert(network(&place, key)?, network_settings(&place, value)?);
     }
     Ok(networks)
+}
+
+fn network(place: &Place, text: &str) -> Result<Ipv4Net, ConfigError> {
+    let network: Ipv4Net =
+        text.parse().map_err(|_| place.error(format_args!("{text:?} is no IPv4 network")))?;
+    // Two spellings of one network could contradict each other.
+    if text != network.trunc().to_string() {
+        return Err(place.error(format_args!("write it as {}", network.trunc())));
+    }
+    Ok(network)
+}
+
+fn destinations(place: &Place, value: &Value) -> Result<BTreeSet<Ipv4Net>, ConfigError> {
+    let mut destinations = BTreeSet::new();
+    for (value, place) in members(place, value)? {
+        let Value::String(text) = value else {
+            return Err(place.error(format_args!("expected text, found {}", kind(value))));
+        };
+        destinations.insert(network(&place, text)?);
+    }
+    Ok(destinations)
 }
 
 fn network_settings(place: &Place, value: &Value) -> Result<NetworkSettings, ConfigError> {
@@ -152,6 +165,16 @@ fn network_settings(place: &Place, value: &Value) -> Result<NetworkSettings, Con
         }
     }
     Ok(settings)
+}
+
+/// The members of the list that `value` has to be, with their places.
+fn members<'a>(place: &Place, value: &'a Value) -> Result<Vec<(&'a Value, Place)>, ConfigError> {
+    match value {
+        Value::Array(list) => {
+            Ok(list.iter().enumerate().map(|(index, value)| (value, place.at(index))).collect())
+        }
+        other => Err(place.error(format_args!("expected a list, found {}", kind(other)))),
+    }
 }
 
 /// The entries of the object that `value` has to be, with their places.
@@ -196,6 +219,7 @@ mod tests {
                 "filtering": "endpoint-independent",
                 "helpers": ["tftp"],
                 "ports_per_guest": 500,
+                "untranslated": ["10.0.0.0/8", "192.0.2.9/32"],
                 "networks": {
                     "10.1.1.0/24": { "mapping": "symmetric" },
                     "10.1.2.0/24": { "mapping": "endpoint-independent" },
@@ -224,7 +248,16 @@ mod tests {
         let (hairpin_source, filtering) = (HairpinSource::External, Filtering::EndpointIndependent);
         let helpers = Helpers { ftp: false, tftp: true };
         let ports_per_guest = NonZeroU16::new(500);
-        let expected = Settings { timeouts, hairpin_source, filtering, helpers, ports_per_guest, networks };
+        let untranslated = ["10.0.0.0/8", "192.0.2.9/32"].map(|text| text.parse().unwrap()).into();
+        let expected = Settings {
+            timeouts,
+            hairpin_source,
+            filtering,
+            helpers,
+            ports_per_guest,
+            untranslated,
+            networks,
+        };
         assert_eq!(settings, expected);
     }
 
@@ -271,6 +304,13 @@ mod tests {
             (r#"{ "ports_per_guest": null }"#, "#/ports_per_guest: expected a number of ports, found null"),
             (r#"{ "ports_per_guest": 0 }"#, &format!("#/ports_per_guest: 0 {ports}")),
             (r#"{ "ports_per_guest": 64513 }"#, &format!("#/ports_per_guest: 64513 {ports}")),
+            (r#"{ "untranslated": {} }"#, "#/untranslated: expected a list, found an object"),
+            (r#"{ "untranslated": [8] }"#, "#/untranslated/0: expected text, found a number"),
+            (r#"{ "untranslated": ["::/0"] }"#, r#"#/untranslated/0: "::/0" is no IPv4 network"#),
+            (
+                r#"{ "untranslated": ["10.0.0.0/8", "10.1.1.1/24"] }"#,
+                "#/untranslated/1: write it as 10.1.1.0/24",
+            ),
             (r#"{ "networks": ["10.1.1.0/24"] }"#, "#/networks: expected an object, found a list"),
             (r#"{ "networks": { "tier1": {} } }"#, r#"#/networks/tier1: "tier1" is no IPv4 network"#),
             (

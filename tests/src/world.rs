@@ -12,8 +12,8 @@ use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
 use router_common::fragment::{Datagram, DatagramKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, Internal, Shift, SourceKey,
-    StaticNat,
+    Binding, BindingKey, DestinationKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, Internal,
+    Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -252,6 +252,14 @@ impl Tables for World {
             _ => None,
         });
         matching.max_by_key(|(length, _)| *length).map(|(_, forward)| forward)
+    }
+
+    fn is_untranslated(&self, destination: &DestinationKey) -> bool {
+        let address = std::net::Ipv4Addr::from(destination.address);
+        self.nat
+            .borrow()
+            .keys()
+            .any(|key| matches!(key, NatKey::Untranslated(network) if network.contains(&address)))
     }
 
     fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16> {

@@ -5,11 +5,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use router_common::account::Hook;
+use router_common::config::RouterConfig;
 use router_common::verdict::{DropReason, FORWARDED};
 use router_tests::kernel::KernelRouter;
 use router_tests::needs;
 use router_tests::packet::{Frame, Payload, fragments, read, reassemble};
 use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
+use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::dataplane::{MAX_BINDINGS, PoolUse, Timeouts};
 
 /// Verified instructions that a program may cost, half as much again as it does on 6.1. The kernel's
@@ -474,4 +476,39 @@ fn limit_guests(hook: Hook) {
     for port in 7000..7020 {
         external(&mut router, "10.1.1.50", port, "192.0.2.9");
     }
+}
+
+#[test]
+fn destinations_are_reached_untranslated_as_long_as_that_is_chosen() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router = KernelRouter::new(Hook::Xdp).expect("the programs load");
+        let source = |router: &mut KernelRouter, port, server: &str| {
+            let sent = router.send(Nic::Tier1, &datagram("10.1.1.50", port, server).bytes());
+            assert_eq!(sent.outcome, FORWARDED);
+            read(&sent.frame).ends.0.to_string()
+        };
+        let keys = ["192.0.2.0/24", "198.51.100.0/25"]
+            .map(|network| NatKey::Untranslated(network.parse().expect("a network")));
+        for key in &keys {
+            router.dataplane().tables().set_nat(key, &NatEntry::Untranslated).expect("it is written");
+        }
+        let before = source(&mut router, 5000, "192.0.2.9");
+        assert_eq!(before, PUBLIC, "the switch is off");
+        router.dataplane().tables().set_flags(RouterConfig::UNTRANSLATED).expect("it is written");
+        assert_eq!(source(&mut router, 5000, "192.0.2.9"), PUBLIC, "a flow that is there");
+        for server in ["192.0.2.9", "192.0.2.255", "198.51.100.9"] {
+            assert_eq!(source(&mut router, 5001, server), "10.1.1.50", "{server}");
+        }
+        for server in ["192.0.3.9", "198.51.100.129"] {
+            assert_eq!(source(&mut router, 5001, server), PUBLIC, "{server}");
+        }
+        let observed = router.dataplane().tables().observe().expect("the tables can be read");
+        assert!(keys.iter().all(|key| observed.nat.get(key) == Some(&NatEntry::Untranslated)));
+        router.dataplane().tables().remove_nat(&keys[0]).expect("it is removed");
+        assert_eq!(source(&mut router, 5002, "192.0.2.9"), PUBLIC);
+        assert_eq!(source(&mut router, 5002, "198.51.100.9"), "10.1.1.50");
+    });
 }

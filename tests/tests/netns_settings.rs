@@ -212,6 +212,39 @@ fn a_guest_at_its_limit_gets_a_further_socket_once_one_has_expired_and_another_g
     })
 }
 
+#[test]
+fn guests_keep_their_source_towards_destinations_that_are_chosen() -> Result<()> {
+    run(|lab, mut router| {
+        let (web1, web2) = (lab.host("web1"), lab.host("web2"));
+        let (far, neighbour) = (lab.host("far"), lab.host("neighbour"));
+        let mirrors = (UdpMirror::start(far)?, UdpMirror::start(neighbour)?);
+        let (far, neighbour) = (mirrors.0.at(far.v4), mirrors.1.at(neighbour.v4));
+        // Who is there knows the way back.
+        lab.host("gateway").namespace.ip(&format!("route add 10.10.1.0/24 via {SOURCE_NAT}\n"))?;
+        router.add(&[Rule::static_nat(web2.v4)])?;
+        let router = xvr(&mut router);
+        let seen = |host, server| Ok::<_, anyhow::Error>(seen_as(&udp_socket(host, 0)?, server)?.ip());
+        assert_eq!((seen(web1, far)?, seen(web2, far)?), (SOURCE_NAT.into(), STATIC_NAT.into()));
+
+        write(router, r#"{ "untranslated": ["10.0.0.0/8", "198.51.100.0/24"] }"#)?;
+        let planned = router.plan()?;
+        for change in [
+            "set the source of guests towards 10.0.0.0/8 to their own",
+            "set the source of guests towards 198.51.100.0/24 to their own",
+        ] {
+            assert!(planned.iter().any(|planned| planned == change), "{planned:?}");
+        }
+        router.xvr(&["reload"])?.ok()?;
+        assert_eq!(router.plan()?, Vec::<String>::new());
+        assert_eq!((seen(web1, far)?, seen(web2, far)?), (web1.v4.into(), web2.v4.into()));
+        assert_eq!((seen(web1, neighbour)?, seen(web2, neighbour)?), (SOURCE_NAT.into(), STATIC_NAT.into()));
+
+        choose(router, "{}")?;
+        assert_eq!((seen(web1, far)?, seen(web2, far)?), (SOURCE_NAT.into(), STATIC_NAT.into()));
+        Ok(())
+    })
+}
+
 /// How many external ports of a protocol are taken, and how many bindings there are.
 fn pool(router: &Router<'_>, protocol: &str) -> Result<(u64, u64)> {
     let shown = router.show("nat")?;

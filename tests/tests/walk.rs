@@ -8,6 +8,7 @@ use router_ebpf::tables::Route;
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
 use router_tests::scenario::{Nic, Router, host_mac, scenarios};
+use router_userspace::compile::nat::{NatEntry, NatKey};
 
 #[test]
 fn every_scenario_holds_for_both_hooks() {
@@ -382,5 +383,44 @@ fn a_guest_at_its_limit_gets_no_further_port_and_others_do() {
         let server = format!("192.0.2.{last}");
         let frame = Frame::new(macs, "10.1.1.50", &server, Payload::Udp { src: 5000, dst: 53 });
         assert_eq!(router.send(Nic::Tier1, &frame.bytes()).outcome, FORWARDED);
+    }
+}
+
+#[test]
+fn guests_keep_their_source_towards_chosen_destinations_static_nat_or_not() {
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let mut router = HostRouter::new(hook);
+        choose(&router, RouterConfig::UNTRANSLATED);
+        let network = "192.0.2.0/29".parse().expect("a network");
+        router.world.nat.borrow_mut().insert(NatKey::Untranslated(network), NatEntry::Untranslated);
+        // The last one leaves by another public port where static NAT says so.
+        for (nic, guest, translated, public) in [
+            (Nic::Tier1, "10.1.1.50", "203.0.113.10", Nic::Public),
+            (Nic::Tier1, "10.1.1.60", "203.0.113.20", Nic::Public),
+            (Nic::Tier2, "10.1.2.60", "203.0.114.20", Nic::Public2),
+        ] {
+            for (server, source, out) in
+                [("192.0.2.7", guest, Nic::Public), ("192.0.2.8", translated, public)]
+            {
+                let macs = (nic.mac(), host_mac(nic));
+                let frame = Frame::new(macs, guest, server, Payload::Tcp { src: 5000, dst: 80, flags: SYN });
+                let sent = router.send(nic, &frame.bytes());
+                assert_eq!(sent.outcome, FORWARDED);
+                let left = read(&sent.frame);
+                assert_eq!((left.ends.0.to_string(), left.macs.1), (source.to_owned(), out.mac()));
+                assert!(left.sums_hold);
+                let macs = (out.mac(), host_mac(out));
+                let payload = Payload::Tcp { src: 80, dst: left.ports.0, flags: SYN | ACK };
+                let sent = router.send(out, &Frame::new(macs, server, source, payload).bytes());
+                assert_eq!(sent.outcome, FORWARDED);
+                let came = read(&sent.frame);
+                assert_eq!((came.ends.1.to_string(), came.ports.1), (guest.to_owned(), 5000));
+            }
+            // Nobody there may begin for all that.
+            let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+            let frame = Frame::new(macs, "192.0.2.7", guest, Payload::Udp { src: 53, dst: 5000 });
+            let outcome = router.send(Nic::Public, &frame.bytes()).outcome;
+            assert_eq!(outcome, DropReason::NotPermitted.outcome());
+        }
     }
 }

@@ -43,6 +43,7 @@ pub fn compile(
     compiled.tables.ports_per_guest = settings.ports_per_guest.map_or(0, NonZeroU16::get);
     port::tables(&placed, settings, mode, &mut compiled);
     nat::tables(&desired.nat, &mut compiled.tables);
+    compiled.tables.nat.extend(settings::untranslated(settings));
     compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
     compiled.sysctls = sysctl::compile(&placed);
     compiled.problems.extend(settings::problems(settings, &desired.ports));
@@ -129,7 +130,7 @@ pub struct TableSet {
     pub local4: BTreeMap<Ipv4Addr, u32>,
     /// `LOCAL6`: address → interface index.
     pub local6: BTreeMap<Ipv6Addr, u32>,
-    /// Static NAT and port forwardings.
+    /// Static NAT, port forwardings, and towards whom guests are not translated.
     pub nat: BTreeMap<NatKey, NatEntry>,
 }
 

@@ -225,6 +225,13 @@ fn the_operators_choices_are_bits() {
     };
     let flags = compile_with(&router(), &settings).tables.flags;
     assert_eq!(flags, RouterConfig::HAIRPIN_EXTERNAL | RouterConfig::OPEN_BINDINGS);
+    let networks = ["10.0.0.0/8", "192.0.2.9/32"].map(|text| text.parse().unwrap());
+    let tables =
+        compile_with(&router(), &Settings { untranslated: networks.into(), ..Settings::default() }).tables;
+    assert_ne!(tables.flags & RouterConfig::UNTRANSLATED, 0);
+    for network in networks {
+        assert_eq!(tables.nat[&nat::NatKey::Untranslated(network)], nat::NatEntry::Untranslated);
+    }
     let limited = Settings { ports_per_guest: std::num::NonZeroU16::new(7), ..Settings::default() };
     assert_eq!(compile_with(&router(), &limited).tables.ports_per_guest, 7);
     assert_eq!(compile_auto(&router()).tables.ports_per_guest, 0);

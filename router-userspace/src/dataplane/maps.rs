@@ -13,8 +13,8 @@ use router_common::flow::{FlowEntry, FlowKey};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, GuestUse, Internal, Pool,
-    Shift, SourceKey, StaticNat,
+    Binding, BindingKey, DestinationKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, GuestUse,
+    Internal, Pool, Shift, SourceKey, StaticNat, Untranslated,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
@@ -36,6 +36,7 @@ pub(super) const NAMES: &[&str] = &[
     "STATIC_OUT",
     "FORWARDS",
     "FORWARD_SOURCES",
+    "UNTRANSLATED",
     "BINDINGS",
     "EXTERNALS",
     "GUESTS",
@@ -79,6 +80,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<LocalKey<Ipv4>, StaticNat>("STATIC_OUT", NO_PREALLOC),
     shape::<(u32, ForwardKey), Forward>("FORWARDS", NO_PREALLOC),
     shape::<(u32, SourceKey), Forward>("FORWARD_SOURCES", NO_PREALLOC),
+    shape::<(u32, DestinationKey), Untranslated>("UNTRANSLATED", NO_PREALLOC),
     shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
     shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),
     shape::<GuestKey, GuestUse>("GUESTS", NO_PREALLOC),
@@ -109,6 +111,7 @@ pub struct Tables {
     static_out: HashMap<MapData, LocalKey<Ipv4>, StaticNat>,
     pub(super) forwards: LpmTrie<MapData, ForwardKey, Forward>,
     sources: LpmTrie<MapData, SourceKey, Forward>,
+    untranslated: LpmTrie<MapData, DestinationKey, Untranslated>,
     pub(super) bindings: HashMap<MapData, BindingKey, Binding>,
     pub(super) externals: HashMap<MapData, ExternalKey, Internal>,
     pub(super) guests: HashMap<MapData, GuestKey, GuestUse>,
@@ -134,6 +137,7 @@ impl Tables {
             static_out: HashMap::try_from(map("STATIC_OUT")?)?,
             forwards: LpmTrie::try_from(map("FORWARDS")?)?,
             sources: LpmTrie::try_from(map("FORWARD_SOURCES")?)?,
+            untranslated: LpmTrie::try_from(map("UNTRANSLATED")?)?,
             bindings: HashMap::try_from(map("BINDINGS")?)?,
             externals: HashMap::try_from(map("EXTERNALS")?)?,
             guests: HashMap::try_from(map("GUESTS")?)?,
@@ -233,6 +237,12 @@ impl Tables {
             let key = NatKey::Source { group: u32::from_be_bytes(group), network };
             tables.nat.insert(key, NatEntry::Forward(value));
         }
+        for entry in self.untranslated.iter() {
+            let (key, _) = entry.context("read UNTRANSLATED")?;
+            let bits = key.prefix_len() - DestinationKey::BEFORE_ADDRESS;
+            let network = Ipv4Net::new(key.data().address.into(), bits as u8)?;
+            tables.nat.insert(NatKey::Untranslated(network), NatEntry::Untranslated);
+        }
         Ok(())
     }
 
@@ -254,6 +264,9 @@ impl Tables {
             (NatKey::Source { group, network }, NatEntry::Forward(entry)) => {
                 self.sources.insert(&source_key(*group, *network), entry, 0)
             }
+            (NatKey::Untranslated(network), NatEntry::Untranslated) => {
+                self.untranslated.insert(&destination_key(*network), Untranslated { is_so: 1 }, 0)
+            }
             (key, entry) => anyhow::bail!("{key} cannot lead to {entry}"),
         }
         .with_context(|| format!("write {key}"))
@@ -269,6 +282,7 @@ impl Tables {
             NatKey::StaticOut(address) => self.static_out.remove(&local_key(Ipv4::from(*address))),
             NatKey::Forward { .. } => self.forwards.remove(&forward_key(key)),
             NatKey::Source { group, network } => self.sources.remove(&source_key(*group, *network)),
+            NatKey::Untranslated(network) => self.untranslated.remove(&destination_key(*network)),
         };
         absent_is_fine(removed).with_context(|| format!("remove {key}"))
     }
@@ -343,6 +357,11 @@ fn forward_key(key: &NatKey) -> Key<ForwardKey> {
 fn source_key(group: u32, network: Ipv4Net) -> Key<SourceKey> {
     let data = SourceKey { group: group.to_be_bytes(), source: network.network().into() };
     Key::new(32 + u32::from(network.prefix_len()), data)
+}
+
+fn destination_key(network: Ipv4Net) -> Key<DestinationKey> {
+    let data = DestinationKey { router: ROUTER, pad: 0, address: network.network().into() };
+    Key::new(DestinationKey::BEFORE_ADDRESS + u32::from(network.prefix_len()), data)
 }
 
 /// A removal's result, where nothing to remove is what was wanted.

@@ -1,6 +1,6 @@
 //! What the operator chooses, where CloudStack says nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct Settings {
     pub helpers: Helpers,
     /// How many external ports a guest may have at once per protocol (RFC 6888 REQ-4); `None`: as many as there are.
     pub ports_per_guest: Option<NonZeroU16>,
+    /// Destinations towards which guests keep their source, whatever port they leave by (RFC 6888 REQ-6).
+    pub untranslated: BTreeSet<Ipv4Net>,
     /// Guest networks that are not as all others. A network may hold several; the narrowest counts.
     pub networks: BTreeMap<Ipv4Net, NetworkSettings>,
 }

@@ -91,7 +91,7 @@ pub enum Change {
     SetLocal(NicName, IpAddr),
     /// Make the programs forget an address of the router.
     RemoveLocal(IpAddr),
-    /// Tell the programs about static NAT or a port forwarding.
+    /// Tell the programs about static NAT, a port forwarding, or towards whom guests are not translated.
     SetNat(NatKey, NatEntry),
     /// Make the programs forget one.
     RemoveNat(NatKey),
@@ -367,6 +367,9 @@ impl fmt::Display for Change {
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
             Self::RemoveLocal(address) => write!(f, "remove {address} from the router's own"),
             Self::SetNat(key, entry) => write!(f, "set {key} to {entry}"),
+            Self::RemoveNat(NatKey::Untranslated(network)) => {
+                write!(f, "translate the source of guests towards {network} again")
+            }
             Self::RemoveNat(key) => write!(f, "remove {key}"),
             Self::Attach(nic, attachment) => {
                 write!(f, "attach {} to {nic} ({})", attachment.front, attachment.reason)
@@ -393,7 +396,11 @@ impl fmt::Display for FlagsSentence {
         write!(
             f,
             "the hairpin source to {hairpin}, filtering to {filtering}, helpers: FTP {ftp}, TFTP {tftp}"
-        )
+        )?;
+        match self.0 & RouterConfig::UNTRANSLATED {
+            0 => Ok(()),
+            _ => f.write_str(", some destinations to be reached untranslated"),
+        }
     }
 }
 
