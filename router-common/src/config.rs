@@ -38,6 +38,8 @@ impl RouterConfig {
     pub const TFTP: u32 = 8;
     /// There are destinations towards which guests keep their source.
     pub const UNTRANSLATED: u32 = 16;
+    /// Whoever sends a SYN over IPv6 that nobody has asked for hears of it (RFC 6092 REC-34).
+    pub const ANSWER_SYNS: u32 = 32;
 
     /// The local port range that the router's own sockets get (`ip_local_port_range`): kept
     /// apart, until no other port is left, so that a guest's translated flow has not the tuple of a

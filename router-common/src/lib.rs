@@ -18,6 +18,7 @@ pub mod limit;
 pub mod nat;
 pub mod net;
 pub mod port;
+pub mod unsolicited;
 pub mod verdict;
 
 #[cfg(feature = "user")]

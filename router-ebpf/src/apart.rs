@@ -7,6 +7,7 @@
 //! What the slow path needs of the packet lies in a per-CPU map.
 
 pub mod help;
+mod unsolicited;
 
 use core::ptr::NonNull;
 
@@ -47,6 +48,8 @@ const GRANTED: u32 = 0;
 const TAKEN: u32 = u32::MAX;
 /// Where a map of one entry has none, which cannot be.
 pub const NO_ROOM: u32 = DropReason::FlowTableFull.outcome();
+
+const NOT_PERMITTED: u32 = DropReason::NotPermitted.outcome();
 
 /// Drop and punt reasons have numbers of their own; 0 is neither.
 #[inline(always)]
@@ -125,7 +128,11 @@ pub extern "C" fn xvr_xdp_decide4(ctx: *mut xdp_md) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_xdp_decide6(ctx: *mut xdp_md) -> u32 {
-    decide::<Ipv6>(Context::Xdp(ctx))
+    let decision = decide::<Ipv6>(Context::Xdp(ctx));
+    if decision == NOT_PERMITTED {
+        unsolicited::xvr_xdp_note_syn(ctx);
+    }
+    decision
 }
 
 /// For the TC program, IPv4.
@@ -139,7 +146,11 @@ pub extern "C" fn xvr_tc_decide4(skb: *mut __sk_buff) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_tc_decide6(skb: *mut __sk_buff) -> u32 {
-    decide::<Ipv6>(Context::Tc(skb))
+    let decision = decide::<Ipv6>(Context::Tc(skb));
+    if decision == NOT_PERMITTED {
+        unsolicited::xvr_tc_note_syn(skb);
+    }
+    decision
 }
 
 /// Where a packet that opens a flow is really for: a

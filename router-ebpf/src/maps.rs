@@ -30,6 +30,7 @@ use router_common::nat::{
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::unsolicited::Syn;
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
@@ -84,6 +85,9 @@ static GUESTS: HashMap<GuestKey, GuestUse> = HashMap::with_max_entries(1 << 18, 
 static EXPECTED: LruHashMap<ExternalKey, Expected> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
 static SHIFTS: LruHashMap<FlowKey<Ipv4>, Shift> = LruHashMap::with_max_entries(16_384, 0);
+/// Who floods it pushes others out, whose senders then hear nothing.
+#[map]
+static SYNS: LruHashMap<FlowKey<Ipv6>, Syn> = LruHashMap::with_max_entries(1024, 0);
 /// The line that a helper reads.
 #[map]
 static LINE: PerCpuArray<Line> = PerCpuArray::with_max_entries(1, 0);
@@ -416,6 +420,13 @@ pub fn opening<A: FamilyMaps>() -> Option<Own<Opening<A>>> {
 #[inline(always)]
 pub fn own_errors() -> Option<Own<Tally>> {
     own(&OWN_ERRORS)
+}
+
+/// Notes the first SYN of a flow that was refused.
+#[inline(always)]
+pub fn note_syn(key: &FlowKey<Ipv6>, syn: &Syn) {
+    // One that is there is the first; and full it cannot be.
+    let _ = SYNS.insert(key, syn, u64::from(BPF_NOEXIST));
 }
 
 /// The packet that is being cut.

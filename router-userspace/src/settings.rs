@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::error::ConfigError;
 use crate::json::{self, Place, kind};
 use crate::model::settings::{
-    Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings, Timeouts,
+    Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings, Timeouts, UnsolicitedSyn,
 };
 
 /// What the file is called, in messages too.
@@ -40,6 +40,7 @@ fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
             "timeouts" => settings.timeouts = timeouts(&place, value)?,
             "hairpin_source" => settings.hairpin_source = choice(&place, value, HAIRPIN_SOURCES)?,
             "filtering" => settings.filtering = choice(&place, value, FILTERINGS)?,
+            "unsolicited_syn" => settings.unsolicited_syn = choice(&place, value, UNSOLICITED_SYNS)?,
             "helpers" => settings.helpers = helpers(&place, value)?,
             "ports_per_guest" => settings.ports_per_guest = Some(ports(&place, value)?),
             "untranslated" => settings.untranslated = destinations(&place, value)?,
@@ -57,6 +58,9 @@ const FILTERINGS: &[(&str, Filtering)] = &[
     ("address-and-port-dependent", Filtering::AddressAndPortDependent),
     ("endpoint-independent", Filtering::EndpointIndependent),
 ];
+
+const UNSOLICITED_SYNS: &[(&str, UnsolicitedSyn)] =
+    &[("silent", UnsolicitedSyn::Silent), ("answered", UnsolicitedSyn::Answered)];
 
 const MAPPINGS: &[(&str, Mapping)] =
     &[("endpoint-independent", Mapping::EndpointIndependent), ("symmetric", Mapping::Symmetric)];
@@ -217,6 +221,7 @@ mod tests {
                 },
                 "hairpin_source": "external",
                 "filtering": "endpoint-independent",
+                "unsolicited_syn": "answered",
                 "helpers": ["tftp"],
                 "ports_per_guest": 500,
                 "untranslated": ["10.0.0.0/8", "192.0.2.9/32"],
@@ -253,6 +258,7 @@ mod tests {
             timeouts,
             hairpin_source,
             filtering,
+            unsolicited_syn: UnsolicitedSyn::Answered,
             helpers,
             ports_per_guest,
             untranslated,
@@ -297,6 +303,10 @@ mod tests {
             (
                 r#"{ "filtering": "none" }"#,
                 r#"#/filtering: "none" is not "address-and-port-dependent" or "endpoint-independent""#,
+            ),
+            (
+                r#"{ "unsolicited_syn": "reset" }"#,
+                r#"#/unsolicited_syn: "reset" is not "silent" or "answered""#,
             ),
             (r#"{ "helpers": "ftp" }"#, "#/helpers: expected a list, found text"),
             (r#"{ "helpers": ["ftp", "sip"] }"#, r#"#/helpers/1: "sip" is not "ftp" or "tftp""#),

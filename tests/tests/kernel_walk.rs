@@ -512,3 +512,46 @@ fn destinations_are_reached_untranslated_as_long_as_that_is_chosen() {
         assert_eq!(source(&mut router, 5002, "198.51.100.9"), "10.1.1.50");
     });
 }
+
+#[test]
+fn a_syn_that_nobody_asked_for_is_noted_once_where_it_is_to_be_answered() {
+    if needs::are_met(&["ip"]) {
+        in_new_namespace(|| note_syns(Hook::Tc));
+        in_new_namespace(|| note_syns(Hook::Xdp));
+    }
+}
+
+fn note_syns(hook: Hook) {
+    let mut router = KernelRouter::new(hook).expect("the programs load");
+    let (guest, server) = ("fd00:1::50", "2001:db8:100::77");
+    let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+    let tcp =
+        |port, flags| Frame::new(macs, server, guest, Payload::Tcp { src: port, dst: 80, flags }).bytes();
+    let refuse = |router: &mut KernelRouter, frame: &[u8]| {
+        assert_eq!(router.send(Nic::Public, frame).outcome, DropReason::NotPermitted.outcome());
+    };
+    let take = |router: &mut KernelRouter, patience, most| {
+        router.dataplane().take_unsolicited_syns(patience, most).expect("they can be read")
+    };
+    refuse(&mut router, &tcp(4000, SYN));
+    assert_eq!(take(&mut router, Duration::ZERO, 100), [], "nobody is to hear of it");
+    router.dataplane().tables().set_flags(RouterConfig::ANSWER_SYNS).expect("settings can be written");
+    for _ in 0..3 {
+        refuse(&mut router, &tcp(4000, SYN));
+    }
+    sleep(TICKS);
+    refuse(&mut router, &tcp(4001, SYN));
+    // What no connection begins with, and another protocol.
+    refuse(&mut router, &tcp(4002, ACK));
+    let datagram = Frame::new(macs, server, guest, Payload::Udp { src: 4003, dst: 80 }).bytes();
+    refuse(&mut router, &datagram);
+    sleep(TICKS);
+    assert_eq!(take(&mut router, Duration::from_secs(6), 100), [], "it is too early");
+    let [first] = take(&mut router, Duration::ZERO, 1)[..] else { panic!("not one was taken") };
+    assert_eq!((first.from.to_string(), &first.headers[..]), (server.to_owned(), &tcp(4000, SYN)[14..74]));
+    // The guest opens the second itself meanwhile.
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    let own = Frame::new(macs, guest, server, Payload::Tcp { src: 80, dst: 4001, flags: SYN }).bytes();
+    assert_eq!(router.send(Nic::Tier1, &own).outcome, FORWARDED);
+    assert_eq!(take(&mut router, Duration::ZERO, 100), []);
+}

@@ -6,7 +6,7 @@ use router_common::port::Port as PortEntry;
 
 use super::nat::{NatEntry, NatKey};
 use super::{Problem, Subject};
-use crate::model::settings::{Filtering, HairpinSource, Mapping, Settings};
+use crate::model::settings::{Filtering, HairpinSource, Mapping, Settings, UnsolicitedSyn};
 use crate::model::{Port, port::Role};
 
 /// `RouterConfig::flags`.
@@ -22,7 +22,11 @@ pub(super) fn flags(settings: &Settings) -> u32 {
     let ftp = if settings.helpers.ftp { RouterConfig::FTP } else { 0 };
     let tftp = if settings.helpers.tftp { RouterConfig::TFTP } else { 0 };
     let untranslated = if settings.untranslated.is_empty() { 0 } else { RouterConfig::UNTRANSLATED };
-    hairpin | filtering | ftp | tftp | untranslated
+    let syns = match settings.unsolicited_syn {
+        UnsolicitedSyn::Silent => 0,
+        UnsolicitedSyn::Answered => RouterConfig::ANSWER_SYNS,
+    };
+    hairpin | filtering | ftp | tftp | untranslated | syns
 }
 
 /// The networks towards which guests keep their source.

@@ -18,6 +18,7 @@ use router_common::nat::{
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::unsolicited::Syn;
 
 use super::pools::Pools;
 use crate::compile::TableSet;
@@ -42,6 +43,7 @@ pub(super) const NAMES: &[&str] = &[
     "GUESTS",
     "EXPECTED",
     "SHIFTS",
+    "SYNS",
     "POOLS",
     "DATAGRAMS4",
     "DATAGRAMS6",
@@ -86,6 +88,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<GuestKey, GuestUse>("GUESTS", NO_PREALLOC),
     shape::<ExternalKey, Expected>("EXPECTED", 0),
     shape::<FlowKey<Ipv4>, Shift>("SHIFTS", 0),
+    shape::<FlowKey<Ipv6>, Syn>("SYNS", 0),
     shape::<u32, Pool>("POOLS", MMAPABLE),
     shape::<DatagramKey<Ipv4>, Datagram>("DATAGRAMS4", 0),
     shape::<DatagramKey<Ipv6>, Datagram>("DATAGRAMS6", 0),
@@ -115,6 +118,7 @@ pub struct Tables {
     pub(super) bindings: HashMap<MapData, BindingKey, Binding>,
     pub(super) externals: HashMap<MapData, ExternalKey, Internal>,
     pub(super) guests: HashMap<MapData, GuestKey, GuestUse>,
+    pub(super) syns: HashMap<MapData, FlowKey<Ipv6>, Syn>,
     pub(super) pools: Pools,
 }
 
@@ -141,6 +145,7 @@ impl Tables {
             bindings: HashMap::try_from(map("BINDINGS")?)?,
             externals: HashMap::try_from(map("EXTERNALS")?)?,
             guests: HashMap::try_from(map("GUESTS")?)?,
+            syns: HashMap::try_from(map("SYNS")?)?,
             pools: match map("POOLS")? {
                 Map::Array(data) => Pools::map(&data).context("map POOLS into memory")?,
                 other => anyhow::bail!("POOLS is {other:?}, not an array"),

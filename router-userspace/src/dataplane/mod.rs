@@ -18,6 +18,7 @@ mod maps;
 mod pins;
 mod pools;
 mod stats;
+mod unsolicited;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,7 @@ pub use maps::Tables;
 pub use pins::{default_pin_dir, mount_bpffs, namespace_pin_dir};
 pub use pools::PoolUse;
 pub use stats::{CounterRow, FlowRecord, Outcome};
+pub use unsolicited::UnsolicitedSyn;
 
 /// The programs, made by the build script; empty when built with `ROUTER_BPF_SKIP=1`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/router-ebpf.o"));

@@ -15,6 +15,8 @@ pub struct Settings {
     pub hairpin_source: HairpinSource,
     /// Who may send to a binding's external port.
     pub filtering: Filtering,
+    /// What becomes of SYNs over IPv6 that nobody inside has asked for.
+    pub unsolicited_syn: UnsolicitedSyn,
     /// Which protocols are read along with.
     pub helpers: Helpers,
     /// How many external ports a guest may have at once per protocol (RFC 6888 REQ-4); `None`: as many as there are.
@@ -82,6 +84,16 @@ pub enum Filtering {
     AddressAndPortDependent,
     /// Anybody.
     EndpointIndependent,
+}
+
+/// What becomes of a SYN over IPv6 towards a guest that nobody inside has asked for: it is dropped, and then?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnsolicitedSyn {
+    /// Nothing, as CloudStack's own router has it.
+    #[default]
+    Silent,
+    /// Whoever has sent it hears so after six seconds (RFC 6092 REC-34).
+    Answered,
 }
 
 /// Which protocols are read along with, because they open connections of which NAT would know nothing.

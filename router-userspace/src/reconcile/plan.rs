@@ -397,10 +397,11 @@ impl fmt::Display for FlagsSentence {
             f,
             "the hairpin source to {hairpin}, filtering to {filtering}, helpers: FTP {ftp}, TFTP {tftp}"
         )?;
-        match self.0 & RouterConfig::UNTRANSLATED {
-            0 => Ok(()),
-            _ => f.write_str(", some destinations to be reached untranslated"),
-        }
+        let further = [
+            (RouterConfig::UNTRANSLATED, ", some destinations to be reached untranslated"),
+            (RouterConfig::ANSWER_SYNS, ", unsolicited SYNs over IPv6 to be answered"),
+        ];
+        further.iter().filter(|(flag, _)| self.0 & flag != 0).try_for_each(|(_, words)| f.write_str(words))
     }
 }
 
