@@ -4,7 +4,7 @@ use crate::abi;
 
 abi! {
     /// The one entry of the `CONFIG` map.
-    pub struct RouterConfig[16] {
+    pub struct RouterConfig[20] {
         /// `ABI_VERSION` of whoever wrote the tables.
         pub abi_version: u32,
         /// Moves with every change of ports, addresses or routes: a flow decided under another
@@ -17,6 +17,10 @@ abi! {
         pub own_ports_last: u16,
         /// Bits, see the associated constants.
         pub flags: u32,
+        /// How many external ports a guest may have per protocol, host byte order; 0 for as many as there are.
+        pub ports_per_guest: u16,
+        /// Zero.
+        pub pad: u16,
     }
 }
 
@@ -32,6 +36,10 @@ impl RouterConfig {
     pub const FTP: u32 = 4;
     /// The answers to TFTP's requests are let in, which come from another port.
     pub const TFTP: u32 = 8;
+    /// There are destinations towards which guests keep their source.
+    pub const UNTRANSLATED: u32 = 16;
+    /// Whoever sends a SYN over IPv6 that nobody has asked for hears of it (RFC 6092 REC-34).
+    pub const ANSWER_SYNS: u32 = 32;
 
     /// The local port range that the router's own sockets get (`ip_local_port_range`): kept
     /// apart, until no other port is left, so that a guest's translated flow has not the tuple of a

@@ -3,8 +3,10 @@
 //! ```text
 //! STATIC_IN    public address → guest        FORWARDS        public address, protocol, port → guest
 //! STATIC_OUT   guest → public address        FORWARD_SOURCES the same by the asker's address
+//! UNTRANSLATED destination → guests keep their source towards it
 //! BINDINGS     guest's address and port → external port          POOLS  external ports in use
 //! EXTERNALS    external address and port → guest      EXPECTED  who may call one for a while → guest
+//! GUESTS       guest's address and protocol → how many external ports it has, while that is limited
 //! SHIFTS       direction of a flow → how its sequence numbers have moved
 //! ```
 
@@ -76,6 +78,33 @@ abi! {
 }
 
 abi! {
+    /// What a destination is looked up by, towards which guests keep their source: the longest prefix.
+    pub struct DestinationKey[8] {
+        /// `RouterId`, host byte order, in every prefix whole.
+        pub router: u16,
+        /// Zero.
+        pub pad: u16,
+        /// The destination.
+        pub address: Ipv4,
+    }
+}
+
+impl DestinationKey {
+    /// How many bits are in front of the address.
+    pub const BEFORE_ADDRESS: u32 = 32;
+    /// Length of the prefix that has every bit of the address.
+    pub const FULL: u32 = Self::BEFORE_ADDRESS + 32;
+}
+
+abi! {
+    /// Says that a destination is one towards which guests keep their source.
+    pub struct Untranslated[4] {
+        /// 1.
+        pub is_so: u32,
+    }
+}
+
+abi! {
     /// A guest's end of a binding.
     pub struct BindingKey[16] {
         /// The guest.
@@ -130,6 +159,28 @@ abi! {
         pub port: Be16,
         /// Zero.
         pub pad: u16,
+    }
+}
+
+abi! {
+    /// Whose external ports are counted: a guest's, by protocol.
+    pub struct GuestKey[8] {
+        /// The guest.
+        pub address: Ipv4,
+        /// `RouterId`, host byte order.
+        pub router: u16,
+        /// IP protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+    }
+}
+
+abi! {
+    /// How many external ports a guest has: the programs add and take away, userspace puts right.
+    pub struct GuestUse[8] {
+        /// Bindings, and flows that have an external port without one.
+        pub ports: u64,
     }
 }
 

@@ -100,6 +100,8 @@ reasons! {
         SourceRoute = 26 => "source-route",
         /// A list of the policy denies it: firewall, egress rules, network ACL, or what the router itself is open for.
         Policy = 27 => "policy",
+        /// The guest has as many external ports of the protocol as it may have (RFC 6888 REQ-4).
+        GuestLimit = 28 => "guest-limit",
     }
 }
 

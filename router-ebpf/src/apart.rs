@@ -7,6 +7,7 @@
 //! What the slow path needs of the packet lies in a per-CPU map.
 
 pub mod help;
+mod unsolicited;
 
 use core::ptr::NonNull;
 
@@ -48,6 +49,8 @@ const GRANTED: u32 = 0;
 const TAKEN: u32 = u32::MAX;
 /// Where a map of one entry has none, which cannot be.
 pub const NO_ROOM: u32 = DropReason::FlowTableFull.outcome();
+
+const NOT_PERMITTED: u32 = DropReason::NotPermitted.outcome();
 
 /// Drop and punt reasons have numbers of their own; 0 is neither.
 #[inline(always)]
@@ -126,7 +129,11 @@ pub extern "C" fn xvr_xdp_decide4(ctx: *mut xdp_md) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_xdp_decide6(ctx: *mut xdp_md) -> u32 {
-    decide::<Ipv6>(Context::Xdp(ctx))
+    let decision = decide::<Ipv6>(Context::Xdp(ctx));
+    if decision == NOT_PERMITTED {
+        unsolicited::xvr_xdp_note_syn(ctx);
+    }
+    decision
 }
 
 /// For the TC program, IPv4.
@@ -140,7 +147,11 @@ pub extern "C" fn xvr_tc_decide4(skb: *mut __sk_buff) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_tc_decide6(skb: *mut __sk_buff) -> u32 {
-    decide::<Ipv6>(Context::Tc(skb))
+    let decision = decide::<Ipv6>(Context::Tc(skb));
+    if decision == NOT_PERMITTED {
+        unsolicited::xvr_tc_note_syn(skb);
+    }
+    decision
 }
 
 /// Where a packet that opens a flow is really for: a
@@ -162,15 +173,17 @@ pub extern "C" fn xvr_port(pool: u32, round: u32, wanted: u32, random: u32) -> u
     ports::attempt(&pool, round, wanted as u16, random).map_or(0, u32::from)
 }
 
-/// Finds or makes the binding of the flow that is being opened.
+/// Finds or makes the binding of the flow that is being opened: 0, or the outcome of the reason to drop the packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_bind4() -> u32 {
     let (Some(arrival), Some(mut opening)) = (arrival::<Ipv4>(), opening::<Ipv4>()) else { return NO_ROOM };
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
-    nat::bind(&maps, &*arrival, &mut opening);
-    GRANTED
+    match nat::bind(&maps, &*arrival, &mut opening) {
+        Ok(()) => GRANTED,
+        Err(reason) => reason.outcome(),
+    }
 }
 
 #[inline(always)]

@@ -214,7 +214,12 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     }
     let to = (destination.address, destination.port);
     if !destination.is_expected {
-        ask(tables, arrival, egress.to_list, to)?;
+        let judged = ask(tables, arrival, egress.to_list, to);
+        // Which is what it would be told of without a list, too.
+        if judged.is_err() && !is_inside {
+            return Err(DropReason::NotPermitted);
+        }
+        judged?;
         if egress.role != Role::Guest as u8 {
             ask(tables, arrival, port.outside_list, to)?;
         }
@@ -239,8 +244,8 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
         destination_translated: u8::from(destination.is_translated),
         helped,
     });
-    if source.choice == PortChoice::Bound {
-        tables.bind();
+    if source.choice != PortChoice::Kept {
+        tables.bind()?;
     }
     record(tables)?;
     Ok(helper::decision(helped, arrival))
@@ -359,7 +364,9 @@ fn way_out<A: Family, T: Flows<A>>(
         let Some(address) = arrival.key.src.to_ipv4() else { break };
         let guest = LocalKey { address, router: arrival.key.router, pad: [0; 2] };
         let Some(public) = tables.static_out(&guest) else { break };
-        if forward::egress(tables, &way_out.next_hop)?.role != Role::Public as u8 {
+        if forward::egress(tables, &way_out.next_hop)?.role != Role::Public as u8
+            || nat::keeps_source(tables, arrival, dst)
+        {
             break;
         }
         way_out.static_nat = public.address;

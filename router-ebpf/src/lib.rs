@@ -33,4 +33,5 @@ pub mod split;
 pub mod tables;
 pub mod tcp_state;
 pub mod tftp;
+pub mod unsolicited;
 pub mod walk;

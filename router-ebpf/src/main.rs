@@ -59,7 +59,7 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
         },
         Verdict::Drop(DropReason::TtlExceeded) => apart::xvr_tc_answer4(skb, error::TIME_EXCEEDED, 0) as i32,
         // RFC 5508 REQ-8.
-        Verdict::Drop(DropReason::NoFreePort | DropReason::FlowTableFull) => {
+        Verdict::Drop(DropReason::NoFreePort | DropReason::GuestLimit | DropReason::FlowTableFull) => {
             apart::xvr_tc_answer4(skb, error::PROHIBITED, 0) as i32
         }
         Verdict::TooBig { mtu } => apart::xvr_tc_answer4(skb, error::TOO_BIG, u32::from(mtu)) as i32,

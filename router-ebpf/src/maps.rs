@@ -25,12 +25,13 @@ use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, POOLS as POOLS_LENGTH, Pool,
-    Shift, SourceKey, StaticNat,
+    Binding, BindingKey, DestinationKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, GuestUse,
+    Internal, POOLS as POOLS_LENGTH, Pool, Shift, SourceKey, StaticNat, Untranslated,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::policy::{Gate, GateKey, List, Net, NetKey};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::unsolicited::Syn;
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
@@ -89,13 +90,21 @@ static CASE4: PerCpuArray<Case<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CASE6: PerCpuArray<Case<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
+static UNTRANSLATED: LpmTrie<DestinationKey, Untranslated> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+#[map]
 static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
 static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
+static GUESTS: HashMap<GuestKey, GuestUse> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map]
 static EXPECTED: LruHashMap<ExternalKey, Expected> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
 static SHIFTS: LruHashMap<FlowKey<Ipv4>, Shift> = LruHashMap::with_max_entries(16_384, 0);
+/// Who floods it pushes others out, whose senders then hear nothing.
+#[map]
+static SYNS: LruHashMap<FlowKey<Ipv6>, Syn> = LruHashMap::with_max_entries(1024, 0);
 /// The line that a helper reads.
 #[map]
 static LINE: PerCpuArray<Line> = PerCpuArray::with_max_entries(1, 0);
@@ -207,8 +216,15 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn config(&self) -> RouterConfig {
-        const NONE: RouterConfig =
-            RouterConfig { abi_version: 0, generation: 0, own_ports_first: 0, own_ports_last: 0, flags: 0 };
+        const NONE: RouterConfig = RouterConfig {
+            abi_version: 0,
+            generation: 0,
+            own_ports_first: 0,
+            own_ports_last: 0,
+            flags: 0,
+            ports_per_guest: 0,
+            pad: 0,
+        };
         CONFIG.get(0).copied().unwrap_or(NONE)
     }
 
@@ -258,6 +274,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn is_untranslated(&self, destination: &DestinationKey) -> bool {
+        UNTRANSLATED.get(&Key::new(DestinationKey::FULL, *destination)).is_some()
+    }
+
+    #[inline(always)]
     fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16> {
         let binding = BINDINGS.get_ptr_mut(key)?;
         // SAFETY: from a lookup of this run; other CPUs write the same clock.
@@ -287,6 +308,24 @@ impl Tables for Maps {
     fn remove_external(&self, key: &ExternalKey) {
         // ENOENT is what the caller wants.
         let _ = EXTERNALS.remove(key);
+    }
+
+    #[inline(always)]
+    fn count_port(&self, guest: &GuestKey) -> u64 {
+        if let Some(used) = GUESTS.get_ptr_mut(guest) {
+            return pool::fetch_add(used.cast(), 1) + 1;
+        }
+        // Of two CPUs at once one is not counted, and where there is no room nobody is: the control side
+        // makes up for it.
+        let _ = insert(&GUESTS, guest, &GuestUse { ports: 1 }, u64::from(BPF_NOEXIST));
+        1
+    }
+
+    #[inline(always)]
+    fn discount_port(&self, guest: &GuestKey) {
+        if let Some(used) = GUESTS.get_ptr_mut(guest) {
+            pool::fetch_add(used.cast(), u64::MAX);
+        }
     }
 
     #[inline(always)]
@@ -417,6 +456,13 @@ pub fn own_errors() -> Option<Own<Tally>> {
     own(&OWN_ERRORS)
 }
 
+/// Notes the first SYN of a flow that was refused.
+#[inline(always)]
+pub fn note_syn(key: &FlowKey<Ipv6>, syn: &Syn) {
+    // One that is there is the first; and full it cannot be.
+    let _ = SYNS.insert(key, syn, u64::from(BPF_NOEXIST));
+}
+
 /// The packet that is being cut.
 #[inline(always)]
 pub fn whole() -> Option<Own<Whole>> {
@@ -461,8 +507,8 @@ pub trait FamilyMaps: Family {
     fn row(source: u32);
     /// Its destination, see [`apart`].
     fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
-    /// Its binding, see [`apart`].
-    fn bind();
+    /// Its binding, see [`apart`]: 0, or the outcome of the reason to drop the packet.
+    fn bind() -> u32;
     /// One more attempt to open it, see [`apart`].
     fn claim(attempt: u32) -> u32;
     /// Datagrams that come in fragments.
@@ -557,8 +603,8 @@ impl FamilyMaps for Ipv4 {
     }
 
     #[inline(always)]
-    fn bind() {
-        apart::xvr_bind4();
+    fn bind() -> u32 {
+        apart::xvr_bind4()
     }
 
     #[inline(always)]
@@ -653,7 +699,9 @@ impl FamilyMaps for Ipv6 {
     }
 
     #[inline(always)]
-    fn bind() {}
+    fn bind() -> u32 {
+        0
+    }
 
     #[inline(always)]
     fn claim(attempt: u32) -> u32 {
@@ -772,8 +820,11 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     }
 
     #[inline(always)]
-    fn bind(&self) {
-        A::bind();
+    fn bind(&self) -> Result<(), DropReason> {
+        match DropReason::from_outcome(A::bind()) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
     }
 
     #[inline(always)]

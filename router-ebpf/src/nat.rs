@@ -5,9 +5,12 @@
 
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, Rewrite};
-use router_common::nat::{self, Binding, BindingKey, ExternalKey, ForwardKey, Internal, SourceKey};
+use router_common::nat::{
+    self, Binding, BindingKey, DestinationKey, ExternalKey, ForwardKey, GuestKey, Internal, SourceKey,
+};
 use router_common::net::{Address, Be16, Ipv4};
 use router_common::port::{LocalKey, Port, PortKey, Role};
+use router_common::verdict::DropReason;
 
 use crate::checksum;
 use crate::conntrack::{Arrival, Opening, WayOut};
@@ -163,7 +166,7 @@ pub struct Source<A> {
     pub choice: PortChoice,
     /// The binding's port, once there is one.
     pub port: Be16,
-    /// The pool that bindings take their ports from.
+    /// The pool that its ports are of; 0 for none.
     pub pool: u32,
 }
 
@@ -194,7 +197,21 @@ pub fn source<A: Family, T: Flows<A>>(
     if way_out.static_nat != Ipv4::UNSPECIFIED {
         return Source { address: A::from_ipv4(way_out.static_nat), ..Source::NONE };
     }
+    if keeps_source(tables, arrival, destination.address) {
+        return Source::NONE;
+    }
     dynamic(arrival, egress)
+}
+
+/// Whether a guest keeps its source towards a destination (RFC 6888 REQ-6), static NAT or not.
+#[inline(always)]
+pub fn keeps_source<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, destination: A) -> bool {
+    if tables.config().flags & RouterConfig::UNTRANSLATED == 0 {
+        return false;
+    }
+    let router = arrival.key.router;
+    let is_it = |address| tables.is_untranslated(&DestinationKey { router, pad: 0, address });
+    destination.to_ipv4().is_some_and(is_it)
 }
 
 /// A guest calls another by a public address. The answers have to come back through the router:
@@ -251,15 +268,25 @@ const fn choice(transport: Transport, wanted: PortChoice) -> PortChoice {
 }
 
 /// Finds or makes the binding of a new flow, and leaves its port in the opening. Where no port is
-/// left the flow shares one instead.
+/// left the flow shares one instead. A flow that has an external port without a binding is counted as one.
+///
+/// # Errors
+/// The guest has as many external ports as it may have.
 #[inline(always)]
-pub fn bind<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &mut Opening<A>) {
+pub fn bind<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    opening: &mut Opening<A>,
+) -> Result<(), DropReason> {
     let key = &arrival.key;
     let source = &mut opening.source;
-    source.choice = PortChoice::PerFlow;
     let (Some(internal), Some(external)) = (key.src.to_ipv4(), source.address.and_then(A::to_ipv4)) else {
-        return;
+        return Ok(());
     };
+    if source.choice != PortChoice::Bound {
+        return if source.pool == 0 { Ok(()) } else { admit(tables, key, internal) };
+    }
+    source.choice = PortChoice::PerFlow;
     let binding_key = BindingKey {
         internal,
         external,
@@ -270,12 +297,13 @@ pub fn bind<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &
     };
     if let Some(port) = tables.binding(&binding_key, arrival.now) {
         (source.port, source.choice) = (port, PortChoice::Bound);
-        return;
+        return Ok(());
     }
-    let Some(pool) = tables.pool(source.pool) else { return };
+    let Some(pool) = tables.pool(source.pool) else { return Ok(()) };
+    admit(tables, key, internal)?;
     let Some(port) = ports::take(&pool, key.src_port.get(), tables.random()) else {
         pool.count_shared();
-        return;
+        return Ok(());
     };
     let external_key = ExternalKey {
         external,
@@ -292,14 +320,39 @@ pub fn bind<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &
         .and_then(|()| tables.insert_binding(&binding_key, &binding));
     if written.is_ok() {
         (source.port, source.choice) = (Be16::new(port), PortChoice::Bound);
-        return;
+        return Ok(());
     }
     tables.remove_external(&external_key);
     ports::give_back(&pool, port);
-    // Another CPU was faster with the same socket: its binding counts. Or there is no room.
+    // Another CPU was faster with the same socket: its binding counts, and is counted. Or there is no room.
     if let Some(port) = tables.binding(&binding_key, arrival.now) {
         (source.port, source.choice) = (port, PortChoice::Bound);
+        if tables.config().ports_per_guest != 0 {
+            tables.discount_port(&guest(key, internal));
+        }
     }
+    Ok(())
+}
+
+/// Counts one more external port of a guest, where that is limited. What becomes of it is not followed
+/// up here: the control side counts anew every few seconds (`dataplane::guests`).
+#[inline(always)]
+fn admit<A, T: Tables>(tables: &T, key: &FlowKey<A>, internal: Ipv4) -> Result<(), DropReason> {
+    let limit = tables.config().ports_per_guest;
+    if limit == 0 {
+        return Ok(());
+    }
+    let guest = guest(key, internal);
+    if tables.count_port(&guest) <= u64::from(limit) {
+        return Ok(());
+    }
+    tables.discount_port(&guest);
+    Err(DropReason::GuestLimit)
+}
+
+#[inline(always)]
+const fn guest<A>(key: &FlowKey<A>, address: Ipv4) -> GuestKey {
+    GuestKey { address, router: key.router, protocol: key.protocol, pad: 0 }
 }
 
 impl<A: Family> Source<A> {

@@ -8,7 +8,8 @@ use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, SourceKey, StaticNat,
+    Binding, BindingKey, DestinationKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, Internal,
+    SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Gate, GateKey, List, Net, NetKey};
@@ -55,6 +56,8 @@ pub trait Tables {
     fn list(&self, list: u32) -> Option<List>;
     /// The first rule about a pair of networks, a protocol and a port: longest prefix.
     fn gate(&self, key: &GateKey) -> Option<Gate>;
+    /// Whether guests keep their source towards a destination.
+    fn is_untranslated(&self, destination: &DestinationKey) -> bool;
     /// The external port of a guest's socket; notes that it is in use `now`.
     fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16>;
     /// Puts a new binding in. Atomic: of two that insert one key, one gets `Exists`.
@@ -71,6 +74,10 @@ pub trait Tables {
     fn set_external(&self, key: &ExternalKey, internal: &Internal) -> Result<(), InsertError>;
     /// Forgets whose an external port was.
     fn remove_external(&self, key: &ExternalKey);
+    /// Counts one more external port of a guest; how many that makes. Atomic.
+    fn count_port(&self, guest: &GuestKey) -> u64;
+    /// Counts one less. Atomic.
+    fn discount_port(&self, guest: &GuestKey);
     /// Who may call an external port that a guest has told them.
     fn expected(&self, key: &ExternalKey) -> Option<Expected>;
     /// Writes that down. What is expected longest makes room.
@@ -186,7 +193,10 @@ pub trait Flows<A: Family>: Tables + Sized {
     fn begin(&self, opening: &Opening<A>);
     /// [`nat::bind`](crate::nat::bind) for that packet and that decision; the programs make it a
     /// function of its own.
-    fn bind(&self);
+    ///
+    /// # Errors
+    /// Why the packet is refused.
+    fn bind(&self) -> Result<(), DropReason>;
     /// [`conntrack::claim`](crate::conntrack::claim) for that packet and that decision; the
     /// programs make it a function of its own.
     ///

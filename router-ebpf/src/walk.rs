@@ -17,7 +17,7 @@ use core::ops::Deref;
 
 use router_common::account::Hook;
 use router_common::flow::{Direction, FlowEntry, NextHop};
-use router_common::net::{Address, Be16, Ipv4, Ipv6};
+use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::port::{Port, PortKey, Role};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 

@@ -14,6 +14,7 @@ mod inbox;
 mod listen;
 mod notify;
 mod pace;
+mod unsolicited;
 mod views;
 
 use std::fs::{self, File};
@@ -148,6 +149,8 @@ struct Daemon {
     look_at: Option<Instant>,
     /// When to look how full the flow tables are.
     watch_at: Instant,
+    /// When to look who is to hear of a SYN that was refused.
+    answer_at: Instant,
 }
 
 /// Why a daemon ends.
@@ -174,13 +177,25 @@ impl Daemon {
         control.ready();
         notify::ready();
         info!("ready after {} ms", started.elapsed().as_millis());
-        let (look_at, watch_at) = (None, Instant::now());
-        Ok(Self { control, listener, events, terminate, interrupt, hangup, tick, look_at, watch_at })
+        let (look_at, watch_at, answer_at) = (None, Instant::now(), Instant::now());
+        Ok(Self {
+            control,
+            listener,
+            events,
+            terminate,
+            interrupt,
+            hangup,
+            tick,
+            look_at,
+            watch_at,
+            answer_at,
+        })
     }
 
     async fn serve(&mut self) -> End {
         loop {
             let (look_at, watch_at) = (self.look_at, self.watch_at);
+            let answer_at = self.control.answers_syns().then_some(self.answer_at);
             tokio::select! {
                 question = self.listener.next() => {
                     let Question { request, reply } = question;
@@ -204,6 +219,10 @@ impl Daemon {
                 () = until(Some(watch_at)) => {
                     let pause = self.control.watch_flows();
                     self.watch_at = Instant::now() + pause;
+                }
+                () = until(answer_at) => {
+                    self.control.answer_syns();
+                    self.answer_at = Instant::now() + unsolicited::EVERY;
                 }
                 _ = self.hangup.recv() => {
                     info!("SIGHUP: reading the settings again");

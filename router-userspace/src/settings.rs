@@ -1,9 +1,10 @@
 //! The operator's settings: `etc/xvr/settings.json` below the root. A file that is not there says
 //! that everything is as it is by default; one with anything odd in it says nothing at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::error::ConfigError;
 use crate::json::{self, Place, kind};
 use crate::model::settings::{
-    Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings, Timeouts,
+    Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings, Timeouts, UnsolicitedSyn,
 };
 
 /// What the file is called, in messages too.
@@ -39,7 +40,10 @@ fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
             "timeouts" => settings.timeouts = timeouts(&place, value)?,
             "hairpin_source" => settings.hairpin_source = choice(&place, value, HAIRPIN_SOURCES)?,
             "filtering" => settings.filtering = choice(&place, value, FILTERINGS)?,
+            "unsolicited_syn" => settings.unsolicited_syn = choice(&place, value, UNSOLICITED_SYNS)?,
             "helpers" => settings.helpers = helpers(&place, value)?,
+            "ports_per_guest" => settings.ports_per_guest = Some(ports(&place, value)?),
+            "untranslated" => settings.untranslated = destinations(&place, value)?,
             "networks" => settings.networks = networks(&place, value)?,
             _ => return Err(place.error("unknown key")),
         }
@@ -55,17 +59,17 @@ const FILTERINGS: &[(&str, Filtering)] = &[
     ("endpoint-independent", Filtering::EndpointIndependent),
 ];
 
+const UNSOLICITED_SYNS: &[(&str, UnsolicitedSyn)] =
+    &[("silent", UnsolicitedSyn::Silent), ("answered", UnsolicitedSyn::Answered)];
+
 const MAPPINGS: &[(&str, Mapping)] =
     &[("endpoint-independent", Mapping::EndpointIndependent), ("symmetric", Mapping::Symmetric)];
 
 /// What is not in the list is off.
 fn helpers(place: &Place, value: &Value) -> Result<Helpers, ConfigError> {
-    let Value::Array(names) = value else {
-        return Err(place.error(format_args!("expected a list, found {}", kind(value))));
-    };
     let mut helpers = Helpers::NONE;
-    for (index, name) in names.iter().enumerate() {
-        let helper = match choice(&place.at(index), name, HELPERS)? {
+    for (name, place) in members(place, value)? {
+        let helper = match choice(&place, name, HELPERS)? {
             Helper::Ftp => &mut helpers.ftp,
             Helper::Tftp => &mut helpers.tftp,
         };
@@ -115,18 +119,45 @@ fn seconds(place: &Place, value: &Value) -> Result<Duration, ConfigError> {
     }
 }
 
+fn ports(place: &Place, value: &Value) -> Result<NonZeroU16, ConfigError> {
+    /// As many as an address has above 1023.
+    const MOST: u64 = 64_512;
+    let Value::Number(number) = value else {
+        return Err(place.error(format_args!("expected a number of ports, found {}", kind(value))));
+    };
+    let ports = number.as_u64().filter(|ports| *ports <= MOST).and_then(|ports| u16::try_from(ports).ok());
+    ports
+        .and_then(NonZeroU16::new)
+        .ok_or_else(|| place.error(format_args!("{number} is not a whole number of ports from 1 to {MOST}")))
+}
+
 fn networks(place: &Place, value: &Value) -> Result<BTreeMap<Ipv4Net, NetworkSettings>, ConfigError> {
     let mut networks = BTreeMap::new();
     for (key, value, place) in entries(place, value)? {
-        let network: Ipv4Net =
-            key.parse().map_err(|_| place.error(format_args!("{key:?} is no IPv4 network")))?;
-        // Two spellings of one network could contradict each other.
-        if key != network.trunc().to_string() {
-            return Err(place.error(format_args!("write it as {}", network.trunc())));
-        }
-        networks.insert(network, network_settings(&place, value)?);
+        networks.insert(network(&place, key)?, network_settings(&place, value)?);
     }
     Ok(networks)
+}
+
+fn network(place: &Place, text: &str) -> Result<Ipv4Net, ConfigError> {
+    let network: Ipv4Net =
+        text.parse().map_err(|_| place.error(format_args!("{text:?} is no IPv4 network")))?;
+    // Two spellings of one network could contradict each other.
+    if text != network.trunc().to_string() {
+        return Err(place.error(format_args!("write it as {}", network.trunc())));
+    }
+    Ok(network)
+}
+
+fn destinations(place: &Place, value: &Value) -> Result<BTreeSet<Ipv4Net>, ConfigError> {
+    let mut destinations = BTreeSet::new();
+    for (value, place) in members(place, value)? {
+        let Value::String(text) = value else {
+            return Err(place.error(format_args!("expected text, found {}", kind(value))));
+        };
+        destinations.insert(network(&place, text)?);
+    }
+    Ok(destinations)
 }
 
 fn network_settings(place: &Place, value: &Value) -> Result<NetworkSettings, ConfigError> {
@@ -138,6 +169,16 @@ fn network_settings(place: &Place, value: &Value) -> Result<NetworkSettings, Con
         }
     }
     Ok(settings)
+}
+
+/// The members of the list that `value` has to be, with their places.
+fn members<'a>(place: &Place, value: &'a Value) -> Result<Vec<(&'a Value, Place)>, ConfigError> {
+    match value {
+        Value::Array(list) => {
+            Ok(list.iter().enumerate().map(|(index, value)| (value, place.at(index))).collect())
+        }
+        other => Err(place.error(format_args!("expected a list, found {}", kind(other)))),
+    }
 }
 
 /// The entries of the object that `value` has to be, with their places.
@@ -180,7 +221,10 @@ mod tests {
                 },
                 "hairpin_source": "external",
                 "filtering": "endpoint-independent",
+                "unsolicited_syn": "answered",
                 "helpers": ["tftp"],
+                "ports_per_guest": 500,
+                "untranslated": ["10.0.0.0/8", "192.0.2.9/32"],
                 "networks": {
                     "10.1.1.0/24": { "mapping": "symmetric" },
                     "10.1.2.0/24": { "mapping": "endpoint-independent" },
@@ -208,7 +252,19 @@ mod tests {
         ]);
         let (hairpin_source, filtering) = (HairpinSource::External, Filtering::EndpointIndependent);
         let helpers = Helpers { ftp: false, tftp: true };
-        assert_eq!(settings, Settings { timeouts, hairpin_source, filtering, helpers, networks });
+        let ports_per_guest = NonZeroU16::new(500);
+        let untranslated = ["10.0.0.0/8", "192.0.2.9/32"].map(|text| text.parse().unwrap()).into();
+        let expected = Settings {
+            timeouts,
+            hairpin_source,
+            filtering,
+            unsolicited_syn: UnsolicitedSyn::Answered,
+            helpers,
+            ports_per_guest,
+            untranslated,
+            networks,
+        };
+        assert_eq!(settings, expected);
     }
 
     #[test]
@@ -224,6 +280,7 @@ mod tests {
     #[test]
     fn whatever_is_odd_is_an_error_with_its_place() {
         let range = "is not a whole number of seconds from 1 to 31536000";
+        let ports = "is not a whole number of ports from 1 to 64512";
         for (text, expected) in [
             ("[]", "#: expected an object, found a list"),
             (r#"{ "timeout": {} }"#, "#/timeout: unknown key"),
@@ -247,9 +304,23 @@ mod tests {
                 r#"{ "filtering": "none" }"#,
                 r#"#/filtering: "none" is not "address-and-port-dependent" or "endpoint-independent""#,
             ),
+            (
+                r#"{ "unsolicited_syn": "reset" }"#,
+                r#"#/unsolicited_syn: "reset" is not "silent" or "answered""#,
+            ),
             (r#"{ "helpers": "ftp" }"#, "#/helpers: expected a list, found text"),
             (r#"{ "helpers": ["ftp", "sip"] }"#, r#"#/helpers/1: "sip" is not "ftp" or "tftp""#),
             (r#"{ "helpers": [21] }"#, "#/helpers/0: expected text, found a number"),
+            (r#"{ "ports_per_guest": null }"#, "#/ports_per_guest: expected a number of ports, found null"),
+            (r#"{ "ports_per_guest": 0 }"#, &format!("#/ports_per_guest: 0 {ports}")),
+            (r#"{ "ports_per_guest": 64513 }"#, &format!("#/ports_per_guest: 64513 {ports}")),
+            (r#"{ "untranslated": {} }"#, "#/untranslated: expected a list, found an object"),
+            (r#"{ "untranslated": [8] }"#, "#/untranslated/0: expected text, found a number"),
+            (r#"{ "untranslated": ["::/0"] }"#, r#"#/untranslated/0: "::/0" is no IPv4 network"#),
+            (
+                r#"{ "untranslated": ["10.0.0.0/8", "10.1.1.1/24"] }"#,
+                "#/untranslated/1: write it as 10.1.1.0/24",
+            ),
             (r#"{ "networks": ["10.1.1.0/24"] }"#, "#/networks: expected an object, found a list"),
             (r#"{ "networks": { "tier1": {} } }"#, r#"#/networks/tier1: "tier1" is no IPv4 network"#),
             (

@@ -13,7 +13,8 @@ use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
 use router_common::fragment::{Datagram, DatagramKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Shift, SourceKey, StaticNat,
+    Binding, BindingKey, DestinationKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, Internal,
+    Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::policy::{Gate, GateKey, List, Net, NetKey};
@@ -95,6 +96,8 @@ pub struct World {
     pub bindings: RefCell<HashMap<BindingKey, Binding>>,
     /// Bindings by the external end.
     pub externals: RefCell<HashMap<ExternalKey, Internal>>,
+    /// How many external ports guests have.
+    pub guests: RefCell<HashMap<GuestKey, u64>>,
     /// Who may call external ports that guests have told them.
     pub expected: RefCell<HashMap<ExternalKey, Expected>>,
     /// How sequence numbers of helped flows have moved.
@@ -120,6 +123,8 @@ impl Default for World {
                 own_ports_first,
                 own_ports_last,
                 flags: 0,
+                ports_per_guest: 0,
+                pad: 0,
             }),
             ports: RefCell::default(),
             counters: RefCell::default(),
@@ -130,6 +135,7 @@ impl Default for World {
             policy: RefCell::default(),
             bindings: RefCell::default(),
             externals: RefCell::default(),
+            guests: RefCell::default(),
             expected: RefCell::default(),
             shifts: RefCell::default(),
             line: Rc::new(RefCell::new(Line::EMPTY)),
@@ -284,6 +290,14 @@ impl Tables for World {
         (0..=16).rev().find_map(of)
     }
 
+    fn is_untranslated(&self, destination: &DestinationKey) -> bool {
+        let address = std::net::Ipv4Addr::from(destination.address);
+        self.nat
+            .borrow()
+            .keys()
+            .any(|key| matches!(key, NatKey::Untranslated(network) if network.contains(&address)))
+    }
+
     fn binding(&self, key: &BindingKey, now: u64) -> Option<Be16> {
         let mut bindings = self.bindings.borrow_mut();
         let binding = bindings.get_mut(key)?;
@@ -309,6 +323,19 @@ impl Tables for World {
 
     fn remove_external(&self, key: &ExternalKey) {
         self.externals.borrow_mut().remove(key);
+    }
+
+    fn count_port(&self, guest: &GuestKey) -> u64 {
+        let mut guests = self.guests.borrow_mut();
+        let ports = guests.entry(*guest).or_default();
+        *ports += 1;
+        *ports
+    }
+
+    fn discount_port(&self, guest: &GuestKey) {
+        if let Some(ports) = self.guests.borrow_mut().get_mut(guest) {
+            *ports -= 1;
+        }
     }
 
     fn expected(&self, key: &ExternalKey) -> Option<Expected> {
@@ -479,11 +506,12 @@ impl<A: WorldFamily> Flows<A> for World {
         nat::destination(self, arrival)
     }
 
-    fn bind(&self) {
+    fn bind(&self) -> Result<(), DropReason> {
         let arrival = A::tables(self).arrival.borrow().expect("a packet has arrived");
         let mut opening = A::tables(self).opening.borrow().expect("something is decided about it");
-        nat::bind(self, &arrival, &mut opening);
+        nat::bind(self, &arrival, &mut opening)?;
         self.begin(&opening);
+        Ok(())
     }
 
     fn set_next_hop(&self, flow: &Found<A>, next_hop: NextHop, now: u64, generation: u32) {

@@ -5,11 +5,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use router_common::account::Hook;
+use router_common::config::RouterConfig;
 use router_common::verdict::{DropReason, FORWARDED};
 use router_tests::kernel::{KernelRouter, in_new_namespace};
 use router_tests::needs;
 use router_tests::packet::{Frame, Payload, fragments, read, reassemble};
 use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
+use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::dataplane::{MAX_BINDINGS, PoolUse, Timeouts};
 
 /// Verified instructions that a program may cost, half as much again as it does on 6.1. The kernel's
@@ -417,4 +419,127 @@ fn how_full_a_large_table_is_is_seen_by_a_sample() {
         let seen = fullness(&mut router);
         assert!((400..600).contains(&seen), "{seen}");
     });
+}
+
+#[test]
+fn a_guest_at_its_limit_is_refused_until_one_of_its_ports_is_free_again() {
+    if needs::are_met(&["ip"]) {
+        in_new_namespace(|| limit_guests(Hook::Tc));
+        in_new_namespace(|| limit_guests(Hook::Xdp));
+    }
+}
+
+fn limit_guests(hook: Hook) {
+    let mut router = KernelRouter::new(hook).expect("the programs load");
+    let outcome = |router: &mut KernelRouter, guest: &str, port| {
+        router.send(Nic::Tier1, &datagram(guest, port, "192.0.2.9").bytes()).outcome
+    };
+    let refused = DropReason::GuestLimit.outcome();
+    // Those from before count as soon as they are looked at.
+    external(&mut router, "10.1.1.50", 5000, "192.0.2.9");
+    router.dataplane().tables().set_ports_per_guest(10).expect("settings can be written");
+    assert_eq!(expire(&mut router, Duration::from_secs(60), Duration::from_secs(60)), 0);
+    for port in 5001..5010 {
+        assert_eq!(outcome(&mut router, "10.1.1.50", port), FORWARDED, "port {port}");
+    }
+    for port in 6000..6100 {
+        assert_eq!(outcome(&mut router, "10.1.1.50", port), refused, "port {port}");
+    }
+    assert_eq!(udp_pool(&mut router).taken, 10);
+    external(&mut router, "10.1.1.51", 6000, "192.0.2.9");
+    external(&mut router, "10.1.1.50", 5004, "198.51.100.9");
+    // What was refused is not counted, however often one looks.
+    for _ in 0..2 {
+        assert_eq!(expire(&mut router, Duration::from_secs(60), Duration::from_secs(60)), 0);
+        assert_eq!(outcome(&mut router, "10.1.1.50", 6000), refused);
+    }
+    sleep(TICKS);
+    assert_eq!(expire(&mut router, Duration::ZERO, Duration::from_secs(60)), 12);
+    assert_eq!(outcome(&mut router, "10.1.1.50", 6000), refused, "the ports are held");
+    sleep(TICKS);
+    expire(&mut router, Duration::ZERO, Duration::ZERO);
+    assert_eq!(outcome(&mut router, "10.1.1.50", 6000), FORWARDED);
+    // Without a limit nobody is counted.
+    router.dataplane().tables().set_ports_per_guest(0).expect("settings can be written");
+    for port in 7000..7020 {
+        external(&mut router, "10.1.1.50", port, "192.0.2.9");
+    }
+}
+
+#[test]
+fn destinations_are_reached_untranslated_as_long_as_that_is_chosen() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router = KernelRouter::new(Hook::Xdp).expect("the programs load");
+        let source = |router: &mut KernelRouter, port, server: &str| {
+            let sent = router.send(Nic::Tier1, &datagram("10.1.1.50", port, server).bytes());
+            assert_eq!(sent.outcome, FORWARDED);
+            read(&sent.frame).ends.0.to_string()
+        };
+        let keys = ["192.0.2.0/24", "198.51.100.0/25"]
+            .map(|network| NatKey::Untranslated(network.parse().expect("a network")));
+        for key in &keys {
+            router.dataplane().tables().set_nat(key, &NatEntry::Untranslated).expect("it is written");
+        }
+        let before = source(&mut router, 5000, "192.0.2.9");
+        assert_eq!(before, PUBLIC, "the switch is off");
+        router.dataplane().tables().set_flags(RouterConfig::UNTRANSLATED).expect("it is written");
+        assert_eq!(source(&mut router, 5000, "192.0.2.9"), PUBLIC, "a flow that is there");
+        for server in ["192.0.2.9", "192.0.2.255", "198.51.100.9"] {
+            assert_eq!(source(&mut router, 5001, server), "10.1.1.50", "{server}");
+        }
+        for server in ["192.0.3.9", "198.51.100.129"] {
+            assert_eq!(source(&mut router, 5001, server), PUBLIC, "{server}");
+        }
+        let observed = router.dataplane().tables().observe().expect("the tables can be read");
+        assert!(keys.iter().all(|key| observed.nat.get(key) == Some(&NatEntry::Untranslated)));
+        router.dataplane().tables().remove_nat(&keys[0]).expect("it is removed");
+        assert_eq!(source(&mut router, 5002, "192.0.2.9"), PUBLIC);
+        assert_eq!(source(&mut router, 5002, "198.51.100.9"), "10.1.1.50");
+    });
+}
+
+#[test]
+fn a_syn_that_nobody_asked_for_is_noted_once_where_it_is_to_be_answered() {
+    if needs::are_met(&["ip"]) {
+        in_new_namespace(|| note_syns(Hook::Tc));
+        in_new_namespace(|| note_syns(Hook::Xdp));
+    }
+}
+
+fn note_syns(hook: Hook) {
+    let mut router = KernelRouter::new(hook).expect("the programs load");
+    let (guest, server) = ("fd00:1::50", "2001:db8:100::77");
+    let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+    let tcp =
+        |port, flags| Frame::new(macs, server, guest, Payload::Tcp { src: port, dst: 80, flags }).bytes();
+    let refuse = |router: &mut KernelRouter, frame: &[u8]| {
+        assert_eq!(router.send(Nic::Public, frame).outcome, DropReason::NotPermitted.outcome());
+    };
+    let take = |router: &mut KernelRouter, patience, most| {
+        router.dataplane().take_unsolicited_syns(patience, most).expect("they can be read")
+    };
+    refuse(&mut router, &tcp(4000, SYN));
+    assert_eq!(take(&mut router, Duration::ZERO, 100), [], "nobody is to hear of it");
+    router.dataplane().tables().set_flags(RouterConfig::ANSWER_SYNS).expect("settings can be written");
+    for _ in 0..3 {
+        refuse(&mut router, &tcp(4000, SYN));
+    }
+    sleep(TICKS);
+    refuse(&mut router, &tcp(4001, SYN));
+    // What no connection begins with, and another protocol.
+    refuse(&mut router, &tcp(4002, ACK));
+    let datagram = Frame::new(macs, server, guest, Payload::Udp { src: 4003, dst: 80 }).bytes();
+    refuse(&mut router, &datagram);
+    sleep(TICKS);
+    assert_eq!(take(&mut router, Duration::from_secs(6), 100), [], "it is too early");
+    let [first] = take(&mut router, Duration::ZERO, 1)[..] else { panic!("not one was taken") };
+    assert_eq!((first.from.to_string(), &first.headers[..]), (server.to_owned(), &tcp(4000, SYN)[14..74]));
+    // The guest opens the second itself meanwhile.
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    let own = Frame::new(macs, guest, server, Payload::Tcp { src: 80, dst: 4001, flags: SYN }).bytes();
+    assert_eq!(router.send(Nic::Tier1, &own).outcome, FORWARDED);
+    assert_eq!(take(&mut router, Duration::ZERO, 100), []);
 }

@@ -55,6 +55,11 @@ impl Programs for Memory {
         Ok(())
     }
 
+    fn set_ports_per_guest(&mut self, limit: u16) -> Result<()> {
+        self.tables.ports_per_guest = limit;
+        Ok(())
+    }
+
     fn set_port(&mut self, key: (u32, u16, u16), port: &PortEntry) -> Result<()> {
         self.tables.ports.insert(key, *port);
         Ok(())

@@ -179,6 +179,72 @@ fn a_short_timeout_ends_a_flow_and_gives_its_port_back() -> Result<()> {
     })
 }
 
+#[test]
+fn a_guest_at_its_limit_gets_a_further_socket_once_one_has_expired_and_another_guest_at_once() -> Result<()> {
+    run_xvr(|lab, router| {
+        let (web1, web2) = (lab.host("web1"), lab.host("web2"));
+        let mirror = UdpMirror::start(lab.host("far"))?;
+        let far = mirror.at(lab.host("far").v4);
+        let gets_out = |host| -> Result<()> { seen_as(&udp_socket(host, 0)?, far).map(drop) };
+        let held = udp_socket(web1, 0)?;
+        let mapped = seen_as(&held, far)?;
+        let short = r#""timeouts": { "udp_unanswered": 2, "udp": 2, "hold_down": 1 }"#;
+        write(router, &format!(r#"{{ "ports_per_guest": 2, {short} }}"#))?;
+        assert_eq!(
+            router.plan()?[..2],
+            ["set timeouts of flows", "let a guest have 2 external ports per protocol"]
+        );
+        router.xvr(&["reload"])?.ok()?;
+        // What it had before counts.
+        gets_out(web1)?;
+        let refused = udp_socket(web1, 0)?;
+        // A socket that hears of the error says so.
+        refused.connect(far)?;
+        refused.send(b"may I?")?;
+        let error = refused.recv(&mut [0; 64]).expect_err("it may not");
+        assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{error}");
+        assert!(router.outcome("guest-limit")? > 0);
+        gets_out(web2)?;
+        assert_eq!(seen_as(&held, far)?, mapped, "a flow that is there");
+        wait_until("a port is free again", Duration::from_secs(30), || gets_out(web1).is_ok())?;
+        choose(router, "{}")?;
+        (0..20).try_for_each(|_| gets_out(web1))
+    })
+}
+
+#[test]
+fn guests_keep_their_source_towards_destinations_that_are_chosen() -> Result<()> {
+    run(|lab, mut router| {
+        let (web1, web2) = (lab.host("web1"), lab.host("web2"));
+        let (far, neighbour) = (lab.host("far"), lab.host("neighbour"));
+        let mirrors = (UdpMirror::start(far)?, UdpMirror::start(neighbour)?);
+        let (far, neighbour) = (mirrors.0.at(far.v4), mirrors.1.at(neighbour.v4));
+        // Who is there knows the way back.
+        lab.host("gateway").namespace.ip(&format!("route add 10.10.1.0/24 via {SOURCE_NAT}\n"))?;
+        router.add(&[Rule::static_nat(web2.v4)])?;
+        let router = xvr(&mut router);
+        let seen = |host, server| Ok::<_, anyhow::Error>(seen_as(&udp_socket(host, 0)?, server)?.ip());
+        assert_eq!((seen(web1, far)?, seen(web2, far)?), (SOURCE_NAT.into(), STATIC_NAT.into()));
+
+        write(router, r#"{ "untranslated": ["10.0.0.0/8", "198.51.100.0/24"] }"#)?;
+        let planned = router.plan()?;
+        for change in [
+            "set the source of guests towards 10.0.0.0/8 to their own",
+            "set the source of guests towards 198.51.100.0/24 to their own",
+        ] {
+            assert!(planned.iter().any(|planned| planned == change), "{planned:?}");
+        }
+        router.xvr(&["reload"])?.ok()?;
+        assert_eq!(router.plan()?, Vec::<String>::new());
+        assert_eq!((seen(web1, far)?, seen(web2, far)?), (web1.v4.into(), web2.v4.into()));
+        assert_eq!((seen(web1, neighbour)?, seen(web2, neighbour)?), (SOURCE_NAT.into(), STATIC_NAT.into()));
+
+        choose(router, "{}")?;
+        assert_eq!((seen(web1, far)?, seen(web2, far)?), (SOURCE_NAT.into(), STATIC_NAT.into()));
+        Ok(())
+    })
+}
+
 /// How many external ports of a protocol are taken, and how many bindings there are.
 fn pool(router: &Router<'_>, protocol: &str) -> Result<(u64, u64)> {
     let shown = router.show("nat")?;

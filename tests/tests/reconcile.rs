@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use router_common::config::RouterConfig;
 use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
+use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::compile::{Attachment, Compiled, Front, KernelRoute, Link};
 use router_userspace::reconcile::{
     Backend, Change, Observed, ObservedAttachment, ObservedLink, Plan, Reconciler,
@@ -68,6 +69,7 @@ fn apply(system: &mut Observed, change: Change) {
         Change::RemoveList(number) => drop(system.tables.lists.remove(&number)),
         Change::SetFirewall(address, list) => drop(system.tables.firewalls.insert(address, list)),
         Change::RemoveFirewall(address) => drop(system.tables.firewalls.remove(&address)),
+        Change::SetPortsPerGuest(limit) => system.tables.ports_per_guest = limit,
         Change::SetPort(_, key, port) => drop(system.tables.ports.insert(key, port)),
         Change::RemovePort(_, key) => drop(system.tables.ports.remove(&key)),
         Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
@@ -250,18 +252,26 @@ fn what_the_operator_chose_is_planned_like_anything_else() {
     run(reconciler.converge(&router())).unwrap();
     let mut chosen = router();
     chosen.tables.flags = RouterConfig::HAIRPIN_EXTERNAL;
+    chosen.tables.ports_per_guest = 500;
+    let untranslated = NatKey::Untranslated("10.0.0.0/8".parse().unwrap());
+    chosen.tables.nat.insert(untranslated, NatEntry::Untranslated);
     chosen.tables.ports.get_mut(&(GUEST, 0, 0)).unwrap().flags |= Port::SYMMETRIC;
     let plan = run(reconciler.plan(&chosen)).unwrap();
     assert_eq!(
         sentences(&plan),
         [
             "set the hairpin source to external, filtering to address-and-port-dependent, helpers: FTP off, TFTP off",
+            "let a guest have 500 external ports per protocol",
             "set port eth0: guest, MTU 1400, symmetric mapping",
+            "set the source of guests towards 10.0.0.0/8 to their own",
             "make flows look up their way out again",
         ]
     );
     run(reconciler.converge(&chosen)).unwrap();
     assert_eq!(reconciler.backend.system.tables, chosen.tables);
+    chosen.tables.nat.remove(&untranslated);
+    let plan = run(reconciler.plan(&chosen)).unwrap();
+    assert_eq!(sentences(&plan)[0], "translate the source of guests towards 10.0.0.0/8 again");
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
+use router_common::port::Port;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
 use router_ebpf::tables::Route;
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
 use router_tests::scenario::{Nic, Router, host_mac, scenarios};
+use router_userspace::compile::nat::{NatEntry, NatKey};
 
 #[test]
 fn every_scenario_holds_for_both_hooks() {
@@ -338,5 +340,87 @@ fn nobody_reads_along_with_ftp_where_that_is_not_chosen() {
         let config = router.world.config.get();
         router.world.config.set(RouterConfig { flags, ..config });
         assert_eq!(router.send(Nic::Tier1, &syn.bytes()).outcome, outcome);
+    }
+}
+
+#[test]
+fn a_guest_at_its_limit_gets_no_further_port_and_others_do() {
+    let limited = |limit, flags| {
+        let router = HostRouter::new(Hook::Tc);
+        let config = router.world.config.get();
+        router.world.config.set(RouterConfig { ports_per_guest: limit, ..config });
+        for port in router.world.ports.borrow_mut().values_mut() {
+            port.flags |= flags;
+        }
+        router
+    };
+    for flags in [0, Port::SYMMETRIC] {
+        let mut router = limited(3, flags);
+        let mut send = |guest: &str, port| router.send(Nic::Tier1, &datagram(guest, port)).outcome;
+        let refused = DropReason::GuestLimit.outcome();
+        for port in 5000..5003 {
+            assert_eq!(send("10.1.1.50", port), FORWARDED);
+        }
+        assert_eq!(send("10.1.1.50", 5003), refused);
+        assert_eq!(send("10.1.1.50", 5004), refused);
+        // What is there goes on, and others are not concerned.
+        assert_eq!(send("10.1.1.50", 5001), FORWARDED);
+        assert_eq!(send("10.1.1.51", 5003), FORWARDED);
+        // Nor are other protocols and what is not translated.
+        let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+        let syn = Frame::new(macs, "10.1.1.50", "192.0.2.9", Payload::Tcp { src: 5003, dst: 80, flags: SYN });
+        assert_eq!(router.send(Nic::Tier1, &syn.bytes()).outcome, FORWARDED);
+        let inside = Frame::new(macs, "10.1.1.50", "10.1.2.50", Payload::Udp { src: 5003, dst: 53 });
+        assert_eq!(router.send(Nic::Tier1, &inside.bytes()).outcome, FORWARDED);
+        let mut counts: Vec<u64> = router.world.guests.borrow().values().copied().collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 1, 3]);
+    }
+    // A socket that has its port has it towards everybody.
+    let mut router = limited(1, 0);
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    for last in 1..10 {
+        let server = format!("192.0.2.{last}");
+        let frame = Frame::new(macs, "10.1.1.50", &server, Payload::Udp { src: 5000, dst: 53 });
+        assert_eq!(router.send(Nic::Tier1, &frame.bytes()).outcome, FORWARDED);
+    }
+}
+
+#[test]
+fn guests_keep_their_source_towards_chosen_destinations_static_nat_or_not() {
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let mut router = HostRouter::new(hook);
+        choose(&router, RouterConfig::UNTRANSLATED);
+        let network = "192.0.2.0/29".parse().expect("a network");
+        router.world.nat.borrow_mut().insert(NatKey::Untranslated(network), NatEntry::Untranslated);
+        // The last one leaves by another public port where static NAT says so.
+        for (nic, guest, translated, public) in [
+            (Nic::Tier1, "10.1.1.50", "203.0.113.10", Nic::Public),
+            (Nic::Tier1, "10.1.1.60", "203.0.113.20", Nic::Public),
+            (Nic::Tier2, "10.1.2.60", "203.0.114.20", Nic::Public2),
+        ] {
+            for (server, source, out) in
+                [("192.0.2.7", guest, Nic::Public), ("192.0.2.8", translated, public)]
+            {
+                let macs = (nic.mac(), host_mac(nic));
+                let frame = Frame::new(macs, guest, server, Payload::Tcp { src: 5000, dst: 80, flags: SYN });
+                let sent = router.send(nic, &frame.bytes());
+                assert_eq!(sent.outcome, FORWARDED);
+                let left = read(&sent.frame);
+                assert_eq!((left.ends.0.to_string(), left.macs.1), (source.to_owned(), out.mac()));
+                assert!(left.sums_hold);
+                let macs = (out.mac(), host_mac(out));
+                let payload = Payload::Tcp { src: 80, dst: left.ports.0, flags: SYN | ACK };
+                let sent = router.send(out, &Frame::new(macs, server, source, payload).bytes());
+                assert_eq!(sent.outcome, FORWARDED);
+                let came = read(&sent.frame);
+                assert_eq!((came.ends.1.to_string(), came.ports.1), (guest.to_owned(), 5000));
+            }
+            // Nobody there may begin for all that.
+            let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+            let frame = Frame::new(macs, "192.0.2.7", guest, Payload::Udp { src: 53, dst: 5000 });
+            let outcome = router.send(Nic::Public, &frame.bytes()).outcome;
+            assert_eq!(outcome, DropReason::NotPermitted.outcome());
+        }
     }
 }

@@ -71,6 +71,18 @@ fn fetch_and(pointer: *mut u64, bits: u64) {
     let _ = bits;
 }
 
+/// Atomic, modulo 2^64; what was there before.
+#[inline(always)]
+pub fn fetch_add(pointer: *mut u64, more: u64) -> u64 {
+    let mut more = more;
+    // SAFETY: as in `fetch_or`.
+    unsafe {
+        asm!("{more} = atomic_fetch_add((u64 *)({pointer} + 0), {more})",
+             pointer = in(reg) pointer, more = inout(reg) more, options(nostack));
+    }
+    more
+}
+
 impl PortPool for PoolInPlace {
     #[inline(always)]
     fn attempt(&self, round: u32, wanted: u16, random: u32) -> Option<u16> {

@@ -16,6 +16,7 @@ mod sysctl;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use ipnet::{IpNet, Ipv4Net};
 use router_common::port::{Port, PortKey};
@@ -41,9 +42,11 @@ pub fn compile(
         compiled.links.insert(port.nic.ifindex, port.link());
     }
     compiled.tables.flags = settings::flags(settings);
+    compiled.tables.ports_per_guest = settings.ports_per_guest.map_or(0, NonZeroU16::get);
     port::tables(&placed, settings, mode, &mut compiled);
     nat::tables(&desired.nat, &mut compiled.tables);
     policy::tables(&desired.policy, &placed, &mut compiled);
+    compiled.tables.nat.extend(settings::untranslated(settings));
     compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
     compiled.sysctls = sysctl::compile(&placed);
     compiled.problems.extend(settings::problems(settings, &desired.ports));
@@ -122,13 +125,15 @@ pub const ROUTE_PROTOCOL: u8 = 120;
 pub struct TableSet {
     /// `CONFIG`: what is chosen for all ports, [`RouterConfig::flags`](router_common::config::RouterConfig).
     pub flags: u32,
+    /// `CONFIG`: how many external ports a guest may have per protocol, 0 for as many as there are.
+    pub ports_per_guest: u16,
     /// `PORTS`.
     pub ports: BTreeMap<(u32, u16, u16), Port>,
     /// `LOCAL4`: address → interface index.
     pub local4: BTreeMap<Ipv4Addr, u32>,
     /// `LOCAL6`: address → interface index.
     pub local6: BTreeMap<Ipv6Addr, u32>,
-    /// Static NAT and port forwardings.
+    /// Static NAT, port forwardings, and towards whom guests are not translated.
     pub nat: BTreeMap<NatKey, NatEntry>,
     /// `FIREWALLS`: public address → the list of flows to it.
     pub firewalls: BTreeMap<Ipv4Addr, u32>,

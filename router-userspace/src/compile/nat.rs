@@ -39,6 +39,8 @@ pub enum NatKey {
         /// How many of the port's bits count.
         bits: u8,
     },
+    /// A network towards which guests keep their source.
+    Untranslated(Ipv4Net),
     /// The guest of a public address.
     StaticIn(Ipv4Addr),
     /// The public address of a guest.
@@ -52,6 +54,8 @@ pub enum NatEntry {
     Forward(Forward),
     /// One end of a static NAT.
     Static(StaticEntry),
+    /// Guests keep their source.
+    Untranslated,
 }
 
 /// Fills in the NAT tables. Rules whose public address no port holds are left out: the stage before
@@ -202,6 +206,7 @@ impl fmt::Display for NatKey {
                 write!(f, "port forwarding {name} {address}:{port}")?;
                 if last == u32::from(*port) { Ok(()) } else { write!(f, "-{last}") }
             }
+            Self::Untranslated(network) => write!(f, "the source of guests towards {network}"),
             Self::StaticIn(address) => write!(f, "static NAT {address}"),
             Self::StaticOut(address) => write!(f, "static NAT of {address}"),
         }
@@ -212,6 +217,7 @@ impl fmt::Display for NatEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Static(entry) => write!(f, "{}", entry.address),
+            Self::Untranslated => f.write_str("their own"),
             Self::Forward(Forward { group, .. }) if *group != 0 => write!(f, "group {group:x}"),
             Self::Forward(Forward { address, first_internal, .. }) => write!(f, "{address}:{first_internal}"),
         }

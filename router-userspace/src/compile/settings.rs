@@ -4,8 +4,9 @@ use ipnet::{IpNet, Ipv4Net};
 use router_common::config::RouterConfig;
 use router_common::port::Port as PortEntry;
 
+use super::nat::{NatEntry, NatKey};
 use super::{Problem, Subject};
-use crate::model::settings::{Filtering, HairpinSource, Mapping, Settings};
+use crate::model::settings::{Filtering, HairpinSource, Mapping, Settings, UnsolicitedSyn};
 use crate::model::{Port, port::Role};
 
 /// `RouterConfig::flags`.
@@ -20,7 +21,17 @@ pub(super) fn flags(settings: &Settings) -> u32 {
     };
     let ftp = if settings.helpers.ftp { RouterConfig::FTP } else { 0 };
     let tftp = if settings.helpers.tftp { RouterConfig::TFTP } else { 0 };
-    hairpin | filtering | ftp | tftp
+    let untranslated = if settings.untranslated.is_empty() { 0 } else { RouterConfig::UNTRANSLATED };
+    let syns = match settings.unsolicited_syn {
+        UnsolicitedSyn::Silent => 0,
+        UnsolicitedSyn::Answered => RouterConfig::ANSWER_SYNS,
+    };
+    hairpin | filtering | ftp | tftp | untranslated | syns
+}
+
+/// The networks towards which guests keep their source.
+pub(super) fn untranslated(settings: &Settings) -> impl Iterator<Item = (NatKey, NatEntry)> {
+    settings.untranslated.iter().map(|network| (NatKey::Untranslated(*network), NatEntry::Untranslated))
 }
 
 /// Those of `Port::flags` that are the operator's.

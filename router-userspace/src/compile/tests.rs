@@ -4,7 +4,7 @@ use router_common::config::RouterConfig;
 use router_common::port::{Port as PortEntry, Role};
 
 use super::*;
-use crate::model::settings::{Filtering, HairpinSource, Helpers, Mapping, NetworkSettings};
+use crate::model::settings::{Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, UnsolicitedSyn};
 use crate::model::{Port, PortSelector, Route, RouteTarget, SourceNat};
 
 const PUBLIC: u32 = 4;
@@ -220,11 +220,23 @@ fn the_operators_choices_are_bits() {
     let settings = Settings {
         hairpin_source: HairpinSource::External,
         filtering: Filtering::EndpointIndependent,
+        unsolicited_syn: UnsolicitedSyn::Answered,
         helpers: Helpers::NONE,
         ..Settings::default()
     };
     let flags = compile_with(&router(), &settings).tables.flags;
-    assert_eq!(flags, RouterConfig::HAIRPIN_EXTERNAL | RouterConfig::OPEN_BINDINGS);
+    let chosen = RouterConfig::HAIRPIN_EXTERNAL | RouterConfig::OPEN_BINDINGS | RouterConfig::ANSWER_SYNS;
+    assert_eq!(flags, chosen);
+    let networks = ["10.0.0.0/8", "192.0.2.9/32"].map(|text| text.parse().unwrap());
+    let tables =
+        compile_with(&router(), &Settings { untranslated: networks.into(), ..Settings::default() }).tables;
+    assert_ne!(tables.flags & RouterConfig::UNTRANSLATED, 0);
+    for network in networks {
+        assert_eq!(tables.nat[&nat::NatKey::Untranslated(network)], nat::NatEntry::Untranslated);
+    }
+    let limited = Settings { ports_per_guest: std::num::NonZeroU16::new(7), ..Settings::default() };
+    assert_eq!(compile_with(&router(), &limited).tables.ports_per_guest, 7);
+    assert_eq!(compile_auto(&router()).tables.ports_per_guest, 0);
 }
 
 #[test]

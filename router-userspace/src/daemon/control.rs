@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::pace::Pace;
-use super::{Options, inbox, views};
+use super::{Options, inbox, unsolicited, views};
 use crate::cloudstack::{Command, Databags, Parsed, desired, notices, remarks};
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
 use crate::error::ConfigError;
+use crate::model::settings::UnsolicitedSyn;
 use crate::model::{DesiredState, Settings};
 use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
@@ -255,10 +256,15 @@ impl Control {
         let compiled = self.compile(&self.memory.as_ref().map_err(Clone::clone)?.desired, &after);
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
         let changes = self.sentences(&after, &converged.changes);
+        let is_limited_otherwise = after.ports_per_guest != self.settings.ports_per_guest;
         (self.settings, self.settings_damage) = (after, None);
         self.compiled = compiled;
         self.trouble = None;
         self.look_again().await;
+        if is_limited_otherwise {
+            // What guests have already counts at once.
+            self.age_flows();
+        }
         Ok(changes)
     }
 
@@ -365,6 +371,28 @@ impl Control {
             Err(error) => {
                 error!("nobody knows how full the tables of flows are: {error:#}");
                 Pace::next(0)
+            }
+        }
+    }
+
+    /// Whether the senders of SYNs that nobody asked for are to hear of it.
+    pub fn answers_syns(&self) -> bool {
+        self.settings.unsolicited_syn == UnsolicitedSyn::Answered
+    }
+
+    /// Tells those whose time has come.
+    pub fn answer_syns(&mut self) {
+        let programs = &mut self.reconciler.backend.programs;
+        let syns = match programs.take_unsolicited_syns(unsolicited::PATIENCE, unsolicited::MOST) {
+            Ok(syns) => syns,
+            Err(error) => return error!("unsolicited SYNs are not answered: {error:#}"),
+        };
+        for syn in syns {
+            let here = self.compiled.tables.local6.iter().find(|(_, ifindex)| **ifindex == syn.ifindex);
+            // A port without an address has nothing to answer from.
+            let Some((address, _)) = here else { continue };
+            if let Err(error) = unsolicited::answer(&syn, *address) {
+                debug!("{} does not hear of its SYN: {error}", syn.from);
             }
         }
     }

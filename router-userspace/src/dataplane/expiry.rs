@@ -9,7 +9,7 @@
 //! ```
 //! Each direction's entry keeps the TCP flags it has seen; the state is read off the two.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::{HashMap as StdHashMap, HashSet};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use router_common::nat::ExternalKey;
 use router_common::net::{Address, Ipv4};
 
 use super::eviction::{Usage, Victim, Want, Worth, choose, evict, room};
-use super::pools::external_key;
+use super::guests::{self, Guests};
+use super::pools::{Settled, external_key};
 use super::stats::{entries, reply_key};
 use super::{Dataplane, batch};
 use crate::model::Timeouts;
@@ -89,8 +90,16 @@ impl Dataplane {
     /// A map cannot be read or written.
     pub fn expire(&mut self, timeouts: &Timeouts) -> Result<Aged> {
         let now = monotonic_now();
+        let is_limited = self.tables.config()?.ports_per_guest != 0;
+        let source_nats: HashSet<Ipv4> = match is_limited {
+            true => self.tables.observe_ports()?.iter().map(|port| port.source_nat).collect(),
+            false => HashSet::new(),
+        };
+        let mut guests = Guests::new();
         let mut bound: StdHashMap<ExternalKey, u32> = StdHashMap::new();
         let mut v4 = sweep(&mut self.tables.flows4, timeouts, now, |key, entry| {
+            let without_binding = guests::of_flow(key, entry, &source_nats);
+            without_binding.into_iter().for_each(|guest| *guests.entry(guest).or_default() += 1);
             let is_bound = entry.translation & FlowEntry::<Ipv4>::BOUND != 0;
             let external = is_bound.then(|| external_key(key, entry));
             external.into_iter().for_each(|external| *bound.entry(external).or_default() += 1);
@@ -100,6 +109,7 @@ impl Dataplane {
         let expired = v4.expired + v6.expired;
 
         let bindings = self.bindings()?;
+        let counted_before = self.guests()?;
         let mut bindings_usage = Usage { taken: bindings.len(), room: room(self.tables.bindings.map())? };
         // Bindings without flows make room by themselves, those with flows when these go.
         let in_use = Usage { taken: bound.len(), ..bindings_usage };
@@ -125,7 +135,12 @@ impl Dataplane {
 
         let surplus = Want::of(bindings_usage, 1).old;
         let is_bound = |external: &ExternalKey| bound.contains_key(external);
-        let ended = self.settle_pools(bindings, is_bound, now, timeouts.hold_down, surplus)?;
+        let Settled { ended, left } =
+            self.settle_pools(bindings, is_bound, now, timeouts.hold_down, surplus)?;
+        if is_limited {
+            left.into_iter().for_each(|(guest, ports)| *guests.entry(guest).or_default() += ports);
+        }
+        self.settle_guests(&guests, &counted_before)?;
         bindings_usage.taken = bindings_usage.taken.saturating_sub(ended);
         let evicted = evicted4 + evicted6;
         if evicted > 0 {

@@ -13,12 +13,13 @@ use router_common::flow::{FlowEntry, FlowKey};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
-    Binding, BindingKey, Expected, ExternalKey, Forward, ForwardKey, Internal, Pool, Shift, SourceKey,
-    StaticNat,
+    Binding, BindingKey, DestinationKey, Expected, ExternalKey, Forward, ForwardKey, GuestKey, GuestUse,
+    Internal, Pool, Shift, SourceKey, StaticNat, Untranslated,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Gate, GateKey, List, Net, NetKey};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::unsolicited::Syn;
 
 use super::policy::PolicyTables;
 use super::pools::Pools;
@@ -43,10 +44,13 @@ pub(super) const NAMES: &[&str] = &[
     "NETS4",
     "NETS6",
     "GATES",
+    "UNTRANSLATED",
     "BINDINGS",
     "EXTERNALS",
+    "GUESTS",
     "EXPECTED",
     "SHIFTS",
+    "SYNS",
     "POOLS",
     "DATAGRAMS4",
     "DATAGRAMS6",
@@ -90,10 +94,13 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<(u32, NetKey<Ipv4>), Net>("NETS4", NO_PREALLOC),
     shape::<(u32, NetKey<Ipv6>), Net>("NETS6", NO_PREALLOC),
     shape::<(u32, GateKey), Gate>("GATES", NO_PREALLOC),
+    shape::<(u32, DestinationKey), Untranslated>("UNTRANSLATED", NO_PREALLOC),
     shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
     shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),
+    shape::<GuestKey, GuestUse>("GUESTS", NO_PREALLOC),
     shape::<ExternalKey, Expected>("EXPECTED", 0),
     shape::<FlowKey<Ipv4>, Shift>("SHIFTS", 0),
+    shape::<FlowKey<Ipv6>, Syn>("SYNS", 0),
     shape::<u32, Pool>("POOLS", MMAPABLE),
     shape::<DatagramKey<Ipv4>, Datagram>("DATAGRAMS4", 0),
     shape::<DatagramKey<Ipv6>, Datagram>("DATAGRAMS6", 0),
@@ -120,8 +127,11 @@ pub struct Tables {
     pub(super) forwards: LpmTrie<MapData, ForwardKey, Forward>,
     sources: LpmTrie<MapData, SourceKey, Forward>,
     pub(super) policy: PolicyTables,
+    untranslated: LpmTrie<MapData, DestinationKey, Untranslated>,
     pub(super) bindings: HashMap<MapData, BindingKey, Binding>,
     pub(super) externals: HashMap<MapData, ExternalKey, Internal>,
+    pub(super) guests: HashMap<MapData, GuestKey, GuestUse>,
+    pub(super) syns: HashMap<MapData, FlowKey<Ipv6>, Syn>,
     pub(super) pools: Pools,
 }
 
@@ -145,8 +155,11 @@ impl Tables {
             forwards: LpmTrie::try_from(map("FORWARDS")?)?,
             sources: LpmTrie::try_from(map("FORWARD_SOURCES")?)?,
             policy: PolicyTables::take(&mut map)?,
+            untranslated: LpmTrie::try_from(map("UNTRANSLATED")?)?,
             bindings: HashMap::try_from(map("BINDINGS")?)?,
             externals: HashMap::try_from(map("EXTERNALS")?)?,
+            guests: HashMap::try_from(map("GUESTS")?)?,
+            syns: HashMap::try_from(map("SYNS")?)?,
             pools: match map("POOLS")? {
                 Map::Array(data) => Pools::map(&data).context("map POOLS into memory")?,
                 other => anyhow::bail!("POOLS is {other:?}, not an array"),
@@ -179,6 +192,15 @@ impl Tables {
         self.set_config(RouterConfig { flags, ..config })
     }
 
+    /// Replaces how many external ports a guest may have per protocol; 0 for as many as there are.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_ports_per_guest(&mut self, ports_per_guest: u16) -> Result<()> {
+        let config = self.config()?;
+        self.set_config(RouterConfig { ports_per_guest, ..config })
+    }
+
     /// Makes every flow look its way out up again with its next packet.
     ///
     /// # Errors
@@ -193,7 +215,8 @@ impl Tables {
     /// # Errors
     /// A map cannot be read.
     pub fn observe(&self) -> Result<TableSet> {
-        let mut tables = TableSet { flags: self.config()?.flags, ..TableSet::default() };
+        let RouterConfig { flags, ports_per_guest, .. } = self.config()?;
+        let mut tables = TableSet { flags, ports_per_guest, ..TableSet::default() };
         for entry in self.ports.iter() {
             let (key, port) = entry.context("read PORTS")?;
             tables.ports.insert((key.ifindex, key.outer_vlan, key.inner_vlan), port);
@@ -234,6 +257,12 @@ impl Tables {
             let key = NatKey::Source { group: u32::from_be_bytes(group), network };
             tables.nat.insert(key, NatEntry::Forward(value));
         }
+        for entry in self.untranslated.iter() {
+            let (key, _) = entry.context("read UNTRANSLATED")?;
+            let bits = key.prefix_len() - DestinationKey::BEFORE_ADDRESS;
+            let network = Ipv4Net::new(key.data().address.into(), bits as u8)?;
+            tables.nat.insert(NatKey::Untranslated(network), NatEntry::Untranslated);
+        }
         Ok(())
     }
 
@@ -255,6 +284,9 @@ impl Tables {
             (NatKey::Source { group, network }, NatEntry::Forward(entry)) => {
                 self.sources.insert(&source_key(*group, *network), entry, 0)
             }
+            (NatKey::Untranslated(network), NatEntry::Untranslated) => {
+                self.untranslated.insert(&destination_key(*network), Untranslated { is_so: 1 }, 0)
+            }
             (key, entry) => anyhow::bail!("{key} cannot lead to {entry}"),
         }
         .with_context(|| format!("write {key}"))
@@ -270,6 +302,7 @@ impl Tables {
             NatKey::StaticOut(address) => self.static_out.remove(&local_key(Ipv4::from(*address))),
             NatKey::Forward { .. } => self.forwards.remove(&forward_key(key)),
             NatKey::Source { group, network } => self.sources.remove(&source_key(*group, *network)),
+            NatKey::Untranslated(network) => self.untranslated.remove(&destination_key(*network)),
         };
         absent_is_fine(removed).with_context(|| format!("remove {key}"))
     }
@@ -344,6 +377,11 @@ fn forward_key(key: &NatKey) -> Key<ForwardKey> {
 fn source_key(group: u32, network: Ipv4Net) -> Key<SourceKey> {
     let data = SourceKey { group: group.to_be_bytes(), source: network.network().into() };
     Key::new(32 + u32::from(network.prefix_len()), data)
+}
+
+fn destination_key(network: Ipv4Net) -> Key<DestinationKey> {
+    let data = DestinationKey { router: ROUTER, pad: 0, address: network.network().into() };
+    Key::new(DestinationKey::BEFORE_ADDRESS + u32::from(network.prefix_len()), data)
 }
 
 /// A removal's result, where nothing to remove is what was wanted.

@@ -13,11 +13,13 @@ mod attach;
 mod batch;
 mod eviction;
 mod expiry;
+mod guests;
 mod maps;
 mod pins;
 mod policy;
 mod pools;
 mod stats;
+mod unsolicited;
 
 use std::path::PathBuf;
 
@@ -34,6 +36,7 @@ pub use maps::Tables;
 pub use pins::{default_pin_dir, mount_bpffs, namespace_pin_dir};
 pub use pools::PoolUse;
 pub use stats::{CounterRow, FlowRecord, Outcome};
+pub use unsolicited::UnsolicitedSyn;
 
 /// The programs, made by the build script; empty when built with `ROUTER_BPF_SKIP=1`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/router-ebpf.o"));
@@ -86,6 +89,7 @@ impl Dataplane {
             ("FLOWS6", options.max_flows),
             ("BINDINGS", options.max_bindings),
             ("EXTERNALS", options.max_bindings),
+            ("GUESTS", options.max_bindings),
         ] {
             loader.map_max_entries(name, room);
         }
@@ -100,6 +104,8 @@ impl Dataplane {
                 own_ports_first,
                 own_ports_last,
                 flags: 0,
+                ports_per_guest: 0,
+                pad: 0,
             })?;
         }
         Ok(Self {

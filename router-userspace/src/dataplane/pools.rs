@@ -20,6 +20,7 @@ use router_common::net::{Be16, Ipv4};
 
 use super::Dataplane;
 use super::batch;
+use super::guests::{self, Guests};
 use super::maps::absent_is_fine;
 
 /// A pool with fewer free ports than this lets go of bindings that only wait for their hold-down.
@@ -142,6 +143,15 @@ pub(super) struct Settling {
     noted: u64,
 }
 
+/// What settling came to.
+#[derive(Default)]
+pub(super) struct Settled {
+    /// How many bindings have ended.
+    pub(super) ended: usize,
+    /// How many are left, by whose they are.
+    pub(super) left: Guests,
+}
+
 /// How a pool is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolUse {
@@ -210,7 +220,7 @@ impl Dataplane {
     }
 
     /// Ends bindings that no flow has used for a while, or `surplus` of those that none uses, and makes
-    /// the pools' bits what they should be; how many have ended. `is_bound`: a flow has this external end.
+    /// the pools' bits what they should be. `is_bound`: a flow has this external end.
     pub(super) fn settle_pools(
         &mut self,
         bindings: Vec<(BindingKey, Binding)>,
@@ -218,13 +228,13 @@ impl Dataplane {
         now: u64,
         hold_down: Duration,
         surplus: usize,
-    ) -> Result<usize> {
+    ) -> Result<Settled> {
         let rows = self.pool_rows()?;
         let mut by_pool: BTreeMap<(u32, u8), Vec<(BindingKey, Binding)>> = BTreeMap::new();
         for (key, binding) in bindings {
             by_pool.entry((key.external.to_host(), key.protocol)).or_default().push((key, binding));
         }
-        let mut ended = 0;
+        let Settled { mut ended, mut left } = Settled::default();
         let mut expected: HashMap<u32, Vec<u64>> = HashMap::new();
         for (place, mut of_pool) in by_pool {
             let index = rows.iter().find(|((address, protocol), _)| (address.to_host(), *protocol) == place);
@@ -245,7 +255,10 @@ impl Dataplane {
                     {
                         pool.give_back(binding.port.get());
                     }
-                } else if let Some((_, index)) = index {
+                    continue;
+                }
+                *left.entry(guests::of_binding(&key)).or_default() += 1;
+                if let Some((_, index)) = index {
                     expect(&mut expected, *index, binding.port.get());
                 }
             }
@@ -258,7 +271,7 @@ impl Dataplane {
         for (_, index) in rows {
             self.settle(index, is_later, expected.remove(&index).unwrap_or_else(|| vec![0; WORDS]));
         }
-        Ok(ended)
+        Ok(Settled { ended, left })
     }
 
     /// Removes a binding, unless it was used meanwhile.

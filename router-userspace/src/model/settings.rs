@@ -1,6 +1,7 @@
 //! What the operator chooses, where CloudStack says nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -14,8 +15,14 @@ pub struct Settings {
     pub hairpin_source: HairpinSource,
     /// Who may send to a binding's external port.
     pub filtering: Filtering,
+    /// What becomes of SYNs over IPv6 that nobody inside has asked for.
+    pub unsolicited_syn: UnsolicitedSyn,
     /// Which protocols are read along with.
     pub helpers: Helpers,
+    /// How many external ports a guest may have at once per protocol (RFC 6888 REQ-4); `None`: as many as there are.
+    pub ports_per_guest: Option<NonZeroU16>,
+    /// Destinations towards which guests keep their source, whatever port they leave by (RFC 6888 REQ-6).
+    pub untranslated: BTreeSet<Ipv4Net>,
     /// Guest networks that are not as all others. A network may hold several; the narrowest counts.
     pub networks: BTreeMap<Ipv4Net, NetworkSettings>,
 }
@@ -77,6 +84,16 @@ pub enum Filtering {
     AddressAndPortDependent,
     /// Anybody.
     EndpointIndependent,
+}
+
+/// What becomes of a SYN over IPv6 towards a guest that nobody inside has asked for: it is dropped, and then?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnsolicitedSyn {
+    /// Nothing, as CloudStack's own router has it.
+    #[default]
+    Silent,
+    /// Whoever has sent it hears so after six seconds (RFC 6092 REC-34).
+    Answered,
 }
 
 /// Which protocols are read along with, because they open connections of which NAT would know nothing.

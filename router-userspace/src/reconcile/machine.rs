@@ -123,6 +123,7 @@ impl<P: Programs> Backend for Machine<P> {
             Change::RemoveList(number) => self.programs.remove_list(*number),
             Change::SetFirewall(address, list) => self.programs.set_firewall(*address, *list),
             Change::RemoveFirewall(address) => self.programs.remove_firewall(*address),
+            Change::SetPortsPerGuest(limit) => self.programs.set_ports_per_guest(*limit),
             Change::SetPort(_, key, port) => self.programs.set_port(*key, port),
             Change::RemovePort(_, key) => self.programs.remove_port(*key),
             Change::SetLocal(nic, address) => self.programs.set_local(*address, nic.ifindex),

@@ -26,6 +26,8 @@ pub trait Programs {
     fn set_firewall(&mut self, address: Ipv4Addr, list: u32) -> Result<()>;
     /// Removes the list of a public address; one that is not there is removed already.
     fn remove_firewall(&mut self, address: Ipv4Addr) -> Result<()>;
+    /// Writes how many external ports a guest may have per protocol; 0 for as many as there are.
+    fn set_ports_per_guest(&mut self, limit: u16) -> Result<()>;
     /// Writes a port: interface, outer and inner VLAN id.
     fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()>;
     /// Removes a port; one that is not there is removed already.
@@ -71,6 +73,10 @@ impl Programs for Dataplane {
 
     fn remove_firewall(&mut self, address: Ipv4Addr) -> Result<()> {
         self.tables().remove_firewall(address)
+    }
+
+    fn set_ports_per_guest(&mut self, limit: u16) -> Result<()> {
+        self.tables().set_ports_per_guest(limit)
     }
 
     fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()> {

@@ -91,6 +91,8 @@ pub enum Change {
     SetFirewall(Ipv4Addr, u32),
     /// Have them judged by none.
     RemoveFirewall(Ipv4Addr),
+    /// Tell the programs how many external ports a guest may have per protocol; 0 for as many as there are.
+    SetPortsPerGuest(u16),
     /// Tell the programs about a port: interface, outer and inner VLAN id.
     SetPort(NicName, (u32, u16, u16), Port),
     /// Make the programs forget a port.
@@ -99,7 +101,7 @@ pub enum Change {
     SetLocal(NicName, IpAddr),
     /// Make the programs forget an address of the router.
     RemoveLocal(IpAddr),
-    /// Tell the programs about static NAT or a port forwarding.
+    /// Tell the programs about static NAT, a port forwarding, or towards whom guests are not translated.
     SetNat(NatKey, NatEntry),
     /// Make the programs forget one.
     RemoveNat(NatKey),
@@ -277,6 +279,9 @@ fn tables(
     }
     let gone = observed.firewalls.keys().filter(|address| !desired.firewalls.contains_key(address));
     removals.extend(gone.map(|address| Change::RemoveFirewall(*address)));
+    if desired.ports_per_guest != observed.ports_per_guest {
+        changes.push(Change::SetPortsPerGuest(desired.ports_per_guest));
+    }
     for (key, port) in differing(&desired.ports, &observed.ports) {
         changes.push(Change::SetPort(names.of(key.0), *key, *port));
     }
@@ -378,11 +383,18 @@ impl fmt::Display for Change {
             Self::RemoveList(number) => write!(f, "remove policy list {number:08x}"),
             Self::SetFirewall(address, list) => write!(f, "judge flows to {address} by list {list:08x}"),
             Self::RemoveFirewall(address) => write!(f, "judge flows to {address} by no list"),
+            Self::SetPortsPerGuest(0) => f.write_str("let a guest have as many external ports as there are"),
+            Self::SetPortsPerGuest(limit) => {
+                write!(f, "let a guest have {limit} external ports per protocol")
+            }
             Self::SetPort(nic, _, port) => write!(f, "set port {nic}: {}", PortSentence(port)),
             Self::RemovePort(nic, _) => write!(f, "remove port {nic}"),
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
             Self::RemoveLocal(address) => write!(f, "remove {address} from the router's own"),
             Self::SetNat(key, entry) => write!(f, "set {key} to {entry}"),
+            Self::RemoveNat(NatKey::Untranslated(network)) => {
+                write!(f, "translate the source of guests towards {network} again")
+            }
             Self::RemoveNat(key) => write!(f, "remove {key}"),
             Self::Attach(nic, attachment) => {
                 write!(f, "attach {} to {nic} ({})", attachment.front, attachment.reason)
@@ -409,7 +421,12 @@ impl fmt::Display for FlagsSentence {
         write!(
             f,
             "the hairpin source to {hairpin}, filtering to {filtering}, helpers: FTP {ftp}, TFTP {tftp}"
-        )
+        )?;
+        let further = [
+            (RouterConfig::UNTRANSLATED, ", some destinations to be reached untranslated"),
+            (RouterConfig::ANSWER_SYNS, ", unsolicited SYNs over IPv6 to be answered"),
+        ];
+        further.iter().filter(|(flag, _)| self.0 & flag != 0).try_for_each(|(_, words)| f.write_str(words))
     }
 }
 

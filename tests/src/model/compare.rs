@@ -363,7 +363,7 @@ fn why(reason: DropReason) -> Why {
         DropReason::Martian => Why::Martian,
         DropReason::NotPermitted => Why::NotPermitted,
         DropReason::InvalidState => Why::CannotBegin,
-        DropReason::NoFreePort => Why::NoPort,
+        DropReason::NoFreePort | DropReason::GuestLimit => Why::NoPort,
         DropReason::UnrelatedIcmpError => Why::Unrelated,
         DropReason::TtlExceeded => Why::Ttl,
         DropReason::TooBig => Why::TooBig,
