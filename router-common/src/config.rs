@@ -40,6 +40,9 @@ impl RouterConfig {
     pub const UNTRANSLATED: u32 = 16;
     /// Whoever sends a SYN over IPv6 that nobody has asked for hears of it (RFC 6092 REC-34).
     pub const ANSWER_SYNS: u32 = 32;
+    /// An address that has no port left has none for another socket, where it would be shared by flows to
+    /// different destinations otherwise (RFC 4787 REQ-11).
+    pub const REFUSE_EXHAUSTED: u32 = 64;
 
     /// The local port range that the router's own sockets get (`ip_local_port_range`): kept
     /// apart, until no other port is left, so that a guest's translated flow has not the tuple of a

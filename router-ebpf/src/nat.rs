@@ -302,6 +302,9 @@ pub fn bind<A: Family, T: Flows<A>>(
     let Some(pool) = tables.pool(source.pool) else { return Ok(()) };
     admit(tables, key, internal)?;
     let Some(port) = ports::take(&pool, key.src_port.get(), tables.random()) else {
+        if tables.config().flags & RouterConfig::REFUSE_EXHAUSTED != 0 {
+            return Err(DropReason::NoFreePort);
+        }
         pool.count_shared();
         return Ok(());
     };

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 use crate::error::ConfigError;
 use crate::json::{self, Place, kind};
 use crate::model::settings::{
-    Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings, Timeouts, UnsolicitedSyn,
+    ExhaustedPorts, Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings, Timeouts,
+    UnsolicitedSyn,
 };
 
 /// What the file is called, in messages too.
@@ -40,6 +41,7 @@ fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
             "timeouts" => settings.timeouts = timeouts(&place, value)?,
             "hairpin_source" => settings.hairpin_source = choice(&place, value, HAIRPIN_SOURCES)?,
             "filtering" => settings.filtering = choice(&place, value, FILTERINGS)?,
+            "exhausted_ports" => settings.exhausted_ports = choice(&place, value, EXHAUSTED_PORTS)?,
             "unsolicited_syn" => settings.unsolicited_syn = choice(&place, value, UNSOLICITED_SYNS)?,
             "helpers" => settings.helpers = helpers(&place, value)?,
             "ports_per_guest" => settings.ports_per_guest = Some(ports(&place, value)?),
@@ -58,6 +60,9 @@ const FILTERINGS: &[(&str, Filtering)] = &[
     ("address-and-port-dependent", Filtering::AddressAndPortDependent),
     ("endpoint-independent", Filtering::EndpointIndependent),
 ];
+
+const EXHAUSTED_PORTS: &[(&str, ExhaustedPorts)] =
+    &[("shared", ExhaustedPorts::Shared), ("refused", ExhaustedPorts::Refused)];
 
 const UNSOLICITED_SYNS: &[(&str, UnsolicitedSyn)] =
     &[("silent", UnsolicitedSyn::Silent), ("answered", UnsolicitedSyn::Answered)];
@@ -222,6 +227,7 @@ mod tests {
                 "hairpin_source": "external",
                 "filtering": "endpoint-independent",
                 "unsolicited_syn": "answered",
+                "exhausted_ports": "refused",
                 "helpers": ["tftp"],
                 "ports_per_guest": 500,
                 "untranslated": ["10.0.0.0/8", "192.0.2.9/32"],
@@ -259,6 +265,7 @@ mod tests {
             hairpin_source,
             filtering,
             unsolicited_syn: UnsolicitedSyn::Answered,
+            exhausted_ports: ExhaustedPorts::Refused,
             helpers,
             ports_per_guest,
             untranslated,

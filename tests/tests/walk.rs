@@ -2,9 +2,11 @@
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
+use router_common::nat::pool_index;
 use router_common::port::Port;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
-use router_ebpf::tables::Route;
+use router_ebpf::ports::PortPool;
+use router_ebpf::tables::{Route, Tables};
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
 use router_tests::scenario::{Nic, Router, host_mac, scenarios};
@@ -37,6 +39,24 @@ fn a_full_table_refuses_new_flows_and_leaves_known_ones_alone() {
     router.world.capacity.set(3);
     assert_eq!(router.send(Nic::Tier1, &datagram("10.1.1.50", 5001)).outcome, full);
     assert_eq!(router.world.v4.flows.borrow().len(), 2);
+}
+
+#[test]
+fn an_address_without_a_free_port_has_none_to_share_where_that_is_chosen() {
+    for (flags, outcome) in
+        [(0, FORWARDED), (RouterConfig::REFUSE_EXHAUSTED, DropReason::NoFreePort.outcome())]
+    {
+        let mut router = HostRouter::new(Hook::Tc);
+        let config = router.world.config.get();
+        router.world.config.set(RouterConfig { flags, ..config });
+        assert_eq!(router.send(Nic::Tier1, &datagram("10.1.1.50", 5000)).outcome, FORWARDED);
+        let udp = pool_index(Nic::Public as u32 + 1, 17).expect("UDP has a pool");
+        let pool = router.world.pool(udp).expect("a pool");
+        (0..1024).for_each(|word| _ = pool.claim(word, u64::MAX));
+        (0..16).for_each(|group| pool.set_full(group, u64::MAX));
+        assert_eq!(router.send(Nic::Tier1, &datagram("10.1.1.51", 5001)).outcome, outcome);
+        assert_eq!(router.send(Nic::Tier1, &datagram("10.1.1.50", 5000)).outcome, FORWARDED, "who has one");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use router_common::port::Port as PortEntry;
 
 use super::nat::{NatEntry, NatKey};
 use super::{Problem, Subject};
-use crate::model::settings::{Filtering, HairpinSource, Mapping, Settings, UnsolicitedSyn};
+use crate::model::settings::{ExhaustedPorts, Filtering, HairpinSource, Mapping, Settings, UnsolicitedSyn};
 use crate::model::{Port, port::Role};
 
 /// `RouterConfig::flags`.
@@ -26,7 +26,11 @@ pub(super) fn flags(settings: &Settings) -> u32 {
         UnsolicitedSyn::Silent => 0,
         UnsolicitedSyn::Answered => RouterConfig::ANSWER_SYNS,
     };
-    hairpin | filtering | ftp | tftp | untranslated | syns
+    let exhausted = match settings.exhausted_ports {
+        ExhaustedPorts::Shared => 0,
+        ExhaustedPorts::Refused => RouterConfig::REFUSE_EXHAUSTED,
+    };
+    hairpin | filtering | ftp | tftp | untranslated | syns | exhausted
 }
 
 /// The networks towards which guests keep their source.

@@ -4,7 +4,9 @@ use router_common::config::RouterConfig;
 use router_common::port::{Port as PortEntry, Role};
 
 use super::*;
-use crate::model::settings::{Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, UnsolicitedSyn};
+use crate::model::settings::{
+    ExhaustedPorts, Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, UnsolicitedSyn,
+};
 use crate::model::{Port, PortSelector, Route, RouteTarget, SourceNat};
 
 const PUBLIC: u32 = 4;
@@ -221,12 +223,13 @@ fn the_operators_choices_are_bits() {
         hairpin_source: HairpinSource::External,
         filtering: Filtering::EndpointIndependent,
         unsolicited_syn: UnsolicitedSyn::Answered,
+        exhausted_ports: ExhaustedPorts::Refused,
         helpers: Helpers::NONE,
         ..Settings::default()
     };
     let flags = compile_with(&router(), &settings).tables.flags;
     let chosen = RouterConfig::HAIRPIN_EXTERNAL | RouterConfig::OPEN_BINDINGS | RouterConfig::ANSWER_SYNS;
-    assert_eq!(flags, chosen);
+    assert_eq!(flags, chosen | RouterConfig::REFUSE_EXHAUSTED);
     let networks = ["10.0.0.0/8", "192.0.2.9/32"].map(|text| text.parse().unwrap());
     let tables =
         compile_with(&router(), &Settings { untranslated: networks.into(), ..Settings::default() }).tables;

@@ -17,6 +17,8 @@ pub struct Settings {
     pub filtering: Filtering,
     /// What becomes of SYNs over IPv6 that nobody inside has asked for.
     pub unsolicited_syn: UnsolicitedSyn,
+    /// What a new socket gets of an address that has no port left.
+    pub exhausted_ports: ExhaustedPorts,
     /// Which protocols are read along with.
     pub helpers: Helpers,
     /// How many external ports a guest may have at once per protocol (RFC 6888 REQ-4); `None`: as many as there are.
@@ -94,6 +96,16 @@ pub enum UnsolicitedSyn {
     Silent,
     /// Whoever has sent it hears so after six seconds (RFC 6092 REC-34).
     Answered,
+}
+
+/// What a new socket gets of an address that has no port left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExhaustedPorts {
+    /// One that others have, for each of its flows, to another destination than theirs (RFC 7857 §3).
+    #[default]
+    Shared,
+    /// None: the translation never changes its manner (RFC 4787 REQ-11).
+    Refused,
 }
 
 /// Which protocols are read along with, because they open connections of which NAT would know nothing.

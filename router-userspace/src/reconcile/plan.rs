@@ -425,6 +425,7 @@ impl fmt::Display for FlagsSentence {
         let further = [
             (RouterConfig::UNTRANSLATED, ", some destinations to be reached untranslated"),
             (RouterConfig::ANSWER_SYNS, ", unsolicited SYNs over IPv6 to be answered"),
+            (RouterConfig::REFUSE_EXHAUSTED, ", no port to be shared"),
         ];
         further.iter().filter(|(flag, _)| self.0 & flag != 0).try_for_each(|(_, words)| f.write_str(words))
     }
