@@ -51,7 +51,7 @@ pub struct Destination<A> {
     pub is_expected: bool,
 }
 
-/// Destination NAT of a flow's first packet: static NAT, port forwarding, what a helper expects, then the bindings of
+/// Destination NAT of a flow's first packet: what a helper expects, static NAT, port forwarding, then the bindings of
 /// other guests (hairpin, RFC 4787 REQ-9) and, where that is asked for, of anybody.
 #[inline(always)]
 pub fn destination<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Destination<A> {

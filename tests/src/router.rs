@@ -32,6 +32,14 @@ pub const VPC_COMMANDS: [&str; 6] = [
     "own/network_acl/vpc_second_tier_default_allow.json",
 ];
 
+/// A tier's device, MAC address and address.
+pub type Tier = (&'static str, &'static str, &'static str);
+
+/// The first tier of [`VPC_COMMANDS`].
+pub const TIER1: Tier = ("eth2", "02:01:00:db:00:2b", "10.10.1.1");
+/// The second one.
+pub const TIER2: Tier = ("eth3", "02:01:00:de:00:2c", "10.10.2.1");
+
 /// What CloudStack sends to the router of an isolated network of both address families.
 pub const ISOLATED_COMMANDS: [&str; 3] = [
     "cloudstack/cmd_line/router_isolated_dualstack.json",
@@ -194,6 +202,17 @@ impl<'lab> Router<'lab> {
             output.with_context(|| format!("apply {name}; the daemon's log:\n{}", self.log()))?;
         }
         Ok(())
+    }
+
+    /// Sends a tier's network ACL, which has to be taken.
+    pub fn apply_acl(&self, (device, mac, ip): Tier, ingress: &Value, egress: &Value) -> Result<()> {
+        let message = serde_json::json!({
+            "device": device, "mac_address": mac, "private_gateway_acl": false,
+            "nic_ip": ip, "nic_netmask": "24",
+            "ingress_rules": ingress, "egress_rules": egress,
+            "type": "networkacl", "delete_from_processed_cache": false,
+        });
+        self.update_config_with("network_acl", message.to_string().as_bytes())?.ok().map(drop)
     }
 
     /// `xvr show WHAT --json`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use router_common::account::Hook;
 use router_tests::fuzz::{Budget, fuzz};
 use router_tests::host::HostRouter;
-use router_tests::kernel::KernelRouter;
+use router_tests::kernel::{KernelRouter, in_new_namespace};
 use router_tests::model::compare::Subject;
 use router_tests::needs;
 
@@ -37,13 +37,8 @@ fn the_programs_do_with_any_frame_what_they_may() {
     if !needs::are_met(&["ip"]) {
         return;
     }
-    let thread = std::thread::spawn(|| {
-        // SAFETY: changes the calling thread alone.
-        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");
+    in_new_namespace(|| {
         let mut router = KernelRouter::both_hooks().expect("the programs load");
         everything_holds("xdp and tc in the kernel", &mut router, 20_000);
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }

@@ -5,7 +5,7 @@
 
 use router_common::account::Hook;
 use router_tests::host::HostRouter;
-use router_tests::kernel::KernelRouter;
+use router_tests::kernel::{KernelRouter, in_new_namespace};
 use router_tests::model::compare::agree;
 use router_tests::needs;
 use router_tests::scenario::Router;
@@ -72,17 +72,12 @@ fn in_the_kernel(hook: Option<Hook>) {
         return;
     }
     let packets = packets(20_000);
-    let thread = std::thread::spawn(move || {
-        // SAFETY: changes the calling thread alone.
-        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "a new network namespace");
+    in_new_namespace(move || {
         let router = hook.map_or_else(KernelRouter::both_hooks, KernelRouter::new);
         let mut router = router.expect("the programs load");
         let account = agree(&mut router, seed(), packets, KERNEL_LENGTH, &mut progress(name(hook), packets));
         println!("{} in the kernel: {account}", name(hook));
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 #[test]

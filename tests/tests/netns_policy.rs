@@ -9,7 +9,7 @@ use router_tests::daemons::{FtpMode, Vsftpd};
 use router_tests::lab::{Host, Lab};
 use router_tests::nat::{FORWARDING, NatRouter, Rule, STATIC_NAT, is_closed};
 use router_tests::needs;
-use router_tests::router::{ISOLATED_COMMANDS, Router, VPC_COMMANDS};
+use router_tests::router::{ISOLATED_COMMANDS, Router, TIER1, TIER2, VPC_COMMANDS};
 use router_tests::servers::{Conversation, TcpEcho, UdpEcho, udp_round_trip};
 use serde_json::{Value, json};
 
@@ -28,25 +28,8 @@ fn reaches(from: &Host, to: IpAddr) -> Result<bool> {
     Ok(clients::ping(from, to, 3, Duration::from_millis(10))?.received > 0)
 }
 
-/// A tier's device, MAC address and address.
-type Tier = (&'static str, &'static str, &'static str);
-
-const TIER1: Tier = ("eth2", "02:01:00:db:00:2b", "10.10.1.1");
-const TIER2: Tier = ("eth3", "02:01:00:de:00:2c", "10.10.2.1");
-
 fn acl_of_tier2(router: &Router<'_>, ingress: &Value, egress: &Value) -> Result<()> {
-    acl(router, TIER2, ingress, egress)
-}
-
-/// Sends a tier's ACL.
-fn acl(router: &Router<'_>, (device, mac, ip): Tier, ingress: &Value, egress: &Value) -> Result<()> {
-    let message = json!({
-        "device": device, "mac_address": mac, "private_gateway_acl": false,
-        "nic_ip": ip, "nic_netmask": "24",
-        "ingress_rules": ingress, "egress_rules": egress,
-        "type": "networkacl", "delete_from_processed_cache": false,
-    });
-    router.update_config_with("network_acl", message.to_string().as_bytes())?.ok().map(drop)
+    router.apply_acl(TIER2, ingress, egress)
 }
 
 #[test]
@@ -125,8 +108,8 @@ fn ftp_passes_an_acl_that_opens_its_control_port_alone() -> Result<()> {
         router.add(&[Rule::forward("tcp", 21, web1.v4, 21), Rule::static_nat(db1.v4)])?;
         let NatRouter::Xvr(router) = &router else { unreachable!("it is XVR") };
         let control = json!([{ "type": "tcp", "first_port": 21, "last_port": 21, "cidr": "0.0.0.0/0", "allowed": true }]);
-        acl(router, TIER1, &control, &json!([]))?;
-        acl(router, TIER2, &control, &json!([]))?;
+        router.apply_acl(TIER1, &control, &json!([]))?;
+        router.apply_acl(TIER2, &control, &json!([]))?;
         for (server, address) in [(web1, FORWARDING), (db1, STATIC_NAT)] {
             let ftp = Vsftpd::start(server)?;
             for mode in [FtpMode::Passive, FtpMode::ExtendedPassive] {

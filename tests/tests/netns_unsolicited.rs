@@ -11,7 +11,8 @@ use router_tests::capture::{Capture, Frames};
 use router_tests::for_xvr;
 use router_tests::lab::{Host, Lab};
 use router_tests::nat::{Kind, NatRouter};
-use router_tests::router::Router;
+use router_tests::router::{Router, TIER1};
+use serde_json::json;
 
 /// Connects from a port of a host, and says how that ended and how long it took.
 fn connect(host: &Host, port: u16, to: (Ipv6Addr, u16)) -> Result<(io::Result<TcpStream>, Duration)> {
@@ -58,13 +59,8 @@ fn who_sends_a_syn_that_nobody_asked_for_hears_of_it_after_six_seconds_if_at_all
 fn refused_or_met(lab: &Lab, router: &Router<'_>) -> Result<()> {
     let (far, web1) = (lab.host("far"), lab.host("web1"));
     // Nobody gets in over IPv6.
-    let acl = serde_json::json!({
-        "device": "eth2", "mac_address": "02:01:00:db:00:2b", "private_gateway_acl": false,
-        "nic_ip": "10.10.1.1", "nic_netmask": "24", "ingress_rules": [],
-        "egress_rules": [{ "type": "all", "cidr": "0.0.0.0/0,::/0", "allowed": true }],
-        "type": "networkacl", "delete_from_processed_cache": false,
-    });
-    router.update_config_with("network_acl", acl.to_string().as_bytes())?.ok()?;
+    let everybody = json!([{ "type": "all", "cidr": "0.0.0.0/0,::/0", "allowed": true }]);
+    router.apply_acl(TIER1, &json!([]), &everybody)?;
     let capture = |filter| Capture::start(&far.namespace, "eth0", Frames::Arriving, filter);
     // Nobody hears anything: no error, no reset.
     let all = capture("icmp6[0] = 1 or tcp")?;
