@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use router_common::net::{Ipv4, Ipv6};
 use router_common::policy::{ANY_PROTOCOL, ANYWHERE, Gate, List, NO_LIST, NO_RULE, Net, NetKey};
+use router_common::port::Port as PortEntry;
 
 use super::nat::prefixes;
 use super::{Compiled, port};
@@ -234,51 +235,38 @@ impl Traffic {
 /// Puts the lists into the tables and onto ports and addresses.
 pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mut Compiled) {
     let mut known: HashMap<&AccessList, u32> = HashMap::new();
-    let own: Vec<(u32, AccessList)> = placed
+    let own: Vec<(&PortSelector, AccessList)> = placed
         .iter()
         .filter(|placed| placed.port.role != Role::Control)
-        .map(|placed| (placed.nic.ifindex, own_list(placed.port.role)))
+        .map(|placed| (&placed.port.selector, own_list(placed.port.role)))
         .collect();
-    let mut number =
-        |list, compiled: &mut Compiled| *known.entry(list).or_insert_with(|| add(list, compiled));
-    for (ifindex, list) in &own {
-        let number = number(list, compiled);
-        port_entry(compiled, *ifindex, |port| port.own_list = number);
-    }
+    let mut of_ports: Vec<(&PortSelector, Field, &AccessList)> =
+        own.iter().map(|(selector, list)| (*selector, (|port| &mut port.own_list) as Field, list)).collect();
     for (scope, list) in &policy.lists {
-        let ifindex = |selector: &PortSelector| {
-            placed.iter().find(|placed| placed.port.selector == *selector).map(|placed| placed.nic.ifindex)
-        };
-        match scope {
+        let (selector, field): (_, Field) = match scope {
             Scope::PublicAddress(address) => {
-                let number = number(list, compiled);
+                let number = *known.entry(list).or_insert_with(|| add(list, compiled));
                 compiled.tables.firewalls.insert(*address, number);
+                continue;
             }
-            // A port without a NIC is a problem that was told already.
-            Scope::Outside(selector) => {
-                let Some(ifindex) = ifindex(selector) else { continue };
-                let number = number(list, compiled);
-                port_entry(compiled, ifindex, |port| port.outside_list = number);
-            }
-            Scope::From(selector) => {
-                let Some(ifindex) = ifindex(selector) else { continue };
-                let number = number(list, compiled);
-                port_entry(compiled, ifindex, |port| port.from_list = number);
-            }
-            Scope::To(selector) => {
-                let Some(ifindex) = ifindex(selector) else { continue };
-                let number = number(list, compiled);
-                port_entry(compiled, ifindex, |port| port.to_list = number);
-            }
+            Scope::Outside(selector) => (selector, |port| &mut port.outside_list),
+            Scope::From(selector) => (selector, |port| &mut port.from_list),
+            Scope::To(selector) => (selector, |port| &mut port.to_list),
+        };
+        of_ports.push((selector, field, list));
+    }
+    for (selector, field, list) in of_ports {
+        // A port without a NIC is a problem that was told already.
+        let Some(placed) = placed.iter().find(|placed| placed.port.selector == *selector) else { continue };
+        let number = *known.entry(list).or_insert_with(|| add(list, compiled));
+        if let Some(port) = compiled.tables.ports.get_mut(&(placed.nic.ifindex, 0, 0)) {
+            *field(port) = number;
         }
     }
 }
 
-fn port_entry(compiled: &mut Compiled, ifindex: u32, set: impl FnOnce(&mut router_common::port::Port)) {
-    if let Some(port) = compiled.tables.ports.get_mut(&(ifindex, 0, 0)) {
-        set(port);
-    }
-}
+/// Where a port's entry has one of its lists.
+type Field = fn(&mut PortEntry) -> &mut u32;
 
 /// Adds a list; its number.
 fn add(list: &AccessList, compiled: &mut Compiled) -> u32 {
