@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use router_common::account::Hook;
@@ -73,14 +74,11 @@ fn traffic(random: &mut Random) -> Traffic {
 fn list(random: &mut Random) -> AccessList {
     let action = |random: &mut Random| random.pick(&[Action::Allow, Action::Deny]);
     let count = random.pick(&[0, 1, 2, 5, 10, 30]);
-    let rule = |random: &mut Random| Rule {
-        id: 0,
-        action: action(random),
-        traffic: traffic(random),
-        sources: networks(random),
-        destinations: networks(random),
+    let rule = |random: &mut Random| {
+        let (action, traffic) = (action(random), traffic(random));
+        Arc::new(Rule::new(0, action, traffic, networks(random), networks(random)))
     };
-    AccessList { rules: (0..count).map(|_| rule(random)).collect(), default: action(random) }
+    AccessList::new((0..count).map(|_| rule(random)).collect(), action(random))
 }
 
 fn question(random: &mut Random) -> Question {

@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -19,7 +18,7 @@ use router_common::port::Port as PortEntry;
 use super::nat::prefixes;
 use super::{Compiled, port};
 use crate::model::PortRange;
-use crate::model::policy::{AccessList, Action, Policy, Rule, Scope, Traffic};
+use crate::model::policy::{AccessList, Action, Content, Policy, Rule, Scope, Traffic};
 use crate::model::port::{PortSelector, Role};
 
 /// Which end of a flow a network is for.
@@ -234,7 +233,7 @@ impl Traffic {
 
 /// Puts the lists into the tables and onto ports and addresses.
 pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mut Compiled) {
-    let mut known: HashMap<&AccessList, u32> = HashMap::new();
+    let mut known: HashMap<Content, u32> = HashMap::new();
     let own: Vec<(&PortSelector, AccessList)> = placed
         .iter()
         .filter(|placed| placed.port.role != Role::Control)
@@ -245,7 +244,7 @@ pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mu
     for (scope, list) in &policy.lists {
         let (selector, field): (_, Field) = match scope {
             Scope::PublicAddress(address) => {
-                let number = *known.entry(list).or_insert_with(|| add(list, compiled));
+                let number = *known.entry(list.content()).or_insert_with(|| add(list, compiled));
                 compiled.tables.firewalls.insert(*address, number);
                 continue;
             }
@@ -258,7 +257,7 @@ pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mu
     for (selector, field, list) in of_ports {
         // A port without a NIC is a problem that was told already.
         let Some(placed) = placed.iter().find(|placed| placed.port.selector == *selector) else { continue };
-        let number = *known.entry(list).or_insert_with(|| add(list, compiled));
+        let number = *known.entry(list.content()).or_insert_with(|| add(list, compiled));
         if let Some(port) = compiled.tables.ports.get_mut(&(placed.nic.ifindex, 0, 0)) {
             *field(port) = number;
         }
@@ -271,7 +270,8 @@ type Field = fn(&mut PortEntry) -> &mut u32;
 /// Adds a list; its number.
 fn add(list: &AccessList, compiled: &mut Compiled) -> u32 {
     let content = self::compile(list);
-    let mut number = content_number(list);
+    let Content([a, b, c, d, ..]) = list.content();
+    let mut number = u32::from_be_bytes([a, b, c, d]);
     let lists = &mut compiled.tables.lists;
     // Two contents with one number are told apart by whoever comes first.
     while number == NO_LIST || lists.contains_key(&number) {
@@ -279,29 +279,6 @@ fn add(list: &AccessList, compiled: &mut Compiled) -> u32 {
     }
     lists.insert(number, ListEntry { entries: content.list.entries, compiled: Some(Arc::new(content)) });
     number
-}
-
-/// The same for the same content, on every machine and in every version of this program.
-fn content_number(list: &AccessList) -> u32 {
-    /// FNV-1a over what `Hash` hands it.
-    struct Fnv(u64);
-
-    impl Hasher for Fnv {
-        fn write(&mut self, bytes: &[u8]) {
-            for byte in bytes {
-                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
-
-        fn finish(&self) -> u64 {
-            self.0
-        }
-    }
-
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-    list.hash(&mut hasher);
-    let hash = hasher.finish();
-    (hash >> 32) as u32 ^ hash as u32
 }
 
 /// What the router itself is open for on a port (SEMANTICS B.1.2, B.2.4): nothing but pings and answers outside,
@@ -319,7 +296,6 @@ fn own_list(role: Role) -> AccessList {
         allowed.extend([67, 547, 53].map(|number| Traffic::Udp(port(number))));
         allowed.extend([53, 80, 443, 8080].map(|number| Traffic::Tcp(port(number))));
     }
-    let rule =
-        |traffic| Rule { id: 0, action: Action::Allow, traffic, sources: vec![], destinations: vec![] };
-    AccessList { rules: allowed.into_iter().map(rule).collect(), default: Action::Deny }
+    let rule = |traffic| Arc::new(Rule::new(0, Action::Allow, traffic, vec![], vec![]));
+    AccessList::new(allowed.into_iter().map(rule).collect(), Action::Deny)
 }

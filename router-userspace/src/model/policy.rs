@@ -2,15 +2,23 @@
 //!
 //! A flow that is known passes whatever the lists say; so do errors about it. What a list is asked about is
 //! the first packet of a flow.
+//!
+//! Rules and lists are shared and never change, so each is named after its [`Content`] once. There may be a
+//! hundred thousand rules: what has to know whether a list is the one of before compares names.
 
+mod content;
 mod idle;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+pub use self::content::Content;
 pub use self::idle::IdleRule;
+
+use self::content::OnceContent;
 
 use super::nat::PortRange;
 use super::port::PortSelector;
@@ -19,7 +27,7 @@ use super::port::PortSelector;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// In no order: no two have one scope.
-    pub lists: Vec<(Scope, AccessList)>,
+    pub lists: Vec<(Scope, Arc<AccessList>)>,
 }
 
 /// Which flows are judged by a list.
@@ -37,12 +45,13 @@ pub enum Scope {
 }
 
 /// An ordered list.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct AccessList {
     /// The first that matches decides.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
     /// What becomes of a flow that no rule matches.
     pub default: Action,
+    content: OnceContent,
 }
 
 /// What becomes of a flow.
@@ -75,7 +84,7 @@ impl fmt::Display for Action {
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// CloudStack's number for it, for counters and reports; 0 for those that it does not number.
     pub id: u64,
@@ -87,6 +96,7 @@ pub struct Rule {
     pub sources: Vec<IpNet>,
     /// Where to; empty: anywhere, of both families.
     pub destinations: Vec<IpNet>,
+    content: OnceContent,
 }
 
 /// Protocol, and what of it.
@@ -160,14 +170,30 @@ pub struct Question {
 }
 
 impl AccessList {
+    /// A list of rules, and what becomes of the rest.
+    pub fn new(rules: Vec<Arc<Rule>>, default: Action) -> Self {
+        Self { rules, default, content: OnceContent::default() }
+    }
+
     /// The rule that decides and what it says; `None`: the default.
     pub fn judge(&self, question: &Question) -> (Option<&Rule>, Action) {
         let rule = self.rules.iter().find(|rule| rule.matches(question));
-        (rule, rule.map_or(self.default, |rule| rule.action))
+        (rule.map(Arc::as_ref), rule.map_or(self.default, |rule| rule.action))
     }
 }
 
 impl Rule {
+    /// A rule; the arguments are its fields.
+    pub fn new(
+        id: u64,
+        action: Action,
+        traffic: Traffic,
+        sources: Vec<IpNet>,
+        destinations: Vec<IpNet>,
+    ) -> Self {
+        Self { id, action, traffic, sources, destinations, content: OnceContent::default() }
+    }
+
     /// Whether a flow is one of those that the rule is about.
     pub fn matches(&self, question: &Question) -> bool {
         let within = |networks: &[IpNet], address: IpAddr| {
@@ -209,7 +235,7 @@ mod tests {
     }
 
     fn rule(id: u64, action: Action, traffic: Traffic, sources: &str, destinations: &str) -> Rule {
-        Rule { id, action, traffic, sources: networks(sources), destinations: networks(destinations) }
+        Rule::new(id, action, traffic, networks(sources), networks(destinations))
     }
 
     fn ports(first: u16, last: u16) -> Option<PortRange> {
@@ -224,14 +250,12 @@ mod tests {
     #[test]
     fn the_first_rule_that_matches_decides_and_else_the_default() {
         use Action::{Allow, Deny};
-        let list = AccessList {
-            rules: vec![
-                rule(1, Deny, Traffic::Tcp(ports(22, 23)), "192.0.2.7/32", ""),
-                rule(2, Allow, Traffic::Tcp(ports(22, 22)), "192.0.2.0/24 198.51.100.0/24", "10.1.1.0/24"),
-                rule(3, Deny, Traffic::Any, "", "10.1.1.0/25"),
-            ],
-            default: Allow,
-        };
+        let rules = [
+            rule(1, Deny, Traffic::Tcp(ports(22, 23)), "192.0.2.7/32", ""),
+            rule(2, Allow, Traffic::Tcp(ports(22, 22)), "192.0.2.0/24 198.51.100.0/24", "10.1.1.0/24"),
+            rule(3, Deny, Traffic::Any, "", "10.1.1.0/25"),
+        ];
+        let list = AccessList::new(rules.map(Arc::new).into(), Allow);
         let judge = |source: &str, destination: &str, port| {
             let (rule, action) = list.judge(&question(source, destination, 6, port));
             (rule.map(|rule| rule.id), action)
@@ -309,13 +333,13 @@ mod tests {
 
     #[test]
     fn rules_of_one_family_to_the_other_never_decide() {
-        let rules = vec![
+        let rules = [
             rule(0, Action::Allow, Traffic::Tcp(ports(1, 10)), "10.0.0.0/8", ""),
             rule(0, Action::Deny, Traffic::Tcp(ports(2, 3)), "10.1.0.0/16 10.2.0.0/16", ""),
             rule(0, Action::Allow, Traffic::Any, "10.0.0.0/8", "::/0"),
             rule(0, Action::Allow, Traffic::Tcp(ports(1, 11)), "10.0.0.0/8", ""),
         ];
-        let idle = AccessList { rules, default: Action::Deny }.idle_rules();
+        let idle = AccessList::new(rules.map(Arc::new).into(), Action::Deny).idle_rules();
         let found: Vec<_> = idle.iter().map(|idle| (idle.rule, idle.covered_by)).collect();
         assert_eq!(found, [(1, Some(0)), (2, None)]);
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use router_userspace::cloudstack::{Command, Databags, desired, notices, remarks};
@@ -38,7 +39,7 @@ fn with(bags: &Databags, names: &[&str]) -> Databags {
     })
 }
 
-fn lists(bags: &Databags) -> Vec<(Scope, AccessList)> {
+fn lists(bags: &Databags) -> Vec<(Scope, Arc<AccessList>)> {
     desired(bags).unwrap_or_else(|error| panic!("{error}")).policy.lists
 }
 

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -88,8 +89,8 @@ pub(super) fn policy(
 
 impl PlacedPolicy {
     fn push(&mut self, scope: Scope, rules: Vec<(Origin, Rule)>, default: Action) {
-        let (origins, rules) = rules.into_iter().unzip();
-        self.policy.lists.push((scope, AccessList { rules, default }));
+        let (origins, rules) = rules.into_iter().map(|(origin, rule)| (origin, Arc::new(rule))).unzip();
+        self.policy.lists.push((scope, Arc::new(AccessList::new(rules, default))));
         self.origins.push(origins);
     }
 
@@ -219,7 +220,8 @@ fn public_lists(
             // Its destinations are not looked at: the address is the destination.
             Some(list) => {
                 let origin = Origin::Firewall(Family::Ipv4, rule.id);
-                list.push((origin, Rule { destinations: Vec::new(), ..of_firewall(rule) }));
+                let sources = rule.sources.clone();
+                list.push((origin, Rule::new(rule.id, rule.action(), rule.traffic, sources, Vec::new())));
             }
             None => notices.push(place().error(format_args!("not in force: no public port has {public}"))),
         }
@@ -254,13 +256,7 @@ fn default(rules: &Firewall) -> Action {
 }
 
 fn of_firewall(rule: &FirewallRule) -> Rule {
-    Rule {
-        id: rule.id,
-        action: rule.action(),
-        traffic: rule.traffic,
-        sources: rule.sources.clone(),
-        destinations: rule.destinations.clone(),
-    }
+    Rule::new(rule.id, rule.action(), rule.traffic, rule.sources.clone(), rule.destinations.clone())
 }
 
 /// The rule with one family only, also where it names no network.
@@ -341,7 +337,7 @@ fn of_acl(device: &str, acl: &NetworkAcl) -> Lists {
 
 /// CloudStack does not number the rules of these lists.
 fn of_rule(rule: &AclRule, sources: Vec<IpNet>, destinations: Vec<IpNet>) -> Rule {
-    Rule { id: 0, action: rule.action, traffic: rule.traffic, sources, destinations }
+    Rule::new(0, rule.action, rule.traffic, sources, destinations)
 }
 
 /// By MAC address, and by name only where either side has none.
@@ -366,7 +362,7 @@ fn same_network(networks: &[IpNet]) -> Vec<(Origin, Rule)> {
 
 /// A rule of the router's own.
 fn own(action: Action, sources: Vec<IpNet>, destinations: Vec<IpNet>) -> (Origin, Rule) {
-    (Origin::Router, Rule { id: 0, action, traffic: Traffic::Any, sources, destinations })
+    (Origin::Router, Rule::new(0, action, Traffic::Any, sources, destinations))
 }
 
 fn all(family: Family) -> Vec<IpNet> {

@@ -229,6 +229,8 @@ impl Ports {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::{Action, Question};
     use super::*;
     use crate::model::PortRange;
@@ -279,18 +281,17 @@ mod tests {
                 5 | 6 => Traffic::Icmp { kind: some(self), code: some(self) },
                 _ => Traffic::Protocol(self.one(&[1, 6, 17, 47, 58])),
             };
-            Rule {
-                id: 0,
-                action: self.one(&[Action::Allow, Action::Deny]),
-                traffic,
-                sources: self.networks(),
-                destinations: self.networks(),
-            }
+            let action = self.one(&[Action::Allow, Action::Deny]);
+            Rule::new(0, action, traffic, self.networks(), self.networks())
+        }
+
+        fn rules(&mut self, count: usize) -> Vec<Arc<Rule>> {
+            (0..count).map(|_| Arc::new(self.rule())).collect()
         }
     }
 
     /// Every box of a rule, written out, and whether one lies in another, by definition.
-    fn is_covered(rule: &Rule, earlier: &[Rule]) -> bool {
+    fn is_covered(rule: &Rule, earlier: &[Arc<Rule>]) -> bool {
         let all: [IpNet; 2] = ["0.0.0.0/0", "::/0"].map(|all| all.parse().expect("a network"));
         let boxes = |rule: &Rule| {
             let or_all =
@@ -336,8 +337,7 @@ mod tests {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let (mut found, mut rules) = (0, 0);
         for _ in 0..400 {
-            let all: Vec<Rule> = (0..12).map(|_| random.rule()).collect();
-            let list = AccessList { rules: all, default: Action::Deny };
+            let list = AccessList::new(random.rules(12), Action::Deny);
             let idle = list.idle_rules();
             let expected: Vec<usize> = (0..list.rules.len())
                 .filter(|index| is_covered(&list.rules[*index], &list.rules[..*index]))
@@ -356,17 +356,10 @@ mod tests {
     fn an_idle_rule_can_go() {
         let mut random = Random(0x2545_f491_4f6c_dd1d);
         for _ in 0..400 {
-            let list = AccessList {
-                rules: (0..10).map(|_| random.rule()).collect(),
-                default: random.one(&[Action::Allow, Action::Deny]),
-            };
+            let list = AccessList::new(random.rules(10), random.one(&[Action::Allow, Action::Deny]));
             let idle: Vec<usize> = list.idle_rules().iter().map(|idle| idle.rule).collect();
-            let mut less = list.clone();
-            let mut index = 0;
-            less.rules.retain(|_| {
-                index += 1;
-                !idle.contains(&(index - 1))
-            });
+            let others = list.rules.iter().enumerate().filter(|(index, _)| !idle.contains(index));
+            let less = AccessList::new(others.map(|(_, rule)| Arc::clone(rule)).collect(), list.default);
             for _ in 0..200 {
                 let hosts = if random.below(2) == 0 {
                     ["10.1.1.7", "10.1.1.6", "10.2.0.1", "192.0.2.1"]
