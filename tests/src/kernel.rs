@@ -25,7 +25,7 @@ use router_userspace::dataplane::{
 };
 
 use crate::host;
-use router_userspace::compile::policy::{self, ListEntry};
+use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{TableSet, nat};
 use router_userspace::model::policy::AccessList;
 
@@ -156,12 +156,10 @@ impl KernelRouter {
     ///
     /// # Errors
     /// The tables cannot be written.
-    pub fn judge_tier1_by(&mut self, number: u32, list: &AccessList) -> Result<()> {
+    pub fn judge_tier1_by(&mut self, number: u32, list: &Arc<AccessList>) -> Result<()> {
         let key = (self.ifindexes[&(Nic::Tier1 as u8)], 0, 0);
-        let compiled = policy::compile(list);
-        let entry = ListEntry { entries: compiled.list.entries, compiled: Some(Arc::new(compiled)) };
         let tables = self.dataplane.tables();
-        tables.add_list(number, &entry)?;
+        tables.add_list(number, &ListEntry::of(list))?;
         tables.set_port(key, &Port { from_list: number, ..host::port(Nic::Tier1) })?;
         if number > 1 { tables.remove_list(number - 1) } else { Ok(()) }
     }

@@ -9,13 +9,13 @@ use router_common::account::Hook;
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::verdict::DropReason;
 use router_ebpf::policy::{Case, permits};
+use router_ebpf::tables::Tables;
 use router_tests::host::HostRouter;
 use router_tests::kernel::{KernelRouter, in_new_namespace};
 use router_tests::model::generate::Random;
 use router_tests::needs;
 use router_tests::packet::{Frame, Payload};
 use router_tests::scenario::{Nic, Router, host_mac};
-use router_userspace::compile::policy::compile;
 use router_userspace::model::PortRange;
 use router_userspace::model::policy::{AccessList, Action, Question, Rule, Traffic};
 
@@ -71,14 +71,35 @@ fn traffic(random: &mut Random) -> Traffic {
     }
 }
 
-fn list(random: &mut Random) -> AccessList {
-    let action = |random: &mut Random| random.pick(&[Action::Allow, Action::Deny]);
-    let count = random.pick(&[0, 1, 2, 5, 10, 30]);
-    let rule = |random: &mut Random| {
-        let (action, traffic) = (action(random), traffic(random));
-        Arc::new(Rule::new(0, action, traffic, networks(random), networks(random)))
-    };
-    AccessList::new((0..count).map(|_| rule(random)).collect(), action(random))
+fn rule(random: &mut Random) -> Arc<Rule> {
+    let action = random.pick(&[Action::Allow, Action::Deny]);
+    let traffic = traffic(random);
+    Arc::new(Rule::new(0, action, traffic, networks(random), networks(random)))
+}
+
+fn list(random: &mut Random) -> Arc<AccessList> {
+    let count = random.pick(&[0, 1, 2, 5, 10, 30, 100]);
+    let default = random.pick(&[Action::Allow, Action::Deny]);
+    Arc::new(AccessList::new((0..count).map(|_| rule(random)).collect(), default))
+}
+
+/// The list with some rules less and some more.
+fn edited(random: &mut Random, list: &AccessList) -> Arc<AccessList> {
+    let mut rules = list.rules.clone();
+    for _ in 0..random.pick(&[0, 1, 1, 3]) {
+        let at = random.below(rules.len() + 1);
+        rules.insert(at, rule(random));
+    }
+    for _ in 0..random.pick(&[0, 1, 1, 3]) {
+        if !rules.is_empty() {
+            rules.remove(random.below(rules.len()));
+        }
+    }
+    if random.pick(&[false, false, true]) && rules.len() > 1 {
+        let (from, to) = (random.below(rules.len()), random.below(rules.len()));
+        rules.swap(from, to);
+    }
+    Arc::new(AccessList::new(rules, list.default))
 }
 
 fn question(random: &mut Random) -> Question {
@@ -92,16 +113,29 @@ fn question(random: &mut Random) -> Question {
     Question { source: address(random, v6), destination: address(random, v6), protocol, port }
 }
 
-fn permitted(router: &HostRouter, question: &Question) -> bool {
-    let (protocol, port) = (question.protocol, Be16::new(question.port));
+fn permitted(router: &HostRouter, number: u32, question: &Question) -> bool {
+    let (protocol, port, world) = (question.protocol, Be16::new(question.port), &router.world);
+    let Some(list) = world.list(number) else { return false };
     match (question.source, question.destination) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            permits(&router.world, &mut Case::<Ipv4>::new(1, (src.into(), dst.into()), protocol, port))
+            let mut case = Case::new::<Ipv4>((src.into(), dst.into()), protocol, port);
+            permits::<Ipv4, _>(world, &list, &mut case, 1)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            permits(&router.world, &mut Case::<Ipv6>::new(1, (src.into(), dst.into()), protocol, port))
+            let mut case = Case::new::<Ipv6>((src.into(), dst.into()), protocol, port);
+            permits::<Ipv6, _>(world, &list, &mut case, 1)
         }
         _ => unreachable!("both ends are of one family"),
+    }
+}
+
+fn agree(router: &HostRouter, number: u32, list: &AccessList, random: &mut Random, asked: &mut [u32; 2]) {
+    for _ in 0..100 {
+        let question = question(random);
+        let (rule, action) = list.judge(&question);
+        let allowed = permitted(router, number, &question);
+        asked[usize::from(allowed)] += 1;
+        assert_eq!(allowed, action == Action::Allow, "{question:?}: {rule:?} of {list:#?}");
     }
 }
 
@@ -112,22 +146,48 @@ fn the_tables_say_what_the_list_says() {
     let mut asked = [0; 2];
     for _ in 0..500 {
         let list = list(&mut random);
-        router.world.policy.borrow_mut().insert(1, compile(&list));
-        for _ in 0..100 {
-            let question = question(&mut random);
-            let (rule, action) = list.judge(&question);
-            let allowed = permitted(&router, &question);
-            asked[usize::from(allowed)] += 1;
-            assert_eq!(allowed, action == Action::Allow, "{question:?}: {rule:?} of {list:#?}");
+        router.world.set_list(1, &list);
+        agree(&router, 1, &list, &mut random, &mut asked);
+    }
+    assert!(asked.iter().all(|answers| *answers > 5000), "{asked:?}");
+}
+
+/// Lists that were made from each other, of which some are forgotten again: each says what it should, and in the
+/// end nothing is left of them.
+#[test]
+fn lists_share_what_they_have_in_common_and_do_not_disturb_each_other() {
+    let router = HostRouter::new(Hook::Tc);
+    let mut random = Random::new(3);
+    let mut asked = [0; 2];
+    let mut there: Vec<(u32, Arc<AccessList>)> = vec![];
+    for number in 1..=600 {
+        let list = match there.last() {
+            Some((_, last)) if number % 40 != 0 => edited(&mut random, last),
+            _ => list(&mut random),
+        };
+        router.world.set_list(number, &list);
+        there.push((number, list));
+        if there.len() > 3 {
+            let (gone, _) = there.remove(random.below(there.len() - 1));
+            router.world.lists.borrow_mut().remove(&gone);
+            router.world.classifier.borrow_mut().forget(gone);
+        }
+        for (number, list) in &there {
+            agree(&router, *number, list, &mut random, &mut asked);
         }
     }
     assert!(asked.iter().all(|answers| *answers > 5000), "{asked:?}");
+    let mut classifier = router.world.classifier.borrow_mut();
+    for (number, _) in there {
+        classifier.forget(number);
+    }
+    assert_eq!((classifier.blocks().0, classifier.counters().0), (0, 0));
 }
 
 #[test]
 fn a_list_that_is_not_there_lets_nothing_pass() {
     let router = HostRouter::new(Hook::Tc);
-    assert!(!permitted(&router, &question(&mut Random::new(1))));
+    assert!(!permitted(&router, 1, &question(&mut Random::new(1))));
 }
 
 /// The programs judge by the list of tier 1, from whose hosts packets go anywhere.
