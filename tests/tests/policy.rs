@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
 use router_common::account::Hook;
 use router_common::net::{Be16, Ipv4, Ipv6};
-use router_common::verdict::DropReason;
+use router_common::verdict::{DropReason, FORWARDED};
 use router_ebpf::policy::{Case, permits};
 use router_ebpf::tables::Tables;
 use router_tests::host::HostRouter;
@@ -265,4 +266,84 @@ fn the_tc_program_says_what_the_list_says() {
 #[test]
 fn the_xdp_program_says_what_the_list_says() {
     programs_agree(Hook::Xdp);
+}
+
+/// Whether TCP to low ports passes, or to high ones; behind rules about others, so that a list is some hundred
+/// blocks, most of which change from one list to the next.
+fn half(random: &mut Random, low: bool) -> Arc<AccessList> {
+    let others = (0..300).map(|_| {
+        let host = IpAddr::from(Ipv4Addr::from(0x0a02_0000 | random.below(1 << 16) as u32));
+        let network = IpNet::new(host, random.pick(&[24, 28, 32])).expect("a length");
+        Arc::new(Rule::new(0, Action::Deny, traffic(random), vec![network], vec![]))
+    });
+    let mut rules: Vec<_> = others.collect();
+    let (first, last) = if low { (1, 32_767) } else { (32_768, 65_535) };
+    let range = PortRange::new(first, last).expect("a range");
+    let tier: IpNet = "10.1.1.0/24".parse().expect("a network");
+    let halves = Rule::new(0, Action::Allow, Traffic::Tcp(Some(range)), vec![tier], vec![]);
+    rules.insert(random.below(rules.len()), Arc::new(halves));
+    Arc::new(AccessList::new(rules, Action::Deny))
+}
+
+/// One CPU sends first packets in pairs, one for each half, as fast as it can; another switches the port from
+/// one half to the other and back. Of a pair between two switches exactly one passes.
+fn no_packet_meets_a_mixture(hook: Hook) {
+    const SWITCHES: u32 = 1000;
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(move || {
+        let mut router = KernelRouter::with_room(hook, 1 << 21, 4096).expect("the programs load");
+        let mut switcher = router.second().expect("the tables open twice");
+        // Odd while the port is being switched.
+        let switches = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&switches);
+        let switching = std::thread::spawn(move || {
+            let mut random = Random::new(4);
+            for number in 1..=SWITCHES {
+                let list = half(&mut random, number % 2 == 1);
+                switcher.write(number, &list).expect("the list is written");
+                counted.fetch_add(1, Ordering::SeqCst);
+                switcher.judge_tier1_by(number).expect("the port is switched");
+                counted.fetch_add(1, Ordering::SeqCst);
+                if number > 1 {
+                    switcher.forget(number - 1).expect("the list is removed");
+                }
+            }
+        });
+        let (mut pairs, mut between) = (0u32, [0u32; 2]);
+        while !switching.is_finished() {
+            let before = switches.load(Ordering::SeqCst);
+            let passes = |router: &mut KernelRouter, port: u16| {
+                // Each is a flow of its own.
+                let (src, low) = (1024 + (pairs >> 9) as u16, (pairs & 0x1ff) as u16);
+                let payload = Payload::Tcp { src, dst: port | low, flags: 2 };
+                let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+                let frame = Frame::new(macs, "10.1.1.50", "192.0.2.9", payload);
+                let outcome = router.send(Nic::Tier1, &frame.bytes()).outcome;
+                assert!(outcome == FORWARDED || outcome == DropReason::Policy.outcome(), "{outcome}");
+                outcome == FORWARDED
+            };
+            let (low, high) = (passes(&mut router, 0x1000), passes(&mut router, 0x9000));
+            let after = switches.load(Ordering::SeqCst);
+            if before == after && before % 2 == 0 && before > 0 {
+                let is_low = before / 2 % 2 == 1;
+                assert_eq!((low, high), (is_low, !is_low), "after {} switches", before / 2);
+                between[usize::from(is_low)] += 1;
+            }
+            pairs += 1;
+        }
+        switching.join().expect("the switches are made");
+        assert!(between.iter().all(|pairs| *pairs > 1000), "{between:?} of {pairs} pairs");
+    });
+}
+
+#[test]
+fn a_thousand_switches_show_the_tc_program_no_mixture() {
+    no_packet_meets_a_mixture(Hook::Tc);
+}
+
+#[test]
+fn a_thousand_switches_show_the_xdp_program_no_mixture() {
+    no_packet_meets_a_mixture(Hook::Xdp);
 }

@@ -40,6 +40,14 @@ pub struct PolicyUse {
     pub most_rules: u32,
 }
 
+impl PolicyUse {
+    /// How full the fuller of the two is, in thousandths.
+    pub fn permille(&self) -> u32 {
+        let permille = |used: u32, most: u32| (u64::from(used) * 1000 / u64::from(most)) as u32;
+        permille(self.blocks, self.most_blocks).max(permille(self.rules, self.most_rules))
+    }
+}
+
 impl PolicyTables {
     pub(super) fn take(map: &mut impl FnMut(&str) -> Result<Map>) -> Result<Self> {
         let lists: HashMap<_, u32, List> = HashMap::try_from(map("LISTS")?)?;
