@@ -326,7 +326,7 @@ fn no_packet_meets_a_mixture(hook: Hook) {
             };
             let (low, high) = (passes(&mut router, 0x1000), passes(&mut router, 0x9000));
             let after = switches.load(Ordering::SeqCst);
-            if before == after && before % 2 == 0 && before > 0 {
+            if before == after && before.is_multiple_of(2) && before > 0 {
                 let is_low = before / 2 % 2 == 1;
                 assert_eq!((low, high), (is_low, !is_low), "after {} switches", before / 2);
                 between[usize::from(is_low)] += 1;
