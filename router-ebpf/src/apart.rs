@@ -194,7 +194,7 @@ fn permits<A: FamilyMaps>(list: u32, to: Option<(A, Be16)>) -> u32 {
     let maps = unsafe { Maps::new(Context::Absent) };
     let Some(list) = maps.list(list) else { return 0 };
     let (dst, dst_port) = to.unwrap_or((arrival.key.dst, arrival.key.dst_port));
-    let Case { src, dst, place, port, protocol, rank, counter, allows, pad } =
+    let Case { src, dst, place, port, protocol, rank, counter, allows, pad, .. } =
         Case::of(&*arrival, dst, dst_port);
     // Field by field: the whole would be built on the stack first.
     (case.src, case.dst, case.place) = (src, dst, place);

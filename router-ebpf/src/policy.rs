@@ -18,6 +18,9 @@ use crate::tables::Tables;
 /// What a trie is gone down by: bits, the first 64, the last 64 and none, host byte order.
 pub type Key = [u64; 3];
 
+/// So many places of a trie wait for narrower ones to be visited; those behind them do not.
+const MOST_WAITING: usize = 16;
+
 /// A flow's first packet, and what is found out about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
@@ -39,6 +42,15 @@ pub struct Case {
     pub allows: u32,
     /// Zero.
     pub pad: u32,
+    /// What waits in the trie by source, and in the one by destination.
+    pub waiting: [Waiting; 2],
+}
+
+/// Places of a trie that wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    count: u32,
+    places: [Pointer; MOST_WAITING],
 }
 
 impl Case {
@@ -57,6 +69,7 @@ impl Case {
             counter: 0,
             allows: 0,
             pad: 0,
+            waiting: [Waiting { count: 0, places: [Pointer::NONE; MOST_WAITING] }; 2],
         }
     }
 
@@ -68,6 +81,45 @@ impl Case {
             _ => dst_port,
         };
         Self::new((arrival.key.src, dst), arrival.key.protocol, port)
+    }
+
+    #[inline(always)]
+    fn waiting(&mut self, kind: u32) -> Option<&mut Waiting> {
+        let [by_source, by_destination] = &mut self.waiting;
+        match kind {
+            Pointer::BY_SOURCE => Some(by_source),
+            Pointer::BY_DESTINATION => Some(by_destination),
+            // There it does not matter which is the first.
+            _ => None,
+        }
+    }
+
+    /// Has a place wait, if there is room.
+    #[inline(always)]
+    fn hold(&mut self, kind: u32, at: Pointer) -> bool {
+        let Some(waiting) = self.waiting(kind) else { return false };
+        let Some(place) = waiting.places.get_mut(waiting.count as usize) else { return false };
+        *place = at;
+        waiting.count += 1;
+        true
+    }
+
+    /// The last that waits.
+    #[inline(always)]
+    fn next(&mut self, kind: u32) -> Option<Pointer> {
+        let waiting = self.waiting(kind)?;
+        let last = waiting.count.checked_sub(1)?;
+        waiting.count = last;
+        // Which the verifier of kernel 6.1 believes without knowing where it comes from.
+        waiting.places.get(last as usize & (MOST_WAITING - 1)).copied()
+    }
+
+    /// So many wait.
+    #[inline(always)]
+    fn waits(&mut self, kind: u32, count: u32) {
+        if let Some(waiting) = self.waiting(kind) {
+            waiting.count = count;
+        }
     }
 
     #[inline(always)]
@@ -107,29 +159,44 @@ pub fn by_port<T: Tables>(tables: &T, case: &mut Case, root: Pointer) {
     descend(tables, case, root, Pointer::BY_PORT, Pointer::PORT_LEVELS);
 }
 
-/// Visits what is at each place on the way down a trie.
+/// Visits what is at each place on the way down a trie, the narrowest first: it is for those that come before the
+/// others that there are rules about narrow networks, and what is behind them need not be looked at then.
 #[inline(always)]
 fn descend<T: Tables>(tables: &T, case: &mut Case, root: Pointer, kind: u32, levels: u32) {
     let mut at = root;
+    case.waits(kind, 0);
     for _ in 0..levels {
         if at.is_none() || at.kind() != kind {
             break;
         }
         let Some(node) = tables.block(at.index()) else { return };
         if node.words[Block::RANK] >= case.rank {
-            return;
+            at = Pointer::NONE;
+            break;
         }
         let next = three_bits(case.key(kind), 3 * at.level());
         for bits in 0..3 {
             let slot = slot(&node, 1 << bits | next >> (3 - bits));
-            if !slot.is_none() {
+            if slot.is_none() {
+                continue;
+            }
+            if !case.hold(kind, slot) {
                 visit(tables, case, kind, slot);
             }
+            // Not a number that the verifier knows, who would follow each that it may be.
+            tables.read_again(case);
         }
         at = slot(&node, 8 | next);
     }
     if !at.is_none() {
         visit(tables, case, kind, at);
+    }
+    for _ in 0..MOST_WAITING {
+        tables.read_again(case);
+        match case.next(kind) {
+            Some(at) => visit(tables, case, kind, at),
+            None => return,
+        }
     }
 }
 

@@ -189,11 +189,15 @@ impl<M: Memory> Classifier<M> {
             counters.push(self.new_counter()?);
         }
         let counter = self.new_counter()?;
+        let mut draft = Store::new(OwnMemory::new(self.store.memory.blocks(), 0));
         let mut roots = [Pointer::NONE; 2];
         let mut is_short = false;
         // From the last, so that each goes in front of those that are there.
         for ((rule, rank), counter) in list.rules.iter().zip(&ranks).zip(&counters).rev() {
-            is_short |= self.put(&mut roots, rule, *rank, *counter)?;
+            is_short |= put(&mut draft, &mut roots, rule, *rank, *counter)?;
+        }
+        for root in &mut roots {
+            *root = self.store.copy_in(&draft, *root)?;
         }
         let content = Content { list: Arc::clone(list), ranks, counters, is_short };
         Ok(Written { value: value(list, roots, counter), content: Some(content) })
@@ -225,7 +229,7 @@ impl<M: Memory> Classifier<M> {
                 }
                 Step::New(rank) => {
                     let counter = self.new_counter()?;
-                    is_short |= self.put(&mut roots, rule, rank, counter)?;
+                    is_short |= put(&mut self.store, &mut roots, rule, rank, counter)?;
                     (rank, counter)
                 }
             };
@@ -235,16 +239,6 @@ impl<M: Memory> Classifier<M> {
         self.use_counter(base.value.counter);
         let content = Content { list: Arc::clone(list), ranks, counters, is_short };
         Ok(Written { value: value(list, roots, base.value.counter), content: Some(content) })
-    }
-
-    fn put(&mut self, roots: &mut [Pointer; 2], rule: &Rule, rank: u32, counter: u32) -> Result<bool, Full> {
-        let mut is_short = false;
-        for (root, record) in records(rule, rank, counter) {
-            let (put, short) = self.store.put(roots[root], Dimension::Source, &record)?;
-            roots[root] = put;
-            is_short |= short;
-        }
-        Ok(is_short)
     }
 
     fn let_go(&mut self, written: Option<Written>) {
@@ -321,6 +315,23 @@ impl<M: Memory> Classifier<M> {
         let unused = (0..).zip(users.iter()).filter(|(_, users)| **users == 0);
         self.free_counters = unused.map(|(counter, _)| counter).collect();
     }
+}
+
+/// Puts all that a rule says into the tries of both families; whether something was left out.
+fn put<M: Memory>(
+    store: &mut Store<M>,
+    roots: &mut [Pointer; 2],
+    rule: &Rule,
+    rank: u32,
+    counter: u32,
+) -> Result<bool, Full> {
+    let mut is_short = false;
+    for (root, record) in records(rule, rank, counter) {
+        let (put, short) = store.put(roots[root], Dimension::Source, &record)?;
+        roots[root] = put;
+        is_short |= short;
+    }
+    Ok(is_short)
 }
 
 /// What the programs have of a list besides its rules.

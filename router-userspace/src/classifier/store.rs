@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use router_common::policy::{Block, Pointer, RuleCount};
@@ -34,22 +35,19 @@ pub trait Memory {
     fn counters(&self) -> u32;
 }
 
-/// Blocks and counters of this process's own.
+/// Blocks and counters of this process's own, which take room as they are used.
 #[derive(Clone, Debug)]
 pub struct OwnMemory {
-    /// The blocks.
-    pub blocks: Vec<Block>,
-    /// The counters.
-    pub counts: Vec<RuleCount>,
+    blocks: Vec<Block>,
+    counts: Vec<RuleCount>,
+    most_blocks: u32,
+    most_counts: u32,
 }
 
 impl OwnMemory {
-    /// So many of each.
-    pub fn new(blocks: u32, counters: u32) -> Self {
-        Self {
-            blocks: vec![Block::EMPTY; blocks as usize],
-            counts: vec![RuleCount { packets: 0, bytes: 0 }; counters as usize],
-        }
+    /// At most so many of each.
+    pub const fn new(most_blocks: u32, most_counts: u32) -> Self {
+        Self { blocks: Vec::new(), counts: Vec::new(), most_blocks, most_counts }
     }
 }
 
@@ -63,7 +61,11 @@ impl Memory for OwnMemory {
     }
 
     fn set_block(&mut self, index: u32, block: &Block) {
-        self.blocks[index as usize] = *block;
+        let index = index as usize;
+        if index >= self.blocks.len() {
+            self.blocks.resize(index + 1, Block::EMPTY);
+        }
+        self.blocks[index] = *block;
     }
 
     fn set_word(&mut self, index: u32, word: usize, value: u32) {
@@ -71,19 +73,21 @@ impl Memory for OwnMemory {
     }
 
     fn blocks(&self) -> u32 {
-        self.blocks.len() as u32
+        self.most_blocks
     }
 
     fn count(&self, counter: u32) -> RuleCount {
-        self.counts[counter as usize]
+        self.counts.get(counter as usize).copied().unwrap_or(RuleCount { packets: 0, bytes: 0 })
     }
 
     fn reset_count(&mut self, counter: u32) {
-        self.counts[counter as usize] = RuleCount { packets: 0, bytes: 0 };
+        if let Some(count) = self.counts.get_mut(counter as usize) {
+            *count = RuleCount { packets: 0, bytes: 0 };
+        }
     }
 
     fn counters(&self) -> u32 {
-        self.counts.len() as u32
+        self.most_counts
     }
 }
 
@@ -230,6 +234,30 @@ impl<M: Memory> Store<M> {
         Ok(copy)
     }
 
+    /// A copy of what lies in another store, block behind block in the order in which packets go through them, so
+    /// that what is read one after the other lies together.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn copy_in<N: Memory>(&mut self, from: &Store<N>, at: Pointer) -> Result<Pointer, Full> {
+        // Taken from the end.
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        self.copy_below(from, at)
+    }
+
+    fn copy_below<N: Memory>(&mut self, from: &Store<N>, at: Pointer) -> Result<Pointer, Full> {
+        if at.is_none() {
+            return Ok(at);
+        }
+        let mut block = from.memory.block(at.index());
+        let copy = self.make(&block, at.kind(), at.level())?;
+        for word in pointer_words(at.kind()) {
+            block.words[word] = self.copy_below(from, Pointer(block.words[word]))?.0;
+        }
+        self.memory.set_block(copy.index(), &block);
+        Ok(copy)
+    }
+
     fn take(&mut self) -> Result<u32, Full> {
         if let Some(index) = self.free.pop() {
             return Ok(index);
@@ -257,10 +285,13 @@ impl<M: Memory> Store<M> {
 
 /// Where a block points to.
 pub fn pointers(block: &Block, kind: u32) -> impl Iterator<Item = Pointer> + use<> {
-    let words = match kind {
+    let block = *block;
+    pointer_words(kind).map(move |word| Pointer(block.words[word])).filter(|pointer| !pointer.is_none())
+}
+
+fn pointer_words(kind: u32) -> RangeInclusive<usize> {
+    match kind {
         Pointer::RULE => Block::NEXT..=Block::NEXT,
         _ => 1..=15,
-    };
-    let block = *block;
-    words.map(move |word| Pointer(block.words[word])).filter(|pointer| !pointer.is_none())
+    }
 }
