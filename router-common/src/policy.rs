@@ -104,11 +104,6 @@ impl Pointer {
     pub const BY_PORT: u32 = 2;
     /// Of a rule, and those behind it.
     pub const RULE: u32 = 3;
-    /// One more than the highest [`level`](Self::level) of a node: 128 bits, three at a time.
-    pub const LEVELS: u32 = 43;
-    /// The same in a trie by protocol and port: 24 bits.
-    pub const PORT_LEVELS: u32 = 9;
-
     /// To a block.
     #[inline(always)]
     pub const fn new(index: u32, kind: u32, level: u32) -> Self {
@@ -133,7 +128,7 @@ impl Pointer {
         self.0 >> 6 & 3
     }
 
-    /// Of a node: which three bits of its key it is for, counted by threes.
+    /// Of a node: which three bits of its key it is for, counted by threes: up to 42 of an IPv6 address.
     #[inline(always)]
     pub const fn level(self) -> u32 {
         self.0 & 0x3f

@@ -19,7 +19,6 @@ use aya_ebpf::helpers::{
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
-use router_common::policy::Pointer;
 use router_common::port::{LocalKey, Port, PortKey};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
@@ -27,7 +26,6 @@ use router_ebpf::family::{ETHERTYPE_IPV4, Family};
 use router_ebpf::fragment::{Marked, Piece};
 use router_ebpf::packet::Packet;
 use router_ebpf::passage::Decided;
-use router_ebpf::policy::Case;
 use router_ebpf::tables::Tables;
 use router_ebpf::{fragment, icmp, mss, nat, options, policy, ports, split, walk};
 
@@ -194,12 +192,7 @@ fn permits<A: FamilyMaps>(list: u32, to: Option<(A, Be16)>) -> u32 {
     let maps = unsafe { Maps::new(Context::Absent) };
     let Some(list) = maps.list(list) else { return 0 };
     let (dst, dst_port) = to.unwrap_or((arrival.key.dst, arrival.key.dst_port));
-    let Case { src, dst, place, port, protocol, rank, counter, allows, pad, .. } =
-        Case::of(&*arrival, dst, dst_port);
-    // Field by field: the whole would be built on the stack first.
-    (case.src, case.dst, case.place) = (src, dst, place);
-    (case.port, case.protocol) = (port, protocol);
-    (case.rank, case.counter, case.allows, case.pad) = (rank, counter, allows, pad);
+    case.ask_about(&*arrival, dst, dst_port);
     u32::from(policy::permits::<A, _>(&maps, &list, &mut case, arrival.bytes))
 }
 
@@ -217,34 +210,14 @@ pub extern "C" fn xvr_permits6(list: u32) -> u32 {
     permits::<Ipv6>(list, None)
 }
 
-#[inline(always)]
-fn in_case(search: impl FnOnce(&Maps, &mut Case)) -> u32 {
-    let Some(mut case) = case() else { return NO_ROOM };
+/// [`policy::search`] in the case that is asked about: 1 when it is done.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_search() -> u32 {
+    let Some(mut case) = case() else { return 1 };
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
-    search(&maps, &mut case);
-    GRANTED
-}
-
-/// [`policy::by_destination`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_by_destination(root: u32) -> u32 {
-    in_case(|maps, case| policy::by_destination(maps, case, Pointer(root)))
-}
-
-/// [`policy::by_port`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_by_port(root: u32) -> u32 {
-    in_case(|maps, case| policy::by_port(maps, case, Pointer(root)))
-}
-
-/// [`policy::chain`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_chain(first: u32) -> u32 {
-    in_case(|maps, case| policy::chain(maps, case, Pointer(first)))
+    u32::from(policy::search(&maps, &mut case))
 }
 
 #[inline(always)]

@@ -57,8 +57,6 @@ pub trait Family: Address + Plain {
     const ICMP: u8;
     /// Length of the header without options or extension headers.
     const HEADER: usize;
-    /// How many nodes deep a trie of its addresses may be: three bits each.
-    const LIST_LEVELS: u32;
     /// Where the source address is; the destination follows it.
     const ADDRESSES: usize;
     /// Whether its ICMP checksum covers a pseudo header.
@@ -94,7 +92,6 @@ impl Family for Ipv4 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV4;
     const ICMP: u8 = protocol::ICMP;
     const HEADER: usize = 20;
-    const LIST_LEVELS: u32 = 11;
     const ADDRESSES: usize = 12;
     const ICMP_PSEUDO_HEADER: bool = false;
     const TRANSLATED: bool = true;
@@ -184,7 +181,6 @@ impl Family for Ipv6 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV6;
     const ICMP: u8 = protocol::ICMPV6;
     const HEADER: usize = 40;
-    const LIST_LEVELS: u32 = Pointer::LEVELS;
     const ADDRESSES: usize = 8;
     const ICMP_PSEUDO_HEADER: bool = true;
     const TRANSLATED: bool = false;

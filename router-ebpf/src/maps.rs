@@ -30,7 +30,7 @@ use router_common::nat::{
     Internal, POOLS as POOLS_LENGTH, Pool, Shift, SourceKey, StaticNat, Untranslated,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
-use router_common::policy::{self as lists, Block, List, Pointer, RuleCount};
+use router_common::policy::{self as lists, Block, List, RuleCount};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::unsolicited::Syn;
 use router_common::verdict::DropReason;
@@ -279,21 +279,9 @@ impl Tables for Maps {
 
     // What is called has the same case, in its map.
     #[inline(always)]
-    fn by_destination(&self, case: &mut Case, root: Pointer) {
+    fn search(&self, case: &mut Case) -> bool {
         shared(case);
-        apart::xvr_by_destination(root.0);
-    }
-
-    #[inline(always)]
-    fn by_port(&self, case: &mut Case, root: Pointer) {
-        shared(case);
-        apart::xvr_by_port(root.0);
-    }
-
-    #[inline(always)]
-    fn chain(&self, case: &mut Case, first: Pointer) {
-        shared(case);
-        apart::xvr_chain(first.0);
+        apart::xvr_search() != 0
     }
 
     #[inline(always)]

@@ -3,33 +3,34 @@
 //! The meaning is that of the list, rule after rule: the first that matches decides. The way there is
 //! another one, whose length does not depend on how many rules there are: down the trie by source, from each
 //! place on the way down the trie by destination that is there, and from each place on that way down the trie by
-//! protocol and port ([`router_common::policy`]). What is behind the best rule so far is left out.
+//! protocol and port ([`router_common::policy`]). What is met on the way waits until what lies further has been
+//! looked at: it is for those that come before the others that there are rules about narrow networks, and what
+//! comes behind the best rule so far is left out.
 //!
 //! Both families are one here: an address is 128 bits, an IPv4 address the first 32 of them.
 
 use router_common::net::Be16;
-use router_common::policy::{ANY_PROTOCOL, Block, List, MOST_CHAINED, NO_RULE, Pointer};
+use router_common::policy::{ANY_PROTOCOL, Block, List, NO_RULE, Pointer};
 
 use crate::conntrack::Arrival;
 use crate::family::Family;
 use crate::parse::Transport;
 use crate::tables::Tables;
 
-/// What a trie is gone down by: bits, the first 64, the last 64 and none, host byte order.
-pub type Key = [u64; 3];
-
-/// So many places of a trie wait for narrower ones to be visited; those behind them do not.
-const MOST_WAITING: usize = 16;
+/// More than ever wait: a place for each bit of both addresses, of protocol and port, and for none of each.
+const WAITING: usize = 512;
+/// So many blocks are looked at in a round,
+const ROUND: u32 = 64;
+/// of which there are so many at most; no list that anybody writes takes a second one. Where they do not do,
+/// the packet is denied.
+const ROUNDS: u32 = 64;
 
 /// A flow's first packet, and what is found out about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// From.
-    pub src: Key,
-    /// To, as the list sees it.
-    pub dst: Key,
-    /// Protocol in the first 8 bits, and the port behind it.
-    pub place: Key,
+    /// What the tries are gone down by, by [`Pointer::kind`]: bits in host byte order, and some behind them that
+    /// are none.
+    pub keys: [[u64; 4]; 4],
     /// Destination port, host byte order; of ICMP type and code.
     pub port: u32,
     /// IP protocol number.
@@ -40,164 +41,123 @@ pub struct Case {
     pub counter: u32,
     /// Whether it lets the packet pass.
     pub allows: u32,
+    /// What is to be looked at next.
+    pub next: Pointer,
+    /// How many wait.
+    pub count: u32,
     /// Zero.
     pub pad: u32,
-    /// What waits in the trie by source, and in the one by destination.
-    pub waiting: [Waiting; 2],
-}
-
-/// Places of a trie that wait.
-#[derive(Clone, Copy, Debug)]
-pub struct Waiting {
-    count: u32,
-    places: [Pointer; MOST_WAITING],
+    /// What waits; the last comes first.
+    pub waiting: [Pointer; WAITING],
 }
 
 impl Case {
-    /// Before anything is found out.
+    /// Nothing.
+    pub const EMPTY: Self = Self {
+        keys: [[0; 4]; 4],
+        port: 0,
+        protocol: 0,
+        rank: NO_RULE,
+        counter: 0,
+        allows: 0,
+        next: Pointer::NONE,
+        count: 0,
+        pad: 0,
+        waiting: [Pointer::NONE; WAITING],
+    };
+
+    /// A packet from and to, as a list sees it.
     #[inline(always)]
-    pub fn new<A: Family>((src, dst): (A, A), protocol: u8, port: Be16) -> Self {
-        let key = |[first, last]: [u64; 2]| [first, last, 0];
+    pub fn ask<A: Family>(&mut self, (src, dst): (A, A), protocol: u8, port: Be16) {
         let (protocol, port) = (u32::from(protocol), u32::from(port.get()));
-        Self {
-            src: key(src.bits()),
-            dst: key(dst.bits()),
-            place: [u64::from(protocol) << 56 | u64::from(port) << 40, 0, 0],
-            port,
-            protocol,
-            rank: NO_RULE,
-            counter: 0,
-            allows: 0,
-            pad: 0,
-            waiting: [Waiting { count: 0, places: [Pointer::NONE; MOST_WAITING] }; 2],
-        }
+        let ([src, src_rest], [dst, dst_rest]) = (src.bits(), dst.bits());
+        let place = u64::from(protocol) << 56 | u64::from(port) << 40;
+        let [by_source, by_destination, by_port, _] = &mut self.keys;
+        (by_source[0], by_source[1]) = (src, src_rest);
+        (by_destination[0], by_destination[1]) = (dst, dst_rest);
+        by_port[0] = place;
+        (self.port, self.protocol) = (port, protocol);
     }
 
-    /// The packet that arrived last, to where it is going as the list sees it.
+    /// The packet that arrived last, to where it is going as a list sees it.
     #[inline(always)]
-    pub fn of<A: Family>(arrival: &Arrival<A>, dst: A, dst_port: Be16) -> Self {
+    pub fn ask_about<A: Family>(&mut self, arrival: &Arrival<A>, dst: A, dst_port: Be16) {
         let port = match arrival.transport {
             Transport::IcmpQuery => arrival.icmp,
             _ => dst_port,
         };
-        Self::new((arrival.key.src, dst), arrival.key.protocol, port)
+        self.ask((arrival.key.src, dst), arrival.key.protocol, port);
     }
 
     #[inline(always)]
-    fn waiting(&mut self, kind: u32) -> Option<&mut Waiting> {
-        let [by_source, by_destination] = &mut self.waiting;
-        match kind {
-            Pointer::BY_SOURCE => Some(by_source),
-            Pointer::BY_DESTINATION => Some(by_destination),
-            // There it does not matter which is the first.
-            _ => None,
+    fn wait(&mut self, at: Pointer) {
+        if at.is_none() {
+            return;
+        }
+        if let Some(place) = self.waiting.get_mut(self.count as usize & (WAITING - 1)) {
+            *place = at;
+            self.count += 1;
         }
     }
 
-    /// Has a place wait, if there is room.
+    /// The last that waits; none, if nothing does.
     #[inline(always)]
-    fn hold(&mut self, kind: u32, at: Pointer) -> bool {
-        let Some(waiting) = self.waiting(kind) else { return false };
-        let Some(place) = waiting.places.get_mut(waiting.count as usize) else { return false };
-        *place = at;
-        waiting.count += 1;
-        true
-    }
-
-    /// The last that waits.
-    #[inline(always)]
-    fn next(&mut self, kind: u32) -> Option<Pointer> {
-        let waiting = self.waiting(kind)?;
-        let last = waiting.count.checked_sub(1)?;
-        waiting.count = last;
-        // Which the verifier of kernel 6.1 believes without knowing where it comes from.
-        waiting.places.get(last as usize & (MOST_WAITING - 1)).copied()
-    }
-
-    /// So many wait.
-    #[inline(always)]
-    fn waits(&mut self, kind: u32, count: u32) {
-        if let Some(waiting) = self.waiting(kind) {
-            waiting.count = count;
-        }
-    }
-
-    #[inline(always)]
-    fn key(&self, kind: u32) -> &Key {
-        match kind {
-            Pointer::BY_SOURCE => &self.src,
-            Pointer::BY_DESTINATION => &self.dst,
-            _ => &self.place,
-        }
+    fn come(&mut self) -> Pointer {
+        let Some(last) = self.count.checked_sub(1) else { return Pointer::NONE };
+        self.count = last;
+        self.waiting.get(last as usize & (WAITING - 1)).copied().unwrap_or(Pointer::NONE)
     }
 }
 
 /// Whether the list lets it pass. The rule that has decided, or the list, counts it.
 #[inline(always)]
 pub fn permits<A: Family, T: Tables>(tables: &T, list: &List, case: &mut Case, bytes: u32) -> bool {
-    (case.allows, case.counter) = (u32::from(list.default_allows), list.counter);
-    by_source::<A, T>(tables, case, A::root(list));
-    tables.count_rule(case.counter, bytes);
-    case.allows != 0
-}
-
-/// Down the trie by source.
-#[inline(always)]
-pub fn by_source<A: Family, T: Tables>(tables: &T, case: &mut Case, root: Pointer) {
-    descend(tables, case, root, Pointer::BY_SOURCE, A::LIST_LEVELS);
-}
-
-/// Down the trie by destination that is at one place of the trie by source.
-#[inline(always)]
-pub fn by_destination<T: Tables>(tables: &T, case: &mut Case, root: Pointer) {
-    descend(tables, case, root, Pointer::BY_DESTINATION, Pointer::LEVELS);
-}
-
-/// Down the trie by protocol and port that is at one place of one of those.
-#[inline(always)]
-pub fn by_port<T: Tables>(tables: &T, case: &mut Case, root: Pointer) {
-    descend(tables, case, root, Pointer::BY_PORT, Pointer::PORT_LEVELS);
-}
-
-/// Visits what is at each place on the way down a trie, the narrowest first: it is for those that come before the
-/// others that there are rules about narrow networks, and what is behind them need not be looked at then.
-#[inline(always)]
-fn descend<T: Tables>(tables: &T, case: &mut Case, root: Pointer, kind: u32, levels: u32) {
-    let mut at = root;
-    case.waits(kind, 0);
-    for _ in 0..levels {
-        if at.is_none() || at.kind() != kind {
-            break;
+    (case.rank, case.allows, case.counter) = (NO_RULE, u32::from(list.default_allows), list.counter);
+    (case.next, case.count) = (A::root(list), 0);
+    for _ in 0..ROUNDS {
+        if tables.search(case) {
+            tables.count_rule(case.counter, bytes);
+            return case.allows != 0;
         }
-        let Some(node) = tables.block(at.index()) else { return };
-        if node.words[Block::RANK] >= case.rank {
-            at = Pointer::NONE;
-            break;
-        }
-        let next = three_bits(case.key(kind), 3 * at.level());
-        for bits in 0..3 {
-            let slot = slot(&node, 1 << bits | next >> (3 - bits));
-            if slot.is_none() {
-                continue;
-            }
-            if !case.hold(kind, slot) {
-                visit(tables, case, kind, slot);
-            }
-            // Not a number that the verifier knows, who would follow each that it may be.
-            tables.read_again(case);
-        }
-        at = slot(&node, 8 | next);
     }
-    if !at.is_none() {
-        visit(tables, case, kind, at);
-    }
-    for _ in 0..MOST_WAITING {
+    false
+}
+
+/// Looks at some blocks; whether none is left.
+#[inline(always)]
+pub fn search<T: Tables>(tables: &T, case: &mut Case) -> bool {
+    for _ in 0..ROUND {
+        // How many wait is nothing that the verifier knows, who would follow each number that it may be.
         tables.read_again(case);
-        match case.next(kind) {
-            Some(at) => visit(tables, case, kind, at),
-            None => return,
+        let at = case.next;
+        if at.is_none() {
+            return true;
         }
+        let Some(block) = tables.block(at.index()) else { return true };
+        let mut next = Pointer::NONE;
+        if block.words[Block::RANK] < case.rank {
+            next = if at.kind() == Pointer::RULE { judge(case, &block) } else { descend(case, &block, at) };
+        }
+        case.next = if next.is_none() { case.come() } else { next };
     }
+    false
+}
+
+/// One node further, while what ends here waits.
+#[inline(always)]
+fn descend(case: &mut Case, node: &Block, at: Pointer) -> Pointer {
+    let word = |word: u32| {
+        let key = case.keys.get(at.kind() as usize & 3);
+        key.and_then(|key| key.get(word as usize & 3)).copied().unwrap_or_default()
+    };
+    // Three bits, without a branch, which the verifier would follow.
+    let (from, within) = (3 * at.level() >> 6, 3 * at.level() & 63);
+    let bits = word(from).wrapping_shl(within) | word(from + 1).wrapping_shr(1).wrapping_shr(63 - within);
+    let three = (bits >> 61) as u32;
+    for bits in 0..3 {
+        case.wait(slot(node, 1 << bits | three >> (3 - bits)));
+    }
+    slot(node, 8 | three)
 }
 
 #[inline(always)]
@@ -205,43 +165,16 @@ fn slot(node: &Block, slot: u32) -> Pointer {
     Pointer(node.words.get(slot as usize & 15).copied().unwrap_or_default())
 }
 
-/// What is at a place of a trie.
+/// Keeps a rule that matches; the one behind it at the same place, if it does not.
 #[inline(always)]
-fn visit<T: Tables>(tables: &T, case: &mut Case, outer: u32, at: Pointer) {
-    match at.kind() {
-        Pointer::BY_DESTINATION if outer < Pointer::BY_DESTINATION => tables.by_destination(case, at),
-        Pointer::BY_PORT if outer < Pointer::BY_PORT => tables.by_port(case, at),
-        _ => tables.chain(case, at),
-    }
-}
-
-/// The rules at one place: the first that matches, if it is before what was found.
-#[inline(always)]
-pub fn chain<T: Tables>(tables: &T, case: &mut Case, first: Pointer) {
-    let mut at = first;
-    for _ in 0..MOST_CHAINED {
-        match judge(tables, case, at) {
-            Some(next) if !next.is_none() => at = next,
-            _ => return,
-        }
-    }
-}
-
-/// Whether a rule matches; the one behind it, if it does not and those behind it may count.
-#[inline(always)]
-fn judge<T: Tables>(tables: &T, case: &mut Case, at: Pointer) -> Option<Pointer> {
-    let rule = tables.block(at.index())?;
-    tables.read_again(case);
-    if rule.words[Block::RANK] >= case.rank {
-        return None;
-    }
-    if !matches(&rule, case) {
-        return Some(Pointer(rule.words[Block::NEXT]));
+fn judge(case: &mut Case, rule: &Block) -> Pointer {
+    if !matches(rule, case) {
+        return Pointer(rule.words[Block::NEXT]);
     }
     case.rank = rule.words[Block::RANK];
     case.counter = rule.words[Block::COUNTER];
     case.allows = rule.words[Block::MATCH] & 1;
-    None
+    Pointer::NONE
 }
 
 #[inline(always)]
@@ -256,10 +189,10 @@ fn matches(rule: &Block, case: &Case) -> bool {
     }
     let lengths = rule.words[Block::LENGTHS];
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = rule.words;
-    differs([s0, s1], case.src[0], lengths) == 0
-        && differs([s2, s3], case.src[1], lengths >> 8) == 0
-        && differs([d0, d1], case.dst[0], lengths >> 16) == 0
-        && differs([d2, d3], case.dst[1], lengths >> 24) == 0
+    differs([s0, s1], case.keys[0][0], lengths) == 0
+        && differs([s2, s3], case.keys[0][1], lengths >> 8) == 0
+        && differs([d0, d1], case.keys[1][0], lengths >> 16) == 0
+        && differs([d2, d3], case.keys[1][1], lengths >> 24) == 0
 }
 
 /// The bits of half an address that are not as those of a network, of which as many count as the lowest byte of
@@ -275,13 +208,4 @@ fn first_bits(count: u32) -> u64 {
     let count = count & 0xff;
     let half = count >> 1;
     !(u64::MAX.wrapping_shr(half).wrapping_shr(count - half))
-}
-
-/// Three bits of a key from the so-manieth, at most the 126th. Without a branch likewise.
-#[inline(always)]
-fn three_bits(key: &Key, from: u32) -> u32 {
-    let word = |at: u32| key.get(at as usize).copied().unwrap_or_default();
-    let (at, within) = (from >> 6 & 1, from & 63);
-    let bits = word(at).wrapping_shl(within) | word(at + 1).wrapping_shr(1).wrapping_shr(63 - within);
-    (bits >> 61) as u32
 }

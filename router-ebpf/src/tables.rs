@@ -12,7 +12,7 @@ use router_common::nat::{
     SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
-use router_common::policy::{Block, List, Pointer};
+use router_common::policy::{Block, List};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 
@@ -58,14 +58,10 @@ pub trait Tables {
     fn list(&self, list: u32) -> Option<List>;
     /// A node or a rule of a list.
     fn block(&self, index: u32) -> Option<Self::Block>;
-    /// Does nothing, but keeps a program from holding on its small stack what it has read of the case.
+    /// Does nothing, but has a program forget what it has read of the case.
     fn read_again(&self, _case: &mut Case) {}
-    /// [`policy::by_destination`](crate::policy::by_destination); the programs make it a function of its own.
-    fn by_destination(&self, case: &mut Case, root: Pointer);
-    /// [`policy::by_port`](crate::policy::by_port) likewise.
-    fn by_port(&self, case: &mut Case, root: Pointer);
-    /// [`policy::chain`](crate::policy::chain) likewise.
-    fn chain(&self, case: &mut Case, first: Pointer);
+    /// [`policy::search`](crate::policy::search); the programs make it a function of its own.
+    fn search(&self, case: &mut Case) -> bool;
     /// Counts a packet that a rule has decided about. Atomic.
     fn count_rule(&self, counter: u32, bytes: u32);
     /// Whether guests keep their source towards a destination.

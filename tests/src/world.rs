@@ -17,7 +17,7 @@ use router_common::nat::{
     Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
-use router_common::policy::{Block, List, Pointer};
+use router_common::policy::{Block, List};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
@@ -307,16 +307,8 @@ impl Tables for World {
         (index < memory.blocks()).then(|| FoundBlock(memory.block(index)))
     }
 
-    fn by_destination(&self, case: &mut Case, root: Pointer) {
-        policy::by_destination(self, case, root);
-    }
-
-    fn by_port(&self, case: &mut Case, root: Pointer) {
-        policy::by_port(self, case, root);
-    }
-
-    fn chain(&self, case: &mut Case, first: Pointer) {
-        policy::chain(self, case, first);
+    fn search(&self, case: &mut Case) -> bool {
+        policy::search(self, case)
     }
 
     fn count_rule(&self, counter: u32, bytes: u32) {
@@ -572,7 +564,9 @@ impl<A: WorldFamily> Flows<A> for World {
 
     fn permits(&self, arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool {
         let Some(list) = self.list(list) else { return false };
-        policy::permits::<A, _>(self, &list, &mut Case::of(arrival, dst, dst_port), arrival.bytes)
+        let mut case = Case::EMPTY;
+        case.ask_about(arrival, dst, dst_port);
+        policy::permits::<A, _>(self, &list, &mut case, arrival.bytes)
     }
 
     fn leave(&self, parsed: &Parsed<A>, now: u64) {

@@ -117,13 +117,14 @@ fn question(random: &mut Random) -> Question {
 fn permitted(router: &HostRouter, number: u32, question: &Question) -> bool {
     let (protocol, port, world) = (question.protocol, Be16::new(question.port), &router.world);
     let Some(list) = world.list(number) else { return false };
+    let mut case = Case::EMPTY;
     match (question.source, question.destination) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let mut case = Case::new::<Ipv4>((src.into(), dst.into()), protocol, port);
+            case.ask::<Ipv4>((src.into(), dst.into()), protocol, port);
             permits::<Ipv4, _>(world, &list, &mut case, 1)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let mut case = Case::new::<Ipv6>((src.into(), dst.into()), protocol, port);
+            case.ask::<Ipv6>((src.into(), dst.into()), protocol, port);
             permits::<Ipv6, _>(world, &list, &mut case, 1)
         }
         _ => unreachable!("both ends are of one family"),
