@@ -1,0 +1,223 @@
+//! The suite `policy`: what a list of rules costs, by how many there are.
+//!
+//! Of packets: a flow's first, which the list is asked about, and one of a known flow. Of changes: from a list
+//! at hand to one in force.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::generator::{Frames, KNOWN, Passed, Window};
+use crate::lab::Lab;
+use crate::report::{Report, Series, Time};
+use crate::rules::{Family, HITS, RuleSet, Shape};
+use crate::xvr::{self, Xvr};
+
+use bench_programs::TUPLES;
+
+/// How large the lists are.
+const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+
+/// What is to be measured.
+#[derive(Debug, clap::Args)]
+pub struct Policy {
+    /// More rounds, and 100,000 rules in chains too: takes a quarter of an hour.
+    #[arg(long)]
+    pub full: bool,
+    /// Only this shape: acl, fw, ipc or cloudstack.
+    #[arg(long)]
+    pub shape: Option<String>,
+}
+
+/// Runs the suite.
+///
+/// # Errors
+/// Something cannot be set up or measured.
+pub fn run(arguments: &Policy, report: &mut Report) -> Result<()> {
+    let mut lab = Lab::new()?;
+    let mut xvr = Xvr::new(&mut lab)?;
+    let sets = Shape::ALL.map(|shape| (shape, Family::V4)).into_iter().chain([(Shape::Acl, Family::V6)]);
+    for (shape, family) in sets {
+        if arguments.shape.as_ref().is_none_or(|wanted| *wanted == shape.to_string()) {
+            one_shape(arguments, report, &mut lab, &mut xvr, shape, family)?;
+        }
+    }
+    Ok(())
+}
+
+/// Who is measured with how many rules.
+struct Subject {
+    name: &'static str,
+    rules: usize,
+    target: Target,
+    window: Window,
+    new: Series,
+    known: Series,
+    /// Frames of new flows that arrived, of those that were sent.
+    passed: (u64, u64),
+}
+
+enum Target {
+    /// XVR with a list.
+    Xvr(u32),
+}
+
+fn one_shape(
+    arguments: &Policy,
+    report: &mut Report,
+    lab: &mut Lab,
+    xvr: &mut Xvr,
+    shape: Shape,
+    family: Family,
+) -> Result<()> {
+    let sets = SIZES.map(|size| RuleSet::new(shape, family, size));
+    println!("\n{shape}, {family}");
+    changes(arguments, report, xvr, &sets)?;
+
+    let mut subjects = vec![Subject::new("xvr", 0, Target::Xvr(0))];
+    for (number, set) in (1..).zip(&sets) {
+        xvr.add_list(number, &xvr::entry(&set.list))?;
+        subjects.push(Subject::new("xvr", set.list.rules.len(), Target::Xvr(number)));
+    }
+    let rounds = if arguments.full { 15 } else { 7 };
+    for round in 0..=rounds {
+        let mut measured = Vec::new();
+        for subject in &subjects {
+            // Without a list, the packets of a large one.
+            let set = sets.iter().find(|set| set.list.rules.len() == subject.rules).unwrap_or(&sets[3]);
+            lab.generator().use_tuples(&set.tuples, family)?;
+            measured.push(subject.measure(lab, xvr)?);
+        }
+        // The first time tables grow.
+        if round > 0 {
+            subjects.iter_mut().zip(measured).for_each(|(subject, measured)| subject.note(&measured));
+        }
+    }
+    xvr.judge_by(0)?;
+    for number in (1..).take(sets.len()) {
+        xvr.remove_list(number)?;
+    }
+    show(report, shape, family, &subjects);
+    Ok(())
+}
+
+/// One round's numbers: through the router, and without it.
+struct Measured {
+    new: (Passed, Passed),
+    known: (Passed, Passed),
+}
+
+impl Subject {
+    fn new(name: &'static str, rules: usize, target: Target) -> Self {
+        let window = Window::of(TUPLES);
+        let (new, known) = (Series::default(), Series::default());
+        Self { name, rules, target, window, new, known, passed: (0, 0) }
+    }
+
+    fn measure(&self, lab: &mut Lab, xvr: &mut Xvr) -> Result<Measured> {
+        let Target::Xvr(list) = self.target;
+        xvr.judge_by(list)?;
+        let router = Some(&xvr.router);
+        let hop = lab.send(None, Frames::New, self.window)?;
+        let new = (lab.send(router, Frames::New, self.window)?, hop);
+        for frames in [Frames::Opening, Frames::Answers, Frames::Known] {
+            lab.send(router, frames, Window::of(KNOWN))?;
+        }
+        let hop = lab.send(None, Frames::Known, Window::of(TUPLES))?;
+        let known = (lab.send(router, Frames::Known, Window::of(TUPLES))?, hop);
+        xvr.forget_flows()?;
+        Ok(Measured { new, known })
+    }
+
+    fn note(&mut self, Measured { new, known }: &Measured) {
+        self.new.push(new.0.cost() - new.1.cost());
+        self.known.push(known.0.cost() - known.1.cost());
+        self.passed.0 += new.0.arrived;
+        self.passed.1 += new.0.sent;
+    }
+
+    /// The part of the first packets that passed.
+    fn share(&self) -> f64 {
+        self.passed.0 as f64 / self.passed.1.max(1) as f64
+    }
+}
+
+fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject]) {
+    println!(
+        "  {:16} {:>7}  {:>9} {:>9}..{:<9} {:>8}  {:>9} {:>9}..{:<9} {:>8}",
+        "CPU per packet", "rules", "new flow", "min", "max", "x10rules", "known", "min", "max", "x10rules"
+    );
+    for subject in subjects {
+        let of_ten = subjects.iter().find(|other| other.name == subject.name && other.rules == 10);
+        let mut line = format!("  {:16} {:>7}", subject.name, subject.rules);
+        let mut remarks = vec![];
+        for (what, series) in [("new", &subject.new), ("known", &subject.known)] {
+            let about = json!({
+                "suite": "policy", "shape": shape.to_string(), "family": family.to_string(),
+                "subject": subject.name, "rules": subject.rules, "packet": what,
+            });
+            let noisy = report.add(about, "ns", series);
+            remarks.extend((!noisy.is_empty()).then(|| format!("{what} {noisy}")));
+            let ten = of_ten
+                .map_or(f64::NAN, |ten| series.ratio(if what == "new" { &ten.new } else { &ten.known }));
+            line += &format!(
+                "  {:>9} {:>9}..{:<9} {ten:>8.2}",
+                Time(series.median()).to_string(),
+                Time(series.least()).to_string(),
+                Time(series.most()).to_string()
+            );
+        }
+        let expected = match subject.rules {
+            0 => 1.0,
+            _ => HITS as f64 / f64::from(TUPLES),
+        };
+        if (subject.share() - expected).abs() > 0.01 {
+            remarks.push(format!("{:.1} % passed, not {:.1} %", subject.share() * 1e2, expected * 1e2));
+        }
+        println!("{line}  {}", remarks.join(", "));
+    }
+}
+
+/// From a list at hand to one in force: all of it, and with one more rule.
+fn changes(arguments: &Policy, report: &mut Report, xvr: &mut Xvr, sets: &[RuleSet]) -> Result<()> {
+    const OLD: u32 = 100;
+    const NEW: u32 = 101;
+    println!("  {:16} {:>7}  {:>10} {:>10} {:>10}", "to in force", "rules", "all", "compiled", "one more");
+    let rounds = if arguments.full { 5 } else { 3 };
+    for set in sets {
+        let (mut all, mut compiled, mut one) = (Series::default(), Series::default(), Series::default());
+        for _ in 0..rounds {
+            let begin = Instant::now();
+            let entry = xvr::entry(&set.list);
+            compiled.push(nanoseconds(begin.elapsed()));
+            xvr.add_list(OLD, &entry)?;
+            xvr.judge_by(OLD)?;
+            all.push(nanoseconds(begin.elapsed()));
+
+            let list = set.with_one_more(set.list.rules.len() / 2);
+            let begin = Instant::now();
+            xvr.add_list(NEW, &xvr::entry(&list))?;
+            xvr.judge_by(NEW)?;
+            one.push(nanoseconds(begin.elapsed()));
+            xvr.remove_list(OLD)?;
+            xvr.judge_by(0)?;
+            xvr.remove_list(NEW)?;
+        }
+        let rules = set.list.rules.len();
+        for (what, series) in [("all", &all), ("compile", &compiled), ("one more", &one)] {
+            let about = json!({
+                "suite": "policy", "shape": set.shape.to_string(), "family": set.family.to_string(),
+                "subject": "xvr", "rules": rules, "change": what,
+            });
+            report.add(about, "ns", series);
+        }
+        let [all, compiled, one] = [all, compiled, one].map(|series| Time(series.median()).to_string());
+        println!("  {:16} {rules:>7}  {all:>10} {compiled:>10} {one:>10}", "xvr");
+    }
+    Ok(())
+}
+
+fn nanoseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e9
+}
