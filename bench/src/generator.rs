@@ -65,23 +65,27 @@ pub enum Frames {
 pub struct Window {
     /// So many frames at most.
     pub frames: u32,
-    /// No longer than this, once the first batch is through.
+    /// No longer than this.
     pub limit: Duration,
     /// How many frames may be under way at once.
     pub batch: u32,
+    /// How many are sent by one system call, after which the time is looked at.
+    pub at_once: u32,
 }
 
 impl Window {
-    /// So many frames.
+    /// So many frames. A system call takes some microseconds besides: one sends them all.
     pub const fn of(frames: u32) -> Self {
-        Self { frames, limit: Duration::from_secs(60), batch: BATCH }
+        Self { frames, limit: Duration::MAX, batch: BATCH, at_once: frames }
     }
 
     /// A window for frames that cost so much each: as long as asked for, and no batch that takes longer than the
     /// kernel lets softirqs run in one go.
     pub fn for_cost(frames: u32, limit: Duration, nanoseconds: f64) -> Self {
-        let batch = (700_000.0 / nanoseconds).clamp(1.0, f64::from(BATCH)) as u32;
-        Self { frames, limit, batch }
+        let of = |time: f64, most: f64| (time / nanoseconds.max(1.0)).clamp(1.0, most) as u32;
+        let batch = of(700_000.0, f64::from(BATCH));
+        let at_once = of(20_000_000.0, f64::from(frames)).max(batch);
+        Self { frames, limit, batch, at_once }
     }
 }
 
@@ -178,8 +182,6 @@ impl Generator {
     }
 
     fn run(&mut self, exit: Exit, window: Window) -> Result<()> {
-        // A system call takes some microseconds besides, so where frames are quick one sends them all.
-        let at_once = if window.batch == BATCH { window.frames } else { window.batch };
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
         let context: Vec<u8> = [0, TEMPLATE as u32, 0, exit.ifindex, 0, 0]
             .iter()
@@ -189,7 +191,7 @@ impl Generator {
         let begin = Instant::now();
         let mut left = window.frames;
         while left > 0 {
-            let repeat = left.min(at_once);
+            let repeat = left.min(window.at_once);
             let options = TestRunOptions {
                 data_in: Some(&frame),
                 ctx_in: Some(&context),

@@ -6,6 +6,7 @@
 mod generator;
 mod lab;
 mod policy;
+mod references;
 mod report;
 mod rules;
 mod xvr;

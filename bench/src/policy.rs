@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::generator::{Frames, KNOWN, Passed, Window};
 use crate::lab::Lab;
+use crate::references::{Means, Reference};
 use crate::report::{Report, Series, Time};
 use crate::rules::{Family, HITS, RuleSet, Shape};
 use crate::xvr::{self, Xvr};
@@ -18,6 +19,9 @@ use bench_programs::TUPLES;
 
 /// How large the lists are.
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+
+/// The largest lists that Linux gets when it has to be quick.
+const QUICK: usize = 10_000;
 
 /// What is to be measured.
 #[derive(Debug, clap::Args)]
@@ -40,7 +44,7 @@ pub fn run(arguments: &Policy, report: &mut Report) -> Result<()> {
     let sets = Shape::ALL.map(|shape| (shape, Family::V4)).into_iter().chain([(Shape::Acl, Family::V6)]);
     for (shape, family) in sets {
         if arguments.shape.as_ref().is_none_or(|wanted| *wanted == shape.to_string()) {
-            one_shape(arguments, report, &mut lab, &mut xvr, shape, family)?;
+            one_shape(arguments, report, &mut lab, &mut xvr, (shape, family))?;
         }
     }
     Ok(())
@@ -56,11 +60,14 @@ struct Subject {
     known: Series,
     /// Frames of new flows that arrived, of those that were sent.
     passed: (u64, u64),
+    remark: String,
 }
 
 enum Target {
     /// XVR with a list.
     Xvr(u32),
+    /// Linux.
+    Reference(Reference),
 }
 
 fn one_shape(
@@ -68,25 +75,34 @@ fn one_shape(
     report: &mut Report,
     lab: &mut Lab,
     xvr: &mut Xvr,
-    shape: Shape,
-    family: Family,
+    (shape, family): (Shape, Family),
 ) -> Result<()> {
     let sets = SIZES.map(|size| RuleSet::new(shape, family, size));
     println!("\n{shape}, {family}");
-    changes(arguments, report, xvr, &sets)?;
-
+    println!("  {:16} {:>7}  {:>10} {:>10} {:>10}", "to in force", "rules", "all", "compiled", "one more");
     let mut subjects = vec![Subject::new("xvr", 0, Target::Xvr(0))];
     for (number, set) in (1..).zip(&sets) {
+        changes(arguments, report, xvr, set)?;
         xvr.add_list(number, &xvr::entry(&set.list))?;
         subjects.push(Subject::new("xvr", set.list.rules.len(), Target::Xvr(number)));
     }
-    let rounds = if arguments.full { 15 } else { 7 };
+    let nothing = Reference::new(lab, Means::Nothing, family)?;
+    subjects.push(Subject::new(Means::Nothing.label(), 0, Target::Reference(nothing)));
+    for means in Means::LISTS {
+        for set in sets.iter().filter(|set| arguments.full || set.list.rules.len() <= QUICK) {
+            subjects.push(reference(arguments, report, lab, means, set)?);
+        }
+    }
+    let rounds = if arguments.full { 11 } else { 5 };
     for round in 0..=rounds {
         let mut measured = Vec::new();
-        for subject in &subjects {
+        for subject in &mut subjects {
             // Without a list, the packets of a large one.
             let set = sets.iter().find(|set| set.list.rules.len() == subject.rules).unwrap_or(&sets[3]);
             lab.generator().use_tuples(&set.tuples, family)?;
+            if round == 0 {
+                subject.prepare(arguments, lab)?;
+            }
             measured.push(subject.measure(lab, xvr)?);
         }
         // The first time tables grow.
@@ -112,21 +128,40 @@ impl Subject {
     fn new(name: &'static str, rules: usize, target: Target) -> Self {
         let window = Window::of(TUPLES);
         let (new, known) = (Series::default(), Series::default());
-        Self { name, rules, target, window, new, known, passed: (0, 0) }
+        Self { name, rules, target, window, new, known, passed: (0, 0), remark: String::new() }
+    }
+
+    /// Finds out what a window has to be like for what it costs.
+    fn prepare(&mut self, arguments: &Policy, lab: &mut Lab) -> Result<()> {
+        let Target::Reference(reference) = &self.target else { return Ok(()) };
+        let few = Window { batch: 1, ..Window::of(64) };
+        let hop = lab.send(None, Frames::New, few)?;
+        let passed = lab.send(Some(&reference.router), Frames::New, few)?;
+        let limit = Duration::from_millis(if arguments.full { 400 } else { 100 });
+        self.window = Window::for_cost(TUPLES, limit, passed.cost() - hop.cost());
+        Ok(())
     }
 
     fn measure(&self, lab: &mut Lab, xvr: &mut Xvr) -> Result<Measured> {
-        let Target::Xvr(list) = self.target;
-        xvr.judge_by(list)?;
-        let router = Some(&xvr.router);
+        if let Target::Xvr(list) = self.target {
+            xvr.judge_by(list)?;
+        }
+        let router = match &self.target {
+            Target::Xvr(_) => &xvr.router,
+            Target::Reference(reference) => &reference.router,
+        };
         let hop = lab.send(None, Frames::New, self.window)?;
-        let new = (lab.send(router, Frames::New, self.window)?, hop);
+        let new = (lab.send(Some(router), Frames::New, self.window)?, hop);
+        let opening = Window { frames: KNOWN, limit: Duration::MAX, ..self.window };
         for frames in [Frames::Opening, Frames::Answers, Frames::Known] {
-            lab.send(router, frames, Window::of(KNOWN))?;
+            lab.send(Some(router), frames, opening)?;
         }
         let hop = lab.send(None, Frames::Known, Window::of(TUPLES))?;
-        let known = (lab.send(router, Frames::Known, Window::of(TUPLES))?, hop);
-        xvr.forget_flows()?;
+        let known = (lab.send(Some(router), Frames::Known, Window::of(TUPLES))?, hop);
+        match &self.target {
+            Target::Xvr(_) => xvr.forget_flows()?,
+            Target::Reference(reference) => reference.forget_flows()?,
+        }
         Ok(Measured { new, known })
     }
 
@@ -145,77 +180,115 @@ impl Subject {
 
 fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject]) {
     println!(
-        "  {:16} {:>7}  {:>9} {:>9}..{:<9} {:>8}  {:>9} {:>9}..{:<9} {:>8}",
-        "CPU per packet", "rules", "new flow", "min", "max", "x10rules", "known", "min", "max", "x10rules"
+        "  {:16} {:>7}  {:>9} {:>9}..{:<9} {:>6} {:>6}  {:>9} {:>9}..{:<9} {:>6} {:>6}",
+        "CPU per packet", "rules", "new flow", "min", "max", "/10", "/xvr", "known", "min", "max", "/10", "/xvr"
     );
+    let find = |name: &str, rules: usize| {
+        subjects.iter().find(|subject| subject.name == name && subject.rules == rules)
+    };
     for subject in subjects {
-        let of_ten = subjects.iter().find(|other| other.name == subject.name && other.rules == 10);
         let mut line = format!("  {:16} {:>7}", subject.name, subject.rules);
-        let mut remarks = vec![];
-        for (what, series) in [("new", &subject.new), ("known", &subject.known)] {
+        let mut remarks = vec![subject.remark.clone()];
+        for (what, of) in [("new", (|subject| &subject.new) as fn(&Subject) -> &Series), ("known", |subject| &subject.known)] {
+            let series = of(subject);
             let about = json!({
                 "suite": "policy", "shape": shape.to_string(), "family": family.to_string(),
                 "subject": subject.name, "rules": subject.rules, "packet": what,
             });
             let noisy = report.add(about, "ns", series);
             remarks.extend((!noisy.is_empty()).then(|| format!("{what} {noisy}")));
-            let ten = of_ten
-                .map_or(f64::NAN, |ten| series.ratio(if what == "new" { &ten.new } else { &ten.known }));
+            let ratio = |to: Option<&Subject>| {
+                to.map_or("-".to_owned(), |to| {
+                    let ratio = series.ratio(of(to));
+                    if ratio < 99.5 { format!("{ratio:.2}") } else { format!("{ratio:.0}") }
+                })
+            };
             line += &format!(
-                "  {:>9} {:>9}..{:<9} {ten:>8.2}",
-                Time(series.median()).to_string(),
-                Time(series.least()).to_string(),
-                Time(series.most()).to_string()
+                "  {:>9} {:>9}..{:<9} {:>6} {:>6}",
+                Time(series.median()),
+                Time(series.least()),
+                Time(series.most()),
+                ratio(find(subject.name, 10)),
+                ratio(find("xvr", subject.rules)),
             );
         }
         let expected = match subject.rules {
             0 => 1.0,
             _ => HITS as f64 / f64::from(TUPLES),
         };
-        if (subject.share() - expected).abs() > 0.01 {
+        if (subject.share() - expected).abs() > 0.02 {
             remarks.push(format!("{:.1} % passed, not {:.1} %", subject.share() * 1e2, expected * 1e2));
         }
+        remarks.retain(|remark| !remark.is_empty());
         println!("{line}  {}", remarks.join(", "));
     }
 }
 
 /// From a list at hand to one in force: all of it, and with one more rule.
-fn changes(arguments: &Policy, report: &mut Report, xvr: &mut Xvr, sets: &[RuleSet]) -> Result<()> {
+fn changes(arguments: &Policy, report: &mut Report, xvr: &mut Xvr, set: &RuleSet) -> Result<()> {
     const OLD: u32 = 100;
     const NEW: u32 = 101;
-    println!("  {:16} {:>7}  {:>10} {:>10} {:>10}", "to in force", "rules", "all", "compiled", "one more");
     let rounds = if arguments.full { 5 } else { 3 };
-    for set in sets {
-        let (mut all, mut compiled, mut one) = (Series::default(), Series::default(), Series::default());
-        for _ in 0..rounds {
-            let begin = Instant::now();
-            let entry = xvr::entry(&set.list);
-            compiled.push(nanoseconds(begin.elapsed()));
-            xvr.add_list(OLD, &entry)?;
-            xvr.judge_by(OLD)?;
-            all.push(nanoseconds(begin.elapsed()));
+    let (mut all, mut compiled, mut one) = (Series::default(), Series::default(), Series::default());
+    for _ in 0..rounds {
+        let begin = Instant::now();
+        let entry = xvr::entry(&set.list);
+        compiled.push(nanoseconds(begin.elapsed()));
+        xvr.add_list(OLD, &entry)?;
+        xvr.judge_by(OLD)?;
+        all.push(nanoseconds(begin.elapsed()));
 
-            let list = set.with_one_more(set.list.rules.len() / 2);
-            let begin = Instant::now();
-            xvr.add_list(NEW, &xvr::entry(&list))?;
-            xvr.judge_by(NEW)?;
-            one.push(nanoseconds(begin.elapsed()));
-            xvr.remove_list(OLD)?;
-            xvr.judge_by(0)?;
-            xvr.remove_list(NEW)?;
-        }
-        let rules = set.list.rules.len();
-        for (what, series) in [("all", &all), ("compile", &compiled), ("one more", &one)] {
+        let list = set.with_one_more(set.list.rules.len() / 2);
+        let begin = Instant::now();
+        xvr.add_list(NEW, &xvr::entry(&list))?;
+        xvr.judge_by(NEW)?;
+        one.push(nanoseconds(begin.elapsed()));
+        xvr.remove_list(OLD)?;
+        xvr.judge_by(0)?;
+        xvr.remove_list(NEW)?;
+    }
+    show_changes(report, set, "xvr", [&all, &compiled, &one]);
+    Ok(())
+}
+
+/// Linux with a list, and how long it took to load.
+fn reference(
+    arguments: &Policy,
+    report: &mut Report,
+    lab: &mut Lab,
+    means: Means,
+    set: &RuleSet,
+) -> Result<Subject> {
+    let mut reference = Reference::new(lab, means, set.family)?;
+    let rules = set.list.rules.len();
+    let rounds = match rules {
+        ..10_000 => 3,
+        _ if arguments.full => 3,
+        _ => 1,
+    };
+    let (mut all, mut one) = (Series::default(), Series::default());
+    for _ in 0..rounds {
+        all.push(nanoseconds(reference.load(set)?));
+        one.push(nanoseconds(reference.one_more()?));
+    }
+    show_changes(report, set, means.label(), [&all, &Series::default(), &one]);
+    let remark = if reference.maps > 0 { format!("{} maps", reference.maps) } else { String::new() };
+    Ok(Subject { remark, ..Subject::new(means.label(), rules, Target::Reference(reference)) })
+}
+
+fn show_changes(report: &mut Report, set: &RuleSet, subject: &str, series: [&Series; 3]) {
+    let rules = set.list.rules.len();
+    for (what, series) in ["all", "compile", "one more"].into_iter().zip(series) {
+        if !series.is_empty() {
             let about = json!({
                 "suite": "policy", "shape": set.shape.to_string(), "family": set.family.to_string(),
-                "subject": "xvr", "rules": rules, "change": what,
+                "subject": subject, "rules": rules, "change": what,
             });
             report.add(about, "ns", series);
         }
-        let [all, compiled, one] = [all, compiled, one].map(|series| Time(series.median()).to_string());
-        println!("  {:16} {rules:>7}  {all:>10} {compiled:>10} {one:>10}", "xvr");
     }
-    Ok(())
+    let [all, compiled, one] = series.map(|series| Time(series.median()));
+    println!("  {subject:16} {rules:>7}  {all:>10} {compiled:>10} {one:>10}");
 }
 
 fn nanoseconds(time: Duration) -> f64 {
