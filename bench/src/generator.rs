@@ -24,7 +24,7 @@ use crate::rules::{Family, HITS};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-programs.o"));
 
 /// Flows that are cycled over when known ones are measured.
-pub const KNOWN: u32 = 1024;
+pub const KNOWN: u32 = 512;
 const _: () = assert!((KNOWN as usize) < HITS, "known flows are such as the list allows");
 
 /// Odd, so that every tuple's turn comes; large, so that neighbours in the table do not come one after the other.

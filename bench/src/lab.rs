@@ -90,11 +90,6 @@ impl Lab {
         &mut self.generator
     }
 
-    /// How all names of the lab begin.
-    pub fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
     /// A new place for a router: links, addresses, routes and neighbours, and forwarding turned on.
     ///
     /// # Errors

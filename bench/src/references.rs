@@ -6,14 +6,15 @@
 //! list ends with a rule that denies is what CloudStack's default lists do.
 //!
 //! nftables' maps of concatenated intervals (`pipapo`) know no order and refuse what overlaps. So a rule is in the
-//! first map behind those of all earlier rules that it overlaps, and the maps are looked up one after the
-//! other: that says the same as the list, and is as good as somebody can do who writes a program for it. Types of
-//! ICMP are left out of the key.
+//! first map that has none it overlaps and comes behind those of all earlier rules that it overlaps and that
+//! say something else, and the maps are looked up one after the other: that decides as the list does, and is as
+//! good as somebody can do who writes a program for it. Types of ICMP are left out of the key.
 //!
 //! Checksums are not looked at (`nf_conntrack_checksum`), as where a NIC has done that. GRO is on, without which a
 //! veth takes no frames from XDP.
 
-use std::fmt::{self, Write};
+use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -56,12 +57,6 @@ impl Means {
             Self::Nft => "iptables-nft",
             Self::Maps => "nft maps",
         }
-    }
-}
-
-impl fmt::Display for Means {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
     }
 }
 
@@ -275,15 +270,22 @@ const fn verdict(action: Action) -> &'static str {
     }
 }
 
-/// In which map a rule is: behind those of all earlier ones that it overlaps.
+/// In which map a rule is: behind those of all earlier ones that it overlaps and that say something else, and in
+/// none with one that it overlaps.
 fn layers(list: &AccessList) -> Vec<usize> {
     let boxes: Vec<_> = list.rules.iter().map(Box::of).collect();
-    let mut layers = Vec::with_capacity(boxes.len());
+    let mut layers: Vec<usize> = Vec::with_capacity(boxes.len());
     for (place, rule) in boxes.iter().enumerate() {
-        let earlier = boxes[..place].iter().zip(&layers);
-        let overlapped = earlier.filter(|(other, _)| rule.overlaps(other)).map(|(_, layer)| layer + 1);
-        let layer: usize = overlapped.max().unwrap_or(0);
-        layers.push(layer);
+        let (mut first, mut taken) = (0, BTreeSet::new());
+        for (earlier, layer) in layers.iter().enumerate() {
+            if rule.overlaps(&boxes[earlier]) {
+                taken.insert(*layer);
+                if list.rules[earlier].action != list.rules[place].action {
+                    first = first.max(layer + 1);
+                }
+            }
+        }
+        layers.push((first..).find(|layer| !taken.contains(layer)).unwrap_or(first));
     }
     layers
 }
@@ -302,7 +304,8 @@ impl Box {
             Some(IpNet::V4(net)) => (u32::from(net.network()).into(), u32::from(net.broadcast()).into()),
             Some(IpNet::V6(net)) => (net.network().into(), net.broadcast().into()),
         };
-        let ports = |range: Option<PortRange>| range.map_or((0, u16::MAX), |range| (range.first(), range.last()));
+        let ports =
+            |range: Option<PortRange>| range.map_or((0, u16::MAX), |range| (range.first(), range.last()));
         let (protocols, ports) = match rule.traffic {
             Traffic::Any => ((0, u8::MAX), ports(None)),
             Traffic::Tcp(range) => ((6, 6), ports(range)),
@@ -406,14 +409,16 @@ mod tests {
     use crate::rules::Shape;
 
     #[test]
-    fn rules_of_one_map_do_not_overlap_and_overlapped_ones_come_first() {
+    fn rules_of_one_map_do_not_overlap_and_contradicted_ones_come_first() {
         let list = RuleSet::new(Shape::Firewall, Family::V4, 200).list;
         let layers = layers(&list);
         let boxes: Vec<_> = list.rules.iter().map(Box::of).collect();
         for later in 0..boxes.len() {
             for earlier in 0..later {
                 if boxes[later].overlaps(&boxes[earlier]) {
-                    assert!(layers[earlier] < layers[later], "{earlier} and {later}");
+                    assert_ne!(layers[earlier], layers[later], "{earlier} and {later}");
+                    let do_agree = list.rules[earlier].action == list.rules[later].action;
+                    assert!(do_agree || layers[earlier] < layers[later], "{earlier} and {later}");
                 }
             }
         }

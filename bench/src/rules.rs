@@ -15,7 +15,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bench_programs::{TUPLES, Tuple};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -683,19 +683,20 @@ impl Random {
     }
 }
 
-/// An address of a tuple.
-pub fn address(words: [u32; 4], family: Family) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::V4(Ipv4([words[0]]).into()),
-        Family::V6 => IpAddr::V6(Ipv6(words).into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use router_userspace::model::policy::Question;
 
     use super::*;
+
+    fn address(words: [u32; 4], family: Family) -> IpAddr {
+        match family {
+            Family::V4 => IpAddr::V4(Ipv4([words[0]]).into()),
+            Family::V6 => IpAddr::V6(Ipv6(words).into()),
+        }
+    }
 
     #[test]
     fn lists_have_the_size_asked_for_and_say_of_every_packet_what_is_expected() {
