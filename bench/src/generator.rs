@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, PerCpuArray};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
-use bench_programs::{Making, TEMPLATE, TUPLES, Tuple};
+use bench_programs::{FLOWS, Making, TEMPLATE, TUPLES, Tuple};
 
 use crate::rules::{Family, HITS};
 
@@ -29,8 +29,9 @@ const _: () = assert!((KNOWN as usize) < HITS, "known flows are such as the list
 
 /// Odd, so that every tuple's turn comes; large, so that neighbours in the table do not come one after the other.
 const STRIDE: u32 = 10_007;
-/// Known flows' source ports: far from where new ones begin.
-const KNOWN_BASE: u32 = 0x7ff0 << TUPLES.trailing_zeros();
+/// Source ports of new flows, and known ones' behind them.
+const NEW_PORTS: u16 = 1024;
+const KNOWN_PORTS: u16 = NEW_PORTS + FLOWS as u16;
 /// What a NIC's driver hands over at a time.
 const BATCH: u32 = 64;
 /// The CPU that everything happens on.
@@ -50,7 +51,7 @@ pub struct Exit {
 /// Which frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frames {
-    /// Each the first of a flow that was not there before.
+    /// Each the first of a flow that was not there before, if flows were forgotten [`FLOWS`] frames ago.
     New,
     /// The first of each known flow.
     Opening,
@@ -111,7 +112,7 @@ impl Passed {
 pub struct Generator {
     ebpf: Ebpf,
     family: Family,
-    /// How many frames of new flows were made: the number of the next.
+    /// The number of the next frame of a new flow.
     next: u32,
 }
 
@@ -225,10 +226,10 @@ impl Generator {
         for pair in template[14..34].chunks_exact(2) {
             header_sum += u32::from(u16::from_ne_bytes([pair[0], pair[1]]));
         }
-        let (base, stride, mask, made) = match frames {
-            Frames::New => (0, STRIDE, u32::MAX, self.next),
-            Frames::Opening | Frames::Answers => (KNOWN_BASE, 1, KNOWN - 1, 0),
-            Frames::Known => (KNOWN_BASE, STRIDE, KNOWN - 1, 0),
+        let (stride, mask, first_port, made) = match frames {
+            Frames::New => (STRIDE, FLOWS - 1, NEW_PORTS, self.next),
+            Frames::Opening | Frames::Answers => (1, KNOWN - 1, KNOWN_PORTS, 0),
+            Frames::Known => (STRIDE, KNOWN - 1, KNOWN_PORTS, 0),
         };
         let (sequence, acknowledged, tcp_flags) = match frames {
             Frames::New | Frames::Opening => (0, 0, SYN),
@@ -238,7 +239,6 @@ impl Generator {
         Making {
             template: words,
             header_sum,
-            base,
             stride,
             mask,
             sequence: u32::to_be(sequence),
@@ -247,6 +247,8 @@ impl Generator {
             is_reply: u8::from(frames == Frames::Answers),
             is_v6: u8::from(self.family == Family::V6),
             pad: 0,
+            first_port,
+            pad2: 0,
             made,
         }
     }

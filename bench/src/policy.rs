@@ -340,3 +340,39 @@ fn show_changes(report: &mut Report, set: &RuleSet, subject: &str, series: [&Ser
 fn nanoseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
+
+#[cfg(test)]
+mod tests {
+    use router_tests::needs;
+
+    use super::*;
+
+    #[test]
+    fn what_a_list_allows_arrives_and_nothing_else_through_xvr_and_linux() -> Result<()> {
+        if !needs::are_met(&["ip", "ethtool", "nft", "timeout"]) {
+            return Ok(());
+        }
+        let mut lab = Lab::new()?;
+        let mut xvr = Xvr::new(&mut lab)?;
+        for family in [Family::V4, Family::V6] {
+            let set = RuleSet::new(Shape::Firewall, family, 50);
+            lab.generator().use_tuples(&set.tuples, family)?;
+            xvr.add_list(1, &xvr::entry(&set.list))?;
+            let mut maps = Reference::new(&mut lab, Means::Maps, family)?;
+            maps.load(&set)?;
+            for target in [Target::Xvr(1), Target::Reference(maps)] {
+                let Measured { new, known } = Subject::new("", 50, target).measure(&mut lab, &mut xvr)?;
+                assert_eq!((new.0.sent, new.0.arrived), (u64::from(TUPLES), HITS as u64), "{family}");
+                assert_eq!(
+                    (known.0.sent, known.0.arrived),
+                    (u64::from(TUPLES), u64::from(TUPLES)),
+                    "{family}"
+                );
+                assert_eq!(new.1.sent, new.1.arrived);
+            }
+            xvr.judge_by(0)?;
+            xvr.remove_list(1)?;
+        }
+        Ok(())
+    }
+}

@@ -87,10 +87,8 @@ impl Reference {
         let file = std::env::temp_dir().join(name.trim_start_matches('-'));
         let reference = Self { router, maps: 0, means, family, rules: 0, file };
         if means == Means::Nothing {
-            let text = format!(
-                "table inet bench {{ chain forward {{ type filter hook forward priority filter; policy accept\n\
-                 ct state established,related accept\n}}\n}}\n"
-            );
+            let text = "table inet bench { chain forward { type filter hook forward priority filter; policy accept\n\
+                        ct state established,related accept\n}\n}\n";
             fs::write(&reference.file, text)?;
             reference.command("nft", &["-f"]).map(drop)?;
         }
@@ -273,7 +271,7 @@ const fn verdict(action: Action) -> &'static str {
 /// In which map a rule is: behind those of all earlier ones that it overlaps and that say something else, and in
 /// none with one that it overlaps.
 fn layers(list: &AccessList) -> Vec<usize> {
-    let boxes: Vec<_> = list.rules.iter().map(Box::of).collect();
+    let boxes: Vec<_> = list.rules.iter().map(Region::of).collect();
     let mut layers: Vec<usize> = Vec::with_capacity(boxes.len());
     for (place, rule) in boxes.iter().enumerate() {
         let (mut first, mut taken) = (0, BTreeSet::new());
@@ -291,13 +289,13 @@ fn layers(list: &AccessList) -> Vec<usize> {
 }
 
 /// A rule as what it matches in each field, from the first to the last.
-struct Box {
+struct Region {
     addresses: [(u128, u128); 2],
     protocols: (u8, u8),
     ports: (u16, u16),
 }
 
-impl Box {
+impl Region {
     fn of(rule: &Rule) -> Self {
         let ends = |networks: &[IpNet]| match networks.first() {
             None => (0, u128::MAX),
@@ -412,7 +410,7 @@ mod tests {
     fn rules_of_one_map_do_not_overlap_and_contradicted_ones_come_first() {
         let list = RuleSet::new(Shape::Firewall, Family::V4, 200).list;
         let layers = layers(&list);
-        let boxes: Vec<_> = list.rules.iter().map(Box::of).collect();
+        let boxes: Vec<_> = list.rules.iter().map(Region::of).collect();
         for later in 0..boxes.len() {
             for earlier in 0..later {
                 if boxes[later].overlaps(&boxes[earlier]) {

@@ -8,10 +8,8 @@ use router_common::net::Be16;
 pub const TUPLES: u32 = 1 << 14;
 /// The longest frame's template.
 pub const TEMPLATE: usize = 80;
-/// First source port of a flow; so many follow.
-pub const FIRST_PORT: u16 = 1024;
-/// Bits of the source port that tell flows of one tuple apart.
-pub const PORT_BITS: u32 = 15;
+/// Flows that are told apart by their source port: each tuple has two.
+pub const FLOWS: u32 = 2 * TUPLES;
 
 abi! {
     /// Whom a flow is from and to, without its source port.
@@ -30,15 +28,13 @@ abi! {
 }
 
 abi! {
-    /// What frames are made now. The n-th frame is of flow `base + (n * stride & mask)`; a flow's lower bits
-    /// are its place in the table of tuples, those above them its source port.
+    /// What frames are made now. The n-th frame is of flow `n * stride & mask`: its tuple is found by that, and its
+    /// source port is `first_port` and that, so that tuples that are the same are of different flows.
     pub struct Making[112] {
         /// The frame's headers but for what differs from flow to flow.
         pub template: [u32; TEMPLATE / 4],
         /// One's complement sum of the template's IPv4 header, checksum field 0.
         pub header_sum: u32,
-        /// See above.
-        pub base: u32,
         /// See above.
         pub stride: u32,
         /// See above.
@@ -55,6 +51,10 @@ abi! {
         pub is_v6: u8,
         /// Zero.
         pub pad: u8,
+        /// Source port of the first flow, host byte order; an echo's identifier likewise.
+        pub first_port: u16,
+        /// Zero.
+        pub pad2: u16,
         /// How many frames were made.
         pub made: u32,
     }

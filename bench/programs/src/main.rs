@@ -11,7 +11,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
-use bench_programs::{FIRST_PORT, Making, PORT_BITS, TEMPLATE, TUPLES, Tuple};
+use bench_programs::{Making, TEMPLATE, TUPLES, Tuple};
 
 const ETHERNET: usize = 14;
 const ICMP: u8 = 1;
@@ -37,10 +37,13 @@ pub fn bench_make(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Counts what arrives.
+/// Counts what arrives, but for what a router says to everybody: listeners' reports and the like.
 #[xdp]
-pub fn bench_sink(_ctx: XdpContext) -> u32 {
-    if let Some(count) = COUNT.get_ptr_mut(0) {
+pub fn bench_sink(ctx: XdpContext) -> u32 {
+    let data = ctx.data();
+    // SAFETY: the byte was looked at.
+    let is_ours = data + ETHERNET <= ctx.data_end() && unsafe { *(data as *const u8) } & 1 == 0;
+    if is_ours && let Some(count) = COUNT.get_ptr_mut(0) {
         // SAFETY: this CPU's own value.
         unsafe { *count += 1 };
     }
@@ -58,9 +61,9 @@ fn make(ctx: &XdpContext) -> Option<()> {
     let (making, count) = unsafe { (&*making, (*making).made) };
     // SAFETY: as above.
     unsafe { (*MAKING.get_ptr_mut(0)?).made = count.wrapping_add(1) };
-    let flow = making.base.wrapping_add(count.wrapping_mul(making.stride) & making.mask);
+    let flow = count.wrapping_mul(making.stride) & making.mask;
     let tuple = TABLE.get(flow & (TUPLES - 1))?;
-    let own_port = (FIRST_PORT + ((flow >> TUPLES.trailing_zeros()) & ((1 << PORT_BITS) - 1)) as u16).to_be();
+    let own_port = making.first_port.wrapping_add(flow as u16).to_be();
 
     let frame = Frame(data);
     for (index, word) in making.template.iter().enumerate() {
