@@ -61,6 +61,7 @@ impl Lab {
     pub fn new() -> Result<Self> {
         sweep();
         let prefix = format!("{PREFIX}-{}", std::process::id());
+        fs::create_dir_all(rules_dir()).context("make a folder for rules")?;
         let [source, sink] = ["gen", "sink"].map(|label| Namespace::new(&prefix, label, Lifetime::Scoped));
         let (source, sink) = (source?, sink?);
         for end in [&source, &sink] {
@@ -151,6 +152,12 @@ impl Lab {
     }
 }
 
+impl Drop for Lab {
+    fn drop(&mut self) {
+        fs::remove_dir_all(rules_dir()).ok();
+    }
+}
+
 /// Runs something in a namespace, in a thread of its own.
 ///
 /// # Errors
@@ -182,9 +189,14 @@ pub fn pin_dir() -> PathBuf {
     Path::new("/sys/fs/bpf").join(format!("{PREFIX}-{}", std::process::id()))
 }
 
+/// The folder that rules are handed over in.
+pub fn rules_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("{PREFIX}-{}", std::process::id()))
+}
+
 /// Removes what an earlier bench left that was killed.
 fn sweep() {
-    let names = |folder: &str| -> Vec<String> {
+    let names = |folder: &Path| -> Vec<String> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     };
@@ -193,11 +205,13 @@ fn sweep() {
         pid.and_then(|pid| pid.parse::<u32>().ok())
             .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
     };
-    for name in names("/run/netns").iter().filter(|name| is_dead(name)) {
+    for name in names(Path::new("/run/netns")).iter().filter(|name| is_dead(name)) {
         netns::remove_all(name);
     }
-    for name in names("/sys/fs/bpf").iter().filter(|name| is_dead(name)) {
-        fs::remove_dir_all(Path::new("/sys/fs/bpf").join(name)).ok();
+    for folder in [Path::new("/sys/fs/bpf"), &std::env::temp_dir()] {
+        for name in names(folder).iter().filter(|name| is_dead(name)) {
+            fs::remove_dir_all(folder.join(name)).ok();
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use router_userspace::model::nat::PortRange;
 use router_userspace::model::policy::{AccessList, Action, Rule, Traffic};
 
-use crate::lab::{Lab, Router, inside, pin_dir};
+use crate::lab::{Lab, Router, inside, rules_dir};
 use crate::rules::{Family, RuleSet};
 
 /// Longer than so many seconds no list may take to be loaded.
@@ -83,8 +83,7 @@ impl Reference {
         for device in ["in", "out"] {
             router.namespace.run("ethtool", &["-K", device, "gro", "on"])?;
         }
-        let name = format!("{}-{}.rules", pin_dir().display(), router.forth.ifindex).replace('/', "-");
-        let file = std::env::temp_dir().join(name.trim_start_matches('-'));
+        let file = rules_dir().join(format!("{}.rules", router.forth.ifindex));
         let reference = Self { router, maps: 0, means, family, rules: 0, file };
         if means == Means::Nothing {
             let text = "table inet bench { chain forward { type filter hook forward priority filter; policy accept\n\
