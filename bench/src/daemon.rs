@@ -77,6 +77,8 @@ fn apply(router: &Router<'_>, rules: &[Value]) -> Result<(f64, f64)> {
         String::from_utf8_lossy(&output.stderr),
         log.lines().rev().take(5).collect::<Vec<_>>().join("\n")
     );
+    let idle = log.lines().find(|line| line.contains("not in force"));
+    ensure!(idle.is_none(), "a rule is not in force: {}", idle.unwrap_or_default());
     let line = log.lines().rev().find(|line| line.contains("in force with"));
     let milliseconds = line.and_then(|line| line.split(" after ").nth(1)?.split(' ').next()?.parse().ok());
     let daemon = Duration::from_millis(milliseconds.context("the daemon does not say how long it took")?);
