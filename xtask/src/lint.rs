@@ -24,11 +24,13 @@ pub fn run() -> Result<()> {
 
 /// Fails when the compiler warns about the packet programs, which no clippy is there for.
 fn check_programs() -> Result<()> {
-    let object = ebpf_build::build(root(), &target_dir().join("bpf"))?;
-    for warning in &object.warnings {
-        eprintln!("{warning}");
+    for programs in [ebpf_build::ROUTER, ebpf_build::BENCH] {
+        let object = ebpf_build::build(&programs, root(), &target_dir().join("bpf"))?;
+        for warning in &object.warnings {
+            eprintln!("{warning}");
+        }
+        ensure!(object.warnings.is_empty(), "the compiler warns about the programs of {}", programs.package);
     }
-    ensure!(object.warnings.is_empty(), "the compiler warns about the packet programs");
     Ok(())
 }
 

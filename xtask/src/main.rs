@@ -1,5 +1,6 @@
 //! One command for everything: `cargo xtask` lists them.
 
+mod bench;
 mod build;
 mod cpio;
 mod demo;
@@ -44,6 +45,8 @@ enum Task {
     Soak(soak::Soak),
     /// Damaged frames through the walk and the programs: what has to hold whatever a frame is.
     Fuzz(fuzz::Fuzz),
+    /// What packets and changes cost, beside Linux' own means: `cargo xtask bench policy`.
+    Bench(bench::Bench),
     /// The kernel tests on Debian's 6.1 kernel, in qemu.
     VmTest {
         /// Only tests whose name contains this.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::VmTest { filter } => vm::run(filter.as_deref()),
         Task::Lint { accept_abi: true } => lint::accept_abi(),
         Task::Lint { accept_abi: false } => lint::run(),

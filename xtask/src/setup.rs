@@ -58,6 +58,10 @@ const LAB: &[Package] = &[
 /// The plugin of that package that the lab uses.
 const IPSEC_IN_USERSPACE: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 
+/// What the router is compared with: bench.
+const REFERENCES: &[Package] =
+    &[package("iptables", "/usr/sbin/iptables-legacy", "what bench compares with")];
+
 /// What the guest with the other kernel needs: vm-test.
 const GUEST: &[Package] = &[
     package("kmod", "/usr/sbin/depmod", "the modules of vm-test's kernel"),
@@ -69,7 +73,8 @@ const LINKER_BUILD: &[&str] = &["g++", "zlib1g-dev", "libzstd-dev"];
 
 /// Says what is missing.
 pub fn check() -> Result<()> {
-    let packages: Vec<_> = LAB.iter().chain(GUEST).filter(|package| is_missing(package)).collect();
+    let packages: Vec<_> =
+        LAB.iter().chain(REFERENCES).chain(GUEST).filter(|package| is_missing(package)).collect();
     let toolchain = ebpf_build::toolchain();
     let linker =
         toolchain.as_ref().map_err(|error| anyhow::anyhow!("{error:#}")).and_then(ebpf_build::linker);
@@ -89,7 +94,7 @@ pub fn check() -> Result<()> {
 /// Installs what is missing for anything.
 pub fn everything() -> Result<()> {
     to_build()?;
-    install_missing(&[LAB, GUEST].concat())?;
+    install_missing(&[LAB, REFERENCES, GUEST].concat())?;
     vm::fetch_kernel()
 }
 
@@ -97,6 +102,12 @@ pub fn everything() -> Result<()> {
 pub fn to_run_the_lab() -> Result<()> {
     to_build()?;
     install_missing(LAB)
+}
+
+/// Installs what the bench needs, and what building needs.
+pub fn to_measure() -> Result<()> {
+    to_build()?;
+    install_missing(&[LAB, REFERENCES].concat())
 }
 
 /// Installs what building needs, nothing else.

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `ROUTER_BPF_TOOLCHAIN` | `system`, a rustup toolchain's name, or a sysroot: use that one |
 //! | `BPF_LINKER` | the `bpf-linker` to use |
-//! | `ROUTER_BPF_OBJECT` | a ready-made object to embed instead of building one |
+//! | `ROUTER_BPF_OBJECT` | a ready-made object to embed instead of building one; `BENCH_BPF_OBJECT` of the bench |
 //! | `ROUTER_BPF_SKIP=1` | embed none: for checks and docs without a BPF toolchain |
 
 mod object;
@@ -151,11 +151,37 @@ pub struct Object {
     pub warnings: Vec<String>,
 }
 
-/// Builds the object of the workspace at `root` into `target_dir`.
+/// Programs that become one object.
+#[derive(Debug)]
+pub struct Programs {
+    /// The package, and the binary in it; its feature `bpf` is what makes it one.
+    pub package: &'static str,
+    /// The folders it is made of.
+    pub folders: &'static [&'static str],
+    /// Names a ready-made object, if it is set.
+    pub object_variable: &'static str,
+}
+
+/// The router's.
+pub const ROUTER: Programs = Programs {
+    package: "router-ebpf",
+    folders: &["router-ebpf", "router-common"],
+    object_variable: "ROUTER_BPF_OBJECT",
+};
+
+/// Those that the router is measured with.
+pub const BENCH: Programs = Programs {
+    package: "bench-programs",
+    folders: &["bench/programs", "router-common"],
+    object_variable: "BENCH_BPF_OBJECT",
+};
+
+/// Builds an object of the workspace at `root` into `target_dir`.
 ///
 /// # Errors
 /// A part is missing, the build fails, or the object has a panic in it, which no verifier takes.
-pub fn build(root: &Path, target_dir: &Path) -> Result<Object> {
+pub fn build(programs: &Programs, root: &Path, target_dir: &Path) -> Result<Object> {
+    let package = programs.package;
     let toolchain = toolchain()?;
     let linker = linker(&toolchain)?;
     let flags = [
@@ -173,18 +199,18 @@ pub fn build(root: &Path, target_dir: &Path) -> Result<Object> {
         .env("RUSTC", &toolchain.rustc)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .args(["build", "--locked", "--profile", "bpf", "-Zbuild-std=core", "--target", TARGET])
-        .args(["--package", "router-ebpf", "--bin", "router-ebpf", "--features", "bpf"])
+        .args(["--package", package, "--bin", package, "--features", "bpf"])
         .arg("--target-dir")
         .arg(target_dir);
     let output = command.output().with_context(|| format!("run {}", toolchain.cargo.display()))?;
     if !output.status.success() {
         bail!(
-            "{} could not build the packet programs:\n{}",
+            "{} could not build the packet programs of {package}:\n{}",
             toolchain.name,
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let object = target_dir.join(TARGET).join("bpf/router-ebpf");
+    let object = target_dir.join(TARGET).join("bpf").join(package);
     let panics =
         object::panic_symbols(&fs::read(&object).with_context(|| format!("read {}", object.display()))?)?;
     ensure!(
@@ -223,32 +249,32 @@ fn scrub(command: &mut Command) {
     command.env_remove("LD_LIBRARY_PATH");
 }
 
-/// The body of `router-userspace/build.rs`: puts `router-ebpf.o` into `OUT_DIR`.
+/// The body of a `build.rs`: puts `<package>.o` into `OUT_DIR`.
 ///
 /// # Errors
 /// See [`build`].
-pub fn build_script() -> Result<()> {
-    for name in ["ROUTER_BPF_TOOLCHAIN", "BPF_LINKER", "ROUTER_BPF_OBJECT", "ROUTER_BPF_SKIP"] {
+pub fn build_script(programs: &Programs) -> Result<()> {
+    for name in ["ROUTER_BPF_TOOLCHAIN", "BPF_LINKER", programs.object_variable, "ROUTER_BPF_SKIP"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set: not a build script")?);
     let manifest_dir =
         PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?);
     let root = manifest_dir.parent().context("the package is not in a workspace")?.to_owned();
-    let embedded = out_dir.join("router-ebpf.o");
+    let embedded = out_dir.join(format!("{}.o", programs.package));
     if env::var("ROUTER_BPF_SKIP").is_ok_and(|skip| skip == "1") {
         return fs::write(&embedded, []).with_context(|| format!("write {}", embedded.display()));
     }
-    let object = match env::var_os("ROUTER_BPF_OBJECT").map(PathBuf::from) {
+    let object = match env::var_os(programs.object_variable).map(PathBuf::from) {
         Some(object) => {
             println!("cargo::rerun-if-changed={}", object.display());
             object
         }
         None => {
-            for path in ["router-ebpf", "router-common", "Cargo.toml", "Cargo.lock"] {
+            for path in programs.folders.iter().chain(&["Cargo.toml", "Cargo.lock"]) {
                 println!("cargo::rerun-if-changed={}", root.join(path).display());
             }
-            let built = build(&root, &bpf_target_dir(&out_dir)?)?;
+            let built = build(programs, &root, &bpf_target_dir(&out_dir)?)?;
             if !built.warnings.is_empty() {
                 println!("cargo::warning=in the packet programs; `cargo xtask lint` shows it");
             }

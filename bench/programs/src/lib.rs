@@ -1,0 +1,61 @@
+//! What crosses the maps of the measuring programs.
+#![no_std]
+
+use router_common::abi;
+use router_common::net::Be16;
+
+/// Tuples in the table, a power of two: as many flows fit into the flow tables between two windows.
+pub const TUPLES: u32 = 1 << 14;
+/// The longest frame's template.
+pub const TEMPLATE: usize = 80;
+/// Flows that are told apart by their source port: each tuple has two.
+pub const FLOWS: u32 = 2 * TUPLES;
+
+abi! {
+    /// Whom a flow is from and to, without its source port.
+    pub struct Tuple[36] {
+        /// Source, as on the wire; IPv4 in the first word.
+        pub source: [u32; 4],
+        /// Destination likewise.
+        pub destination: [u32; 4],
+        /// IP protocol number: TCP, UDP, ICMP or ICMPv6.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: u8,
+        /// Destination port; of ICMP type and code.
+        pub port: Be16,
+    }
+}
+
+abi! {
+    /// What frames are made now. The n-th frame is of flow `n * stride & mask`: its tuple is found by that, and its
+    /// source port is `first_port` and that, so that tuples that are the same are of different flows.
+    pub struct Making[112] {
+        /// The frame's headers but for what differs from flow to flow.
+        pub template: [u32; TEMPLATE / 4],
+        /// One's complement sum of the template's IPv4 header, checksum field 0.
+        pub header_sum: u32,
+        /// See above.
+        pub stride: u32,
+        /// See above.
+        pub mask: u32,
+        /// Sequence number of TCP segments, as on the wire.
+        pub sequence: u32,
+        /// What they acknowledge.
+        pub acknowledged: u32,
+        /// TCP flags.
+        pub tcp_flags: u8,
+        /// Whether frames go the other way: both ends exchanged, an echo answered.
+        pub is_reply: u8,
+        /// Whether it is IPv6.
+        pub is_v6: u8,
+        /// Zero.
+        pub pad: u8,
+        /// Source port of the first flow, host byte order; an echo's identifier likewise.
+        pub first_port: u16,
+        /// Zero.
+        pub pad2: u16,
+        /// How many frames were made.
+        pub made: u32,
+    }
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask bench`: what packets and changes cost. The suites are a program of the package `router-bench`;
+//! here it is built, with all optimisations, and run.
+
+use anyhow::{Result, ensure};
+
+use crate::{build, setup, target_dir};
+
+/// What `cargo xtask bench` takes.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// The suite, and what it takes: `policy --full --json FILE`; `help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    suite: Vec<String>,
+}
+
+/// Builds the suites and the router, and runs one.
+pub fn run(bench: &Bench) -> Result<()> {
+    // SAFETY: cannot fail and touches nothing.
+    let root = unsafe { libc::geteuid() } == 0;
+    ensure!(root, "the bench makes network namespaces and loads BPF programs: run it as root");
+    setup::to_measure()?;
+    crate::run(build::cargo("build").args([
+        "--release",
+        "-p",
+        "router-bench",
+        "-p",
+        "router-userspace",
+        "--bins",
+    ]))?;
+    crate::run(std::process::Command::new(target_dir().join("release/xvr-bench")).args(&bench.suite))
+}
