@@ -41,7 +41,8 @@ pub fn run(report: &mut Report, rounds: usize) -> Result<()> {
         series[1].push(daemon);
         for round in 0..rounds {
             let port = Traffic::Tcp(PortRange::new(4242, 4242).ok());
-            let rule = Rule { traffic: port, ..list.rules[0].clone() };
+            let like = &list.rules[0];
+            let rule = Rule::new(like.id, like.action, port, like.sources.clone(), like.destinations.clone());
             let (script, daemon) = apply(&router, &[firewall_rule(1_000_000 + round, &rule)])?;
             series[2].push(script);
             series[3].push(daemon);

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use router_userspace::compile::policy::ListEntry;
 use serde_json::json;
 
 use crate::daemon;
@@ -14,7 +15,7 @@ use crate::lab::Lab;
 use crate::references::{Means, Reference};
 use crate::report::{Report, Series, Time};
 use crate::rules::{Family, HITS, RuleSet, Shape};
-use crate::xvr::{self, Xvr};
+use crate::xvr::Xvr;
 
 use bench_programs::TUPLES;
 
@@ -33,6 +34,9 @@ pub struct Policy {
     /// Only the lists of one shape, or the daemon.
     #[arg(long, value_parser = ["acl", "fw", "ipc", "cloudstack", "daemon"])]
     pub only: Option<String>,
+    /// XVR alone, without Linux' own means beside it.
+    #[arg(long)]
+    pub alone: bool,
 }
 
 const LEGEND: &str = "\
@@ -89,16 +93,16 @@ fn one_shape(
 ) -> Result<()> {
     let sets = SIZES.map(|size| RuleSet::new(shape, family, size));
     println!("\n{shape}, {family}");
-    println!("  {:16} {:>7}  {:>10} {:>10} {:>10}", "to in force", "rules", "all", "compiled", "one more");
+    println!("  {:16} {:>7}  {:>10} {:>10}", "to in force", "rules", "all", "one more");
     let mut subjects = vec![Subject::new("xvr", 0, Target::Xvr(0))];
     for (number, set) in (1..).zip(&sets) {
         changes(arguments, report, xvr, set)?;
-        xvr.add_list(number, &xvr::entry(&set.list))?;
+        xvr.add_list(number, &ListEntry::of(&set.list))?;
         subjects.push(Subject::new("xvr", set.list.rules.len(), Target::Xvr(number)));
     }
     let nothing = Reference::new(lab, Means::Nothing, family)?;
     subjects.push(Subject::new(Means::Nothing.label(), 0, Target::Reference(nothing)));
-    for means in Means::LISTS {
+    for means in Means::LISTS.into_iter().filter(|_| !arguments.alone) {
         for set in sets.iter().filter(|set| arguments.full || set.list.rules.len() <= QUICK) {
             match reference(arguments, report, lab, means, set) {
                 Ok(subject) => subjects.push(subject),
@@ -273,25 +277,23 @@ fn changes(arguments: &Policy, report: &mut Report, xvr: &mut Xvr, set: &RuleSet
         100_000.. if !arguments.full => 3,
         _ => 8,
     };
-    let (mut all, mut compiled, mut one) = (Series::default(), Series::default(), Series::default());
+    let (mut all, mut one) = (Series::default(), Series::default());
     for _ in 0..rounds {
         let begin = Instant::now();
-        let entry = xvr::entry(&set.list);
-        compiled.push(nanoseconds(begin.elapsed()));
-        xvr.add_list(OLD, &entry)?;
+        xvr.add_list(OLD, &ListEntry::of(&set.list))?;
         xvr.judge_by(OLD)?;
         all.push(nanoseconds(begin.elapsed()));
 
         let list = set.with_one_more(set.list.rules.len() / 2);
         let begin = Instant::now();
-        xvr.add_list(NEW, &xvr::entry(&list))?;
+        xvr.add_list(NEW, &ListEntry::of(&list))?;
         xvr.judge_by(NEW)?;
         one.push(nanoseconds(begin.elapsed()));
         xvr.remove_list(OLD)?;
         xvr.judge_by(0)?;
         xvr.remove_list(NEW)?;
     }
-    show_changes(report, set, "xvr", [&all, &compiled, &one]);
+    show_changes(report, set, "xvr", [&all, &one]);
     Ok(())
 }
 
@@ -315,26 +317,24 @@ fn reference(
         all.push(nanoseconds(reference.load(set)?));
         one.push(nanoseconds(reference.one_more()?));
     }
-    show_changes(report, set, means.label(), [&all, &Series::default(), &one]);
+    show_changes(report, set, means.label(), [&all, &one]);
     let remark = if reference.maps > 0 { format!("maps: {}", reference.maps) } else { String::new() };
     Ok(Subject { remark, ..Subject::new(means.label(), rules, Target::Reference(reference)) })
 }
 
-fn show_changes(report: &mut Report, set: &RuleSet, subject: &str, series: [&Series; 3]) {
+fn show_changes(report: &mut Report, set: &RuleSet, subject: &str, series: [&Series; 2]) {
     let rules = set.list.rules.len();
     let mut remarks = vec![];
-    for (what, series) in ["all", "compile", "one more"].into_iter().zip(series) {
-        if !series.is_empty() {
-            let about = json!({
-                "suite": "policy", "shape": set.shape.to_string(), "family": set.family.to_string(),
-                "subject": subject, "rules": rules, "change": what,
-            });
-            let noisy = report.add(about, "ns", series);
-            remarks.extend((!noisy.is_empty()).then(|| format!("{what} {noisy}")));
-        }
+    for (what, series) in ["all", "one more"].into_iter().zip(series) {
+        let about = json!({
+            "suite": "policy", "shape": set.shape.to_string(), "family": set.family.to_string(),
+            "subject": subject, "rules": rules, "change": what,
+        });
+        let noisy = report.add(about, "ns", series);
+        remarks.extend((!noisy.is_empty()).then(|| format!("{what} {noisy}")));
     }
-    let [all, compiled, one] = series.map(|series| Time(series.median()));
-    println!("  {subject:16} {rules:>7}  {all:>10} {compiled:>10} {one:>10}  {}", remarks.join(", "));
+    let [all, one] = series.map(|series| Time(series.median()));
+    println!("  {subject:16} {rules:>7}  {all:>10} {one:>10}  {}", remarks.join(", "));
 }
 
 fn nanoseconds(time: Duration) -> f64 {
@@ -357,7 +357,7 @@ mod tests {
         for family in [Family::V4, Family::V6] {
             let set = RuleSet::new(Shape::Firewall, family, 50);
             lab.generator().use_tuples(&set.tuples, family)?;
-            xvr.add_list(1, &xvr::entry(&set.list))?;
+            xvr.add_list(1, &ListEntry::of(&set.list))?;
             let mut maps = Reference::new(&mut lab, Means::Maps, family)?;
             maps.load(&set)?;
             for target in [Target::Xvr(1), Target::Reference(maps)] {

@@ -270,7 +270,7 @@ const fn verdict(action: Action) -> &'static str {
 /// In which map a rule is: behind those of all earlier ones that it overlaps and that say something else, and in
 /// none with one that it overlaps.
 fn layers(list: &AccessList) -> Vec<usize> {
-    let boxes: Vec<_> = list.rules.iter().map(Region::of).collect();
+    let boxes: Vec<_> = list.rules.iter().map(|rule| Region::of(rule)).collect();
     let mut layers: Vec<usize> = Vec::with_capacity(boxes.len());
     for (place, rule) in boxes.iter().enumerate() {
         let (mut first, mut taken) = (0, BTreeSet::new());
@@ -409,7 +409,7 @@ mod tests {
     fn rules_of_one_map_do_not_overlap_and_contradicted_ones_come_first() {
         let list = RuleSet::new(Shape::Firewall, Family::V4, 200).list;
         let layers = layers(&list);
-        let boxes: Vec<_> = list.rules.iter().map(Region::of).collect();
+        let boxes: Vec<_> = list.rules.iter().map(|rule| Region::of(rule)).collect();
         for later in 0..boxes.len() {
             for earlier in 0..later {
                 if boxes[later].overlaps(&boxes[earlier]) {

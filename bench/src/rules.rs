@@ -16,6 +16,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use bench_programs::{TUPLES, Tuple};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -83,7 +84,7 @@ pub struct RuleSet {
     /// Of which family its networks are.
     pub family: Family,
     /// The rules.
-    pub list: AccessList,
+    pub list: Arc<AccessList>,
     /// The packets, [`HITS`] and then [`MISSES`].
     pub tuples: Vec<Tuple>,
 }
@@ -100,26 +101,21 @@ impl RuleSet {
         // Narrow rules before wide ones, roughly, as people and ClassBench order them.
         drawn.sort_by_cached_key(|rule| 256 - rule.specificity() + random.below(24) as u32);
         let tuples = tuples(&mut random, family, &drawn);
-        let rules = (1..).zip(&drawn).map(|(id, rule)| rule.to_model(id, family)).collect();
-        Self { shape, family, list: AccessList { rules, default: Action::Deny }, tuples }
+        let rules = (1..).zip(&drawn).map(|(id, rule)| Arc::new(rule.to_model(id, family))).collect();
+        Self { shape, family, list: Arc::new(AccessList::new(rules, Action::Deny)), tuples }
     }
 
     /// The same with one more rule that denies, at a place in the list.
-    pub fn with_one_more(&self, place: usize) -> AccessList {
-        let mut list = self.list.clone();
+    pub fn with_one_more(&self, place: usize) -> Arc<AccessList> {
+        let mut rules = self.list.rules.clone();
         let destination = match self.family {
             Family::V4 => IpNet::V4(Ipv4Net::from(Ipv4Addr::new(190, 7, 7, 7))),
             Family::V6 => IpNet::V6(Ipv6Net::from(Ipv6Addr::new(0x2c0f, 0xffff, 7, 7, 7, 7, 7, 7))),
         };
-        let rule = Rule {
-            id: list.rules.len() as u64 + 1,
-            action: Action::Deny,
-            traffic: Traffic::Tcp(PortRange::new(4242, 4242).ok()),
-            sources: vec![],
-            destinations: vec![destination],
-        };
-        list.rules.insert(place, rule);
-        list
+        let traffic = Traffic::Tcp(PortRange::new(4242, 4242).ok());
+        let id = rules.len() as u64 + 1;
+        rules.insert(place, Arc::new(Rule::new(id, Action::Deny, traffic, vec![], vec![destination])));
+        Arc::new(AccessList::new(rules, self.list.default))
     }
 }
 
@@ -354,13 +350,7 @@ impl Drawn {
 
     fn to_model(self, id: u64, family: Family) -> Rule {
         let networks = |net: Option<Net>| net.map(|net| net.to_ip(family)).into_iter().collect();
-        Rule {
-            id,
-            action: self.action,
-            traffic: self.traffic,
-            sources: networks(self.source),
-            destinations: networks(self.destination),
-        }
+        Rule::new(id, self.action, self.traffic, networks(self.source), networks(self.destination))
     }
 
     fn matches(&self, packet: &Packet) -> bool {

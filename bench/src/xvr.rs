@@ -1,6 +1,5 @@
 //! XVR as a subject: its programs on a router's two ports, its tables filled directly, no daemon.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -8,20 +7,13 @@ use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
 use router_userspace::compile::Attachment;
 use router_userspace::compile::attach::Front;
-use router_userspace::compile::policy::{self, ListEntry};
+use router_userspace::compile::policy::ListEntry;
 use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Timeouts, mount_bpffs};
-use router_userspace::model::policy::AccessList;
 
 use crate::lab::{Lab, Router, inside, pin_dir};
 
 /// Room for flow entries: those of a window twice over.
 const MAX_FLOWS: u32 = 1 << 18;
-
-/// A list as the tables take it.
-pub fn entry(list: &AccessList) -> ListEntry {
-    let compiled = policy::compile(list);
-    ListEntry { entries: compiled.list.entries, compiled: Some(Arc::new(compiled)) }
-}
 
 /// The programs between generator and sink.
 pub struct Xvr {

@@ -151,7 +151,8 @@ fn descend(case: &mut Case, node: &Block, at: Pointer) -> Pointer {
         key.and_then(|key| key.get(word as usize & 3)).copied().unwrap_or_default()
     };
     // Three bits, without a branch, which the verifier would follow.
-    let (from, within) = (3 * at.level() >> 6, 3 * at.level() & 63);
+    let from = 3 * at.level();
+    let (from, within) = (from >> 6, from & 63);
     let bits = word(from).wrapping_shl(within) | word(from + 1).wrapping_shr(1).wrapping_shr(63 - within);
     let three = (bits >> 61) as u32;
     for bits in 0..3 {
