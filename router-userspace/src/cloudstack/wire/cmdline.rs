@@ -144,7 +144,7 @@ impl CmdLine {
             nics.extend(boot_nic(object, number, network_type, macs.get(number).copied())?);
         }
         Ok(Self {
-            place: object.place.clone(),
+            place: object.place().into_owned(),
             kind,
             nics,
             gateway: host_address(object, "gateway")?,
