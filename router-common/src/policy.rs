@@ -1,110 +1,151 @@
 //! Policy: lists of rules, of which the first that matches a flow's first packet decides.
 //!
 //! ```text
-//! LISTS          list → what decides where no rule does
-//! NETS4, NETS6   list, source or destination, address → the narrowest network of the list that has it
-//! FIREWALLS      public address → the list that flows to it are judged by, before it is translated
-//! GATES          list, network of the source, of the destination, protocol, port → the first rule that matches there
+//! FIREWALLS    public address → the list that flows to it are judged by, before it is translated
+//! LISTS        number of a list → its roots in BLOCKS, one per family, and what decides where no rule does
+//! BLOCKS        nodes and rules, 64 bytes each
+//! RULE_COUNTS  what a rule has decided
 //! ```
 //!
-//! A list never changes: another content is another list, and a port is switched from one to the other.
+//! A list is three tries inside each other: by source, by destination, by protocol and port. A node is for three
+//! bits of its key; each of its slots has the prefixes that end there:
+//!
+//! ```text
+//! word   0      1          2   3          4  5  6  7         8 … 15
+//!        first  no bit     bit 1: 0, 1    bits 1-2: 0 … 3    bits 1-3: 0 … 7, and all that goes further
+//! ```
+//!
+//! A slot points to a rule, to a node of the next trie, or, the last eight, to a node for later bits of the same.
+//! Bits in between are not compared, since each rule says in full what it is about.
+//!
+//! A block that may be read never changes. Another content is another list, which shares with the one before what
+//! is the same, and a port is switched from one to the other.
 
 use crate::abi;
-use crate::net::Be16;
 
 /// No list: everything passes.
 pub const NO_LIST: u32 = 0;
-/// The network that has every address.
-pub const ANYWHERE: u32 = 0;
 /// Protocol of the rules that are about all of them. IANA has it reserved.
 pub const ANY_PROTOCOL: u8 = 255;
 /// No rule: behind all of them.
 pub const NO_RULE: u32 = u32::MAX;
-/// Networks of a list may lie in each other so deep.
-pub const MOST_NESTED: u32 = 32;
+/// How many blocks there are; the first is none.
+pub const BLOCKS: u32 = 1 << 19;
+/// How many counters there are.
+pub const RULE_COUNTS: u32 = 1 << 18;
+/// So many rules at most are behind each other at one place of the first two tries; more make a trie.
+pub const MOST_CHAINED: usize = 8;
 
 abi! {
     /// What a list is besides its rules.
-    pub struct List[8] {
-        /// How many entries it has in the other tables; 0 while it is being written.
-        pub entries: u32,
+    pub struct List[36] {
+        /// The name of its content.
+        pub content: [u8; 16],
+        /// Where its rules begin, a [`Pointer`] per family: IPv4, IPv6.
+        pub roots: [u32; 2],
+        /// How many rules it has.
+        pub rules: u32,
+        /// The counter of what no rule matches.
+        pub counter: u32,
         /// Whether a flow passes that no rule matches.
         pub default_allows: u8,
-        /// Whether its rules look at sources.
-        pub has_sources: u8,
-        /// Whether its rules look at destinations.
-        pub has_destinations: u8,
-        /// Zero.
-        pub pad: u8,
-    }
-}
-
-abi! {
-    /// What a network of a list is looked up by: the longest prefix over all bits.
-    pub struct NetKey<A>[Ipv4: 12, Ipv6: 24] {
-        /// The list, network byte order.
-        pub list: [u8; 4],
-        /// [`SOURCE`](Self::SOURCE) or [`DESTINATION`](Self::DESTINATION).
-        pub side: [u8; 4],
-        /// The address.
-        pub address: A,
-    }
-}
-
-impl<A> NetKey<A> {
-    /// Networks that sources are in.
-    pub const SOURCE: [u8; 4] = [0, 0, 0, 1];
-    /// Networks that destinations are in.
-    pub const DESTINATION: [u8; 4] = [0, 0, 0, 2];
-    /// How many bits are in front of the address.
-    pub const BEFORE_ADDRESS: u32 = 64;
-}
-
-abi! {
-    /// A network of a list.
-    pub struct Net[12] {
-        /// Its number in the list, from 1.
-        pub network: u32,
-        /// The place of the first rule that is about it or about a network that it lies in.
-        pub first_rule: u32,
-        /// Bits of the key of the network that it lies in; 0 for none but [`ANYWHERE`].
-        pub outer_bits: u32,
-    }
-}
-
-abi! {
-    /// What the rules about a pair of networks are looked up by: the longest prefix over all bits.
-    pub struct GateKey[16] {
-        /// The list.
-        pub list: u32,
-        /// Network of the source.
-        pub source: u32,
-        /// Network of the destination.
-        pub destination: u32,
-        /// IP protocol number, or [`ANY_PROTOCOL`].
-        pub protocol: u8,
-        /// Zero.
-        pub pad: u8,
-        /// Destination port; of ICMP type and code.
-        pub port: Be16,
-    }
-}
-
-impl GateKey {
-    /// How many bits are in front of the port.
-    pub const BEFORE_PORT: u32 = 112;
-    /// Length of the prefix that has every bit of the port.
-    pub const FULL: u32 = Self::BEFORE_PORT + 16;
-}
-
-abi! {
-    /// The first rule that matches there.
-    pub struct Gate[8] {
-        /// Its place in the list.
-        pub rule: u32,
-        /// Whether it lets a flow pass.
-        pub allows: u8,
         /// Zero.
         pub pad: [u8; 3],
+    }
+}
+
+abi! {
+    /// A node or a rule.
+    pub struct Block[64] {
+        /// Of a node: the lowest [rank](Self::RANK) below it, then its slots. Of a rule: see the constants.
+        pub words: [u32; 16],
+    }
+}
+
+impl Block {
+    /// Nothing.
+    pub const EMPTY: Self = Self { words: [0; 16] };
+    /// Of a rule: its place among the others of its list. Ranks ascend, with gaps.
+    pub const RANK: usize = 0;
+    /// Of a rule: the [`Pointer`] to the one behind it at the same place.
+    pub const NEXT: usize = 1;
+    /// Of a rule: its counter.
+    pub const COUNTER: usize = 2;
+    /// Of a rule: whether it allows in the lowest bit, protocol in the second byte.
+    pub const MATCH: usize = 3;
+    /// Of a rule: first and last port in the upper and the lower half; of ICMP type and code.
+    pub const PORTS: usize = 4;
+    /// Of a rule: which bits of a port are compared with those.
+    pub const PORT_MASK: usize = 5;
+    /// Of a rule in the third trie: the prefix it is there for, protocol and port in the upper 24 bits, and how
+    /// many of those count.
+    pub const PLACE: usize = 6;
+    /// Of a rule, from the lowest byte: how many of the first 64 bits of the source's network count, of the last
+    /// 64, the same of the destination's.
+    pub const LENGTHS: usize = 7;
+    /// Of a rule: the source's network, most significant word first; IPv4 has the first.
+    pub const SOURCE: usize = 8;
+    /// Of a rule: the destination's.
+    pub const DESTINATION: usize = 12;
+}
+
+/// Which block, and what is there. 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pointer(pub u32);
+
+impl Pointer {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// [`kind`](Self::kind) of a node of the trie by source.
+    pub const BY_SOURCE: u32 = 0;
+    /// Of the trie by destination.
+    pub const BY_DESTINATION: u32 = 1;
+    /// Of the trie by protocol and port.
+    pub const BY_PORT: u32 = 2;
+    /// Of a rule, and those behind it.
+    pub const RULE: u32 = 3;
+    /// One more than the highest [`level`](Self::level) of a node: 128 bits, three at a time.
+    pub const LEVELS: u32 = 43;
+    /// The same in a trie by protocol and port: 24 bits.
+    pub const PORT_LEVELS: u32 = 9;
+
+    /// To a block.
+    #[inline(always)]
+    pub const fn new(index: u32, kind: u32, level: u32) -> Self {
+        Self(index << 8 | kind << 6 | level)
+    }
+
+    /// None.
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Which block.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self.0 >> 8
+    }
+
+    /// What is there.
+    #[inline(always)]
+    pub const fn kind(self) -> u32 {
+        self.0 >> 6 & 3
+    }
+
+    /// Of a node: which three bits of its key it is for, counted by threes.
+    #[inline(always)]
+    pub const fn level(self) -> u32 {
+        self.0 & 0x3f
+    }
+}
+
+abi! {
+    /// What a rule has decided. Written by all CPUs, atomically.
+    pub struct RuleCount[16] {
+        /// Packets: each is a flow's first.
+        pub packets: u64,
+        /// Their bytes, IP header included.
+        pub bytes: u64,
     }
 }

@@ -19,6 +19,7 @@ use aya_ebpf::helpers::{
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
+use router_common::policy::Pointer;
 use router_common::port::{LocalKey, Port, PortKey};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
@@ -188,16 +189,18 @@ pub extern "C" fn xvr_bind4() -> u32 {
 
 #[inline(always)]
 fn permits<A: FamilyMaps>(list: u32, to: Option<(A, Be16)>) -> u32 {
-    let (Some(arrival), Some(mut case)) = (arrival::<A>(), case::<A>()) else { return 0 };
-    let (dst, dst_port) = to.unwrap_or((arrival.key.dst, arrival.key.dst_port));
-    let Case { src, dst, list, protocol, has_destinations, port, best } =
-        Case::of(&*arrival, list, dst, dst_port);
-    // Field by field: the whole would be built on the stack first.
-    (case.src, case.dst, case.list, case.protocol) = (src, dst, list, protocol);
-    (case.has_destinations, case.port, case.best) = (has_destinations, port, best);
+    let (Some(arrival), Some(mut case)) = (arrival::<A>(), case()) else { return 0 };
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
-    u32::from(policy::permits(&maps, &mut *case))
+    let Some(list) = maps.list(list) else { return 0 };
+    let (dst, dst_port) = to.unwrap_or((arrival.key.dst, arrival.key.dst_port));
+    let Case { src, dst, place, port, protocol, rank, counter, allows, pad } =
+        Case::of(&*arrival, dst, dst_port);
+    // Field by field: the whole would be built on the stack first.
+    (case.src, case.dst, case.place) = (src, dst, place);
+    (case.port, case.protocol) = (port, protocol);
+    (case.rank, case.counter, case.allows, case.pad) = (rank, counter, allows, pad);
+    u32::from(policy::permits::<A, _>(&maps, &list, &mut case, arrival.bytes))
 }
 
 /// Whether a list lets a flow pass to an address and a port, both in host byte order, IPv4.
@@ -215,26 +218,33 @@ pub extern "C" fn xvr_permits6(list: u32) -> u32 {
 }
 
 #[inline(always)]
-fn row<A: FamilyMaps>(source: u32) -> u32 {
-    let Some(mut case) = case::<A>() else { return NO_ROOM };
+fn in_case(search: impl FnOnce(&Maps, &mut Case)) -> u32 {
+    let Some(mut case) = case() else { return NO_ROOM };
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
-    policy::row(&maps, &mut *case, source);
+    search(&maps, &mut case);
     GRANTED
 }
 
-/// All pairs of one network of the source with those of the destination, IPv4.
+/// [`policy::by_destination`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_row4(source: u32) -> u32 {
-    row::<Ipv4>(source)
+pub extern "C" fn xvr_by_destination(root: u32) -> u32 {
+    in_case(|maps, case| policy::by_destination(maps, case, Pointer(root)))
 }
 
-/// The same for IPv6.
+/// [`policy::by_port`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_row6(source: u32) -> u32 {
-    row::<Ipv6>(source)
+pub extern "C" fn xvr_by_port(root: u32) -> u32 {
+    in_case(|maps, case| policy::by_port(maps, case, Pointer(root)))
+}
+
+/// [`policy::chain`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_chain(first: u32) -> u32 {
+    in_case(|maps, case| policy::chain(maps, case, Pointer(first)))
 }
 
 #[inline(always)]

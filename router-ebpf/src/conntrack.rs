@@ -51,6 +51,8 @@ pub struct Arrival<A> {
     pub hop_limit: u8,
     /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
+    /// Length of the IP packet.
+    pub bytes: u32,
 }
 
 /// What the slow path came to.

@@ -1,7 +1,7 @@
 //! What differs between IPv4 and IPv6: where the header keeps things. All else is generic.
 
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
-use router_common::policy::NetKey;
+use router_common::policy::{List, Pointer};
 
 use crate::checksum;
 use crate::packet::{Packet, Plain};
@@ -57,8 +57,8 @@ pub trait Family: Address + Plain {
     const ICMP: u8;
     /// Length of the header without options or extension headers.
     const HEADER: usize;
-    /// Bits of the key of a list's network with a whole address.
-    const WHOLE_NET: u32;
+    /// How many nodes deep a trie of its addresses may be: three bits each.
+    const LIST_LEVELS: u32;
     /// Where the source address is; the destination follows it.
     const ADDRESSES: usize;
     /// Whether its ICMP checksum covers a pseudo header.
@@ -70,6 +70,10 @@ pub trait Family: Address + Plain {
     fn from_ipv4(address: Ipv4) -> Option<Self>;
     /// The address as IPv4, if it is.
     fn to_ipv4(self) -> Option<Ipv4>;
+    /// Where a list's rules about it begin.
+    fn root(list: &List) -> Pointer;
+    /// The address as 128 bits, its own in front, host byte order.
+    fn bits(self) -> [u64; 2];
     /// What the address is good for as a destination.
     fn destination_scope(&self) -> Scope;
     /// What the address is good for as a source.
@@ -90,7 +94,7 @@ impl Family for Ipv4 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV4;
     const ICMP: u8 = protocol::ICMP;
     const HEADER: usize = 20;
-    const WHOLE_NET: u32 = NetKey::<Self>::BEFORE_ADDRESS + 32;
+    const LIST_LEVELS: u32 = 11;
     const ADDRESSES: usize = 12;
     const ICMP_PSEUDO_HEADER: bool = false;
     const TRANSLATED: bool = true;
@@ -103,6 +107,16 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn to_ipv4(self) -> Option<Ipv4> {
         Some(self)
+    }
+
+    #[inline(always)]
+    fn root(list: &List) -> Pointer {
+        Pointer(list.roots[0])
+    }
+
+    #[inline(always)]
+    fn bits(self) -> [u64; 2] {
+        [u64::from(self.to_host()) << 32, 0]
     }
 
     #[inline(always)]
@@ -170,7 +184,7 @@ impl Family for Ipv6 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV6;
     const ICMP: u8 = protocol::ICMPV6;
     const HEADER: usize = 40;
-    const WHOLE_NET: u32 = NetKey::<Self>::BEFORE_ADDRESS + 128;
+    const LIST_LEVELS: u32 = Pointer::LEVELS;
     const ADDRESSES: usize = 8;
     const ICMP_PSEUDO_HEADER: bool = true;
     const TRANSLATED: bool = false;
@@ -183,6 +197,17 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn to_ipv4(self) -> Option<Ipv4> {
         None
+    }
+
+    #[inline(always)]
+    fn root(list: &List) -> Pointer {
+        Pointer(list.roots[1])
+    }
+
+    #[inline(always)]
+    fn bits(self) -> [u64; 2] {
+        let [first, second, third, fourth] = self.0.map(|word| u64::from(u32::from_be(word)));
+        [first << 32 | second, third << 32 | fourth]
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@ mod datagram;
 mod desk;
 mod pool;
 
+use core::arch::asm;
 use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -29,7 +30,7 @@ use router_common::nat::{
     Internal, POOLS as POOLS_LENGTH, Pool, Shift, SourceKey, StaticNat, Untranslated,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
-use router_common::policy::{Gate, GateKey, List, Net, NetKey};
+use router_common::policy::{self as lists, Block, List, Pointer, RuleCount};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::unsolicited::Syn;
 use router_common::verdict::DropReason;
@@ -79,16 +80,12 @@ static FIREWALLS: HashMap<LocalKey<Ipv4>, u32> = HashMap::with_max_entries(16_38
 #[map]
 static LISTS: HashMap<u32, List> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]
-static NETS4: LpmTrie<NetKey<Ipv4>, Net> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+static BLOCKS: Array<Block> = Array::with_max_entries(lists::BLOCKS, BPF_F_MMAPABLE);
 #[map]
-static NETS6: LpmTrie<NetKey<Ipv6>, Net> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
-#[map]
-static GATES: LpmTrie<GateKey, Gate> = LpmTrie::with_max_entries(1 << 21, BPF_F_NO_PREALLOC);
+static RULE_COUNTS: Array<RuleCount> = Array::with_max_entries(lists::RULE_COUNTS, BPF_F_MMAPABLE);
 /// What a list is asked about, see [`apart`].
 #[map]
-static CASE4: PerCpuArray<Case<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static CASE6: PerCpuArray<Case<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
+static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static UNTRANSLATED: LpmTrie<DestinationKey, Untranslated> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
@@ -201,6 +198,7 @@ impl Maps {
 impl Tables for Maps {
     type Port = &'static Port;
     type Pool = PoolInPlace;
+    type Block = &'static Block;
 
     #[inline(always)]
     fn now(&self) -> u64 {
@@ -269,8 +267,43 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn gate(&self, key: &GateKey) -> Option<Gate> {
-        GATES.get(&Key::new(GateKey::FULL, *key)).copied()
+    fn block(&self, index: u32) -> Option<&'static Block> {
+        // What may be read is not changed.
+        BLOCKS.get(index)
+    }
+
+    #[inline(always)]
+    fn read_again(&self, case: &mut Case) {
+        shared(case);
+    }
+
+    // What is called has the same case, in its map.
+    #[inline(always)]
+    fn by_destination(&self, case: &mut Case, root: Pointer) {
+        shared(case);
+        apart::xvr_by_destination(root.0);
+    }
+
+    #[inline(always)]
+    fn by_port(&self, case: &mut Case, root: Pointer) {
+        shared(case);
+        apart::xvr_by_port(root.0);
+    }
+
+    #[inline(always)]
+    fn chain(&self, case: &mut Case, first: Pointer) {
+        shared(case);
+        apart::xvr_chain(first.0);
+    }
+
+    #[inline(always)]
+    fn count_rule(&self, counter: u32, bytes: u32) {
+        if let Some(count) = RULE_COUNTS.get_ptr_mut(counter) {
+            let packets = count.cast::<u64>();
+            pool::fetch_add(packets, 1);
+            // SAFETY: the second of the two words.
+            pool::fetch_add(unsafe { packets.add(1) }, u64::from(bytes));
+        }
     }
 
     #[inline(always)]
@@ -477,8 +510,15 @@ pub fn payload_room() -> Option<Own<PayloadRoom>> {
 
 /// What a list is asked about.
 #[inline(always)]
-pub fn case<A: FamilyMaps>() -> Option<Own<Case<A>>> {
-    own(A::cases())
+pub fn case() -> Option<Own<Case>> {
+    own(&CASE)
+}
+
+/// Tells the compiler that others know of the case, so that it reads again what it has read before.
+#[inline(always)]
+fn shared(case: &mut Case) {
+    // SAFETY: nothing is done, but the kernel wants an instruction for each line.
+    unsafe { asm!("{0} = {0}", inout(reg) &raw mut *case => _, options(nostack, preserves_flags)) };
 }
 
 /// Where held fragments are written down.
@@ -497,14 +537,8 @@ pub trait FamilyMaps: Family {
     fn arrivals() -> &'static PerCpuArray<Arrival<Self>>;
     /// What is decided about a flow.
     fn openings() -> &'static PerCpuArray<Opening<Self>>;
-    /// Networks of lists.
-    fn networks() -> &'static LpmTrie<NetKey<Self>, Net>;
-    /// What a list is asked about.
-    fn cases() -> &'static PerCpuArray<Case<Self>>;
     /// See [`apart`].
     fn permits(list: u32, dst: Self, dst_port: Be16) -> bool;
-    /// See [`apart`].
-    fn row(source: u32);
     /// Its destination, see [`apart`].
     fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
     /// Its binding, see [`apart`]: 0, or the outcome of the reason to drop the packet.
@@ -533,23 +567,8 @@ impl FamilyMaps for Ipv4 {
     const ADDRESS_FAMILY: u8 = 2;
 
     #[inline(always)]
-    fn networks() -> &'static LpmTrie<NetKey<Self>, Net> {
-        &NETS4
-    }
-
-    #[inline(always)]
-    fn cases() -> &'static PerCpuArray<Case<Self>> {
-        &CASE4
-    }
-
-    #[inline(always)]
     fn permits(list: u32, dst: Self, dst_port: Be16) -> bool {
         apart::xvr_permits4(list, dst.to_host(), u32::from(dst_port.get())) != 0
-    }
-
-    #[inline(always)]
-    fn row(source: u32) {
-        apart::xvr_row4(source);
     }
 
     #[inline(always)]
@@ -629,23 +648,8 @@ impl FamilyMaps for Ipv6 {
     const ADDRESS_FAMILY: u8 = 10;
 
     #[inline(always)]
-    fn networks() -> &'static LpmTrie<NetKey<Self>, Net> {
-        &NETS6
-    }
-
-    #[inline(always)]
-    fn cases() -> &'static PerCpuArray<Case<Self>> {
-        &CASE6
-    }
-
-    #[inline(always)]
     fn permits(list: u32, _dst: Self, _dst_port: Be16) -> bool {
         apart::xvr_permits6(list) != 0
-    }
-
-    #[inline(always)]
-    fn row(source: u32) {
-        apart::xvr_row6(source);
     }
 
     #[inline(always)]
@@ -796,11 +800,12 @@ impl<A: FamilyMaps> Flows<A> for Maps {
             icmp,
             hop_limit,
             tcp_flags,
+            bytes,
         } = *arrival;
         room.key = key;
         (room.now, room.ifindex, room.generation) = (now, ifindex, generation);
         (room.slot, room.role, room.flags, room.transport) = (slot, role, flags, transport);
-        (room.icmp, room.hop_limit, room.tcp_flags) = (icmp, hop_limit, tcp_flags);
+        (room.icmp, room.hop_limit, room.tcp_flags, room.bytes) = (icmp, hop_limit, tcp_flags, bytes);
     }
 
     #[inline(always)]
@@ -893,18 +898,8 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     }
 
     #[inline(always)]
-    fn network(&self, key: &NetKey<A>, bits: u32) -> Option<Net> {
-        A::networks().get(&Key::new(bits, *key)).copied()
-    }
-
-    #[inline(always)]
     fn permits(&self, _arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool {
         A::permits(list, dst, dst_port)
-    }
-
-    #[inline(always)]
-    fn row(&self, _case: &mut Case<A>, source: u32) {
-        A::row(source);
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use router_common::nat::{
     SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
-use router_common::policy::{Gate, GateKey, List, Net, NetKey};
+use router_common::policy::{Block, List, Pointer};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 
@@ -33,6 +33,8 @@ pub trait Tables {
     type Port: Deref<Target = Port> + Copy;
     /// A pool of external ports in place.
     type Pool: PortPool;
+    /// A block of the policy in place.
+    type Block: Deref<Target = Block>;
 
     /// The monotonic clock in nanoseconds.
     fn now(&self) -> u64;
@@ -54,8 +56,18 @@ pub trait Tables {
     fn firewall(&self, public: &LocalKey<Ipv4>) -> Option<u32>;
     /// A list of the policy.
     fn list(&self, list: u32) -> Option<List>;
-    /// The first rule about a pair of networks, a protocol and a port: longest prefix.
-    fn gate(&self, key: &GateKey) -> Option<Gate>;
+    /// A node or a rule of a list.
+    fn block(&self, index: u32) -> Option<Self::Block>;
+    /// Does nothing, but keeps a program from holding on its small stack what it has read of the case.
+    fn read_again(&self, _case: &mut Case) {}
+    /// [`policy::by_destination`](crate::policy::by_destination); the programs make it a function of its own.
+    fn by_destination(&self, case: &mut Case, root: Pointer);
+    /// [`policy::by_port`](crate::policy::by_port) likewise.
+    fn by_port(&self, case: &mut Case, root: Pointer);
+    /// [`policy::chain`](crate::policy::chain) likewise.
+    fn chain(&self, case: &mut Case, first: Pointer);
+    /// Counts a packet that a rule has decided about. Atomic.
+    fn count_rule(&self, counter: u32, bytes: u32);
     /// Whether guests keep their source towards a destination.
     fn is_untranslated(&self, destination: &DestinationKey) -> bool;
     /// The external port of a guest's socket; notes that it is in use `now`.
@@ -203,13 +215,9 @@ pub trait Flows<A: Family>: Tables + Sized {
     /// # Errors
     /// Why the packet is refused.
     fn claim(&self, attempt: u32) -> Result<Claim, DropReason>;
-    /// The narrowest network of a list that has an address, of those with a key of at most so many bits.
-    fn network(&self, key: &NetKey<A>, bits: u32) -> Option<Net>;
     /// [`policy::permits`](crate::policy::permits) of the packet that arrived last, to where it is going as the list
     /// sees it; the programs make it a function of its own.
     fn permits(&self, arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool;
-    /// [`policy::row`](crate::policy::row); the programs make it a function of its own.
-    fn row(&self, case: &mut Case<A>, source: u32);
     /// Keeps what the slow path needs of a fragment, for [`World::decide`].
     fn leave(&self, parsed: &Parsed<A>, now: u64);
     /// The ports of the fragment that was left last, and the identification it leaves with.

@@ -118,6 +118,8 @@ enum What {
     Routes,
     /// Static NAT, port forwardings, and how the external ports of source NAT are used
     Nat,
+    /// Firewall rules and network ACLs in force, and what each has decided
+    Rules,
     /// How the daemon is
     Status,
 }
@@ -197,6 +199,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         What::Drops => Request::Drops,
         What::Routes => Request::Routes,
         What::Nat => Request::Nat,
+        What::Rules => Request::Rules,
         What::Status => Request::Status,
     };
     match ask(root, &request, patience)? {
@@ -205,6 +208,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         Answer::Drops(drops) => print(&drops, json, |drops| show::drops(drops)),
         Answer::Routes(routes) => print(&routes, json, |routes| show::routes(routes)),
         Answer::Nat(nat) => print(&nat, json, |nat| nat.text()),
+        Answer::Rules(lists) => print(&lists, json, |lists| show::rules(lists)),
         Answer::Status(status) => print(&status, json, |status| status.text()),
         _ => confused(),
     }

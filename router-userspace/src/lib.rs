@@ -7,6 +7,7 @@
 //!
 //! [`daemon`] walks it from top to bottom for every command, kernel event and timer.
 
+pub mod classifier;
 pub mod cli;
 pub mod cloudstack;
 pub mod compile;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::show::{CounterView, FlowView, NatView, PortView, RouteView, StatusView};
+use crate::show::{CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView};
 
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub enum Request {
     Routes,
     /// Its NAT rules, and how its external ports are used.
     Nat,
+    /// The lists of rules in force, and what they have decided.
+    Rules,
     /// Apply documents in order, up to the first that is refused.
     Apply {
         /// The documents.
@@ -99,6 +101,8 @@ pub enum Answer {
     Routes(Vec<RouteView>),
     /// To [`Request::Nat`].
     Nat(NatView),
+    /// To [`Request::Rules`].
+    Rules(Vec<ListView>),
     /// To [`Request::Plan`].
     Plan {
         /// A sentence per change, in order.

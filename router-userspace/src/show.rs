@@ -53,6 +53,12 @@ pub struct StatusView {
     pub evicted_flows: u64,
     /// Seconds since the last of them; nothing if there were none.
     pub evicted_seconds_ago: Option<u64>,
+    /// How many rules are in force, the router's own and each list's default among them.
+    #[serde(default)]
+    pub policy_rules: u32,
+    /// How full the memory for them is, in thousandths.
+    #[serde(default)]
+    pub policy_permille: u32,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
     /// What is not wrong and worth knowing, a sentence each: rules that never decide.
@@ -208,6 +214,37 @@ pub struct SourceNatView {
     pub bindings: usize,
 }
 
+/// One of `xvr show rules`: a list, the first rule of which that matches decides about a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListView {
+    /// Which flows are judged by it; several where ports have the same rules.
+    pub flows: Vec<String>,
+    /// Its rules, in order.
+    pub rules: Vec<RuleView>,
+    /// What no rule matches.
+    pub rest: RestView,
+}
+
+/// A rule, and what it has decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// CloudStack's number for it; nothing for those that it does not number.
+    pub id: Option<u64>,
+    /// What it says.
+    pub rule: String,
+    /// Flows' first packets that it has decided about, and their bytes, IP headers included.
+    pub count: Count,
+}
+
+/// What becomes of what no rule matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestView {
+    /// `allow` or `deny`.
+    pub action: String,
+    /// As of a rule.
+    pub count: Count,
+}
+
 impl NatView {
     /// For people.
     pub fn text(&self) -> String {
@@ -289,6 +326,10 @@ impl StatusView {
             ),
             None => "; none had to make room for others.\n".to_owned(),
         };
+        let rules = usize::try_from(self.policy_rules).unwrap_or(usize::MAX);
+        let percent = self.policy_permille / 10;
+        let _ =
+            writeln!(text, "{} of policy take {percent} % of the memory for them.", plural(rules, "rule"));
         for problem in &self.problems {
             let _ = writeln!(text, "Problem: {problem}");
         }
@@ -400,6 +441,35 @@ pub fn routes(routes: &[RouteView]) -> String {
         ]);
     }
     table.text()
+}
+
+/// Lists of rules for people.
+pub fn rules(lists: &[ListView]) -> String {
+    if lists.is_empty() {
+        return "There are no rules: every flow passes that has a way.\n".to_owned();
+    }
+    let mut text = String::new();
+    for list in lists {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let _ = writeln!(text, "Flows {}:", list.flows.join(", "));
+        let mut table = Table::new(&["NO", "ID", "RULE", "PACKETS", "BYTES"]);
+        for (place, rule) in (1..).zip(&list.rules) {
+            table.row([
+                usize::to_string(&place),
+                rule.id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+                rule.rule.clone(),
+                rule.count.packets.to_string(),
+                bytes(rule.count.bytes),
+            ]);
+        }
+        let RestView { action, count } = &list.rest;
+        let rest = format!("{action} the rest");
+        table.row(["-".to_owned(), "-".to_owned(), rest, count.packets.to_string(), bytes(count.bytes)]);
+        text += &table.text();
+    }
+    text
 }
 
 /// A number and its noun.
@@ -530,6 +600,30 @@ mod tests {
              SOURCE NAT    PROTO  PORTS TAKEN  SHARED  BINDINGS\n\
              203.0.113.30  udp    12           0       11\n"
         );
+    }
+
+    #[test]
+    fn rules_are_a_table_for_each_list() {
+        let count = |packets, bytes| Count { packets, bytes };
+        let rule = |id, rule: &str, packets| RuleView {
+            id,
+            rule: rule.to_owned(),
+            count: count(packets, packets * 60),
+        };
+        let list = ListView {
+            flows: vec!["to 203.0.113.31".to_owned(), "to 203.0.113.32".to_owned()],
+            rules: vec![rule(Some(21), "allow tcp 22 from 192.0.2.0/24", 7), rule(None, "deny icmp", 0)],
+            rest: RestView { action: "deny".to_owned(), count: count(100, 6000) },
+        };
+        assert_eq!(
+            rules(&[list]),
+            "Flows to 203.0.113.31, to 203.0.113.32:\n\
+             NO  ID  RULE                            PACKETS  BYTES\n\
+             1   21  allow tcp 22 from 192.0.2.0/24  7        420 B\n\
+             2   -   deny icmp                       0        0 B\n\
+             -   -   deny the rest                   100      6.0 kB\n"
+        );
+        assert_eq!(rules(&[]), "There are no rules: every flow passes that has a way.\n");
     }
 
     #[test]

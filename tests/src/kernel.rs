@@ -25,7 +25,7 @@ use router_userspace::dataplane::{
 };
 
 use crate::host;
-use router_userspace::compile::policy::{self, ListEntry};
+use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{TableSet, nat};
 use router_userspace::model::policy::AccessList;
 
@@ -58,6 +58,8 @@ pub struct KernelRouter {
     is_behind_xdp: bool,
     ifindexes: BTreeMap<u8, u32>,
     pin_dir: PathBuf,
+    /// For flow entries and bindings.
+    room: (u32, u32),
     /// The counters as they were last read, by slot.
     counters: Vec<Vec<CounterRow>>,
     /// Frames were counted since then that nobody asked about.
@@ -121,6 +123,7 @@ impl KernelRouter {
             is_behind_xdp: false,
             ifindexes,
             pin_dir,
+            room: (max_flows, max_bindings),
             counters,
             has_pushed: false,
             before: Account::default(),
@@ -156,14 +159,23 @@ impl KernelRouter {
     ///
     /// # Errors
     /// The tables cannot be written.
-    pub fn judge_tier1_by(&mut self, number: u32, list: &AccessList) -> Result<()> {
+    pub fn judge_tier1_by(&mut self, number: u32, list: &Arc<AccessList>) -> Result<()> {
         let key = (self.ifindexes[&(Nic::Tier1 as u8)], 0, 0);
-        let compiled = policy::compile(list);
-        let entry = ListEntry { entries: compiled.list.entries, compiled: Some(Arc::new(compiled)) };
         let tables = self.dataplane.tables();
-        tables.add_list(number, &entry)?;
+        tables.add_list(number, &ListEntry::of(list))?;
         tables.set_port(key, &Port { from_list: number, ..host::port(Nic::Tier1) })?;
         if number > 1 { tables.remove_list(number - 1) } else { Ok(()) }
+    }
+
+    /// Another hand on its policy, for another thread.
+    ///
+    /// # Errors
+    /// The kernel refuses the programs, or the tables cannot be opened.
+    pub fn second(&self) -> Result<Switcher> {
+        let options =
+            Options { pin_dir: self.pin_dir.clone(), max_flows: self.room.0, max_bindings: self.room.1 };
+        let tier1 = self.ifindexes[&(Nic::Tier1 as u8)];
+        Ok(Switcher { dataplane: Dataplane::open(&options)?, tier1 })
     }
 
     /// Nobody is expected any longer.
@@ -281,6 +293,39 @@ impl KernelRouter {
             }
         }
         bail!("a frame was not counted")
+    }
+}
+
+/// What has flows from tier 1 judged by one list after the other.
+pub struct Switcher {
+    dataplane: Dataplane,
+    tier1: u32,
+}
+
+impl Switcher {
+    /// Writes a list.
+    ///
+    /// # Errors
+    /// The tables cannot be written.
+    pub fn write(&mut self, number: u32, list: &Arc<AccessList>) -> Result<()> {
+        self.dataplane.tables().add_list(number, &ListEntry::of(list))
+    }
+
+    /// Switches the port.
+    ///
+    /// # Errors
+    /// The tables cannot be written.
+    pub fn judge_tier1_by(&mut self, number: u32) -> Result<()> {
+        let port = Port { from_list: number, ..host::port(Nic::Tier1) };
+        self.dataplane.tables().set_port((self.tier1, 0, 0), &port)
+    }
+
+    /// Removes a list.
+    ///
+    /// # Errors
+    /// The tables cannot be written.
+    pub fn forget(&mut self, number: u32) -> Result<()> {
+        self.dataplane.tables().remove_list(number)
     }
 }
 

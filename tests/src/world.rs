@@ -17,7 +17,7 @@ use router_common::nat::{
     Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
-use router_common::policy::{Gate, GateKey, List, Net, NetKey};
+use router_common::policy::{Block, List, Pointer};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
@@ -32,8 +32,9 @@ use router_ebpf::passage::Question;
 use router_ebpf::policy::{self, Case};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
+use router_userspace::classifier::{Classifier, Memory, OwnMemory};
 use router_userspace::compile::nat::{NatEntry, NatKey};
-use router_userspace::compile::policy::{CompiledList, GatePlace, Side};
+use router_userspace::model::policy::AccessList;
 
 /// One family's tables.
 #[derive(Debug)]
@@ -91,7 +92,11 @@ pub struct World {
     /// Lists of public addresses.
     pub firewalls: RefCell<BTreeMap<std::net::Ipv4Addr, u32>>,
     /// Lists of rules.
-    pub policy: RefCell<BTreeMap<u32, CompiledList>>,
+    pub lists: RefCell<HashMap<u32, List>>,
+    /// Their blocks.
+    pub classifier: RefCell<Classifier<OwnMemory>>,
+    /// What rules have decided: packets and bytes by counter.
+    pub rule_counts: RefCell<HashMap<u32, (u64, u64)>>,
     /// Bindings by the guest's end.
     pub bindings: RefCell<HashMap<BindingKey, Binding>>,
     /// Bindings by the external end.
@@ -132,7 +137,9 @@ impl Default for World {
             seed: Cell::new(0x9e37_79b9_7f4a_7c15),
             nat: RefCell::default(),
             firewalls: RefCell::default(),
-            policy: RefCell::default(),
+            lists: RefCell::default(),
+            classifier: RefCell::new(Classifier::new(OwnMemory::new(1 << 16, 1 << 14), [])),
+            rule_counts: RefCell::default(),
             bindings: RefCell::default(),
             externals: RefCell::default(),
             guests: RefCell::default(),
@@ -154,6 +161,18 @@ impl Deref for FoundPort {
     type Target = Port;
 
     fn deref(&self) -> &Port {
+        &self.0
+    }
+}
+
+/// A block of the policy as it was when it was looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundBlock(Block);
+
+impl Deref for FoundBlock {
+    type Target = Block;
+
+    fn deref(&self) -> &Block {
         &self.0
     }
 }
@@ -216,6 +235,15 @@ impl PortPool for SharedWords {
 }
 
 impl World {
+    /// Writes a list of rules; one of that number makes room.
+    ///
+    /// # Panics
+    /// There is no room for it.
+    pub fn set_list(&self, number: u32, list: &std::sync::Arc<AccessList>) {
+        let written = self.classifier.borrow_mut().write(number, list).expect("there is room");
+        self.lists.borrow_mut().insert(number, written);
+    }
+
     fn static_nat(&self, key: NatKey) -> Option<StaticNat> {
         match self.nat.borrow().get(&key) {
             Some(NatEntry::Static(entry)) => Some(*entry),
@@ -227,6 +255,7 @@ impl World {
 impl Tables for World {
     type Port = FoundPort;
     type Pool = SharedWords;
+    type Block = FoundBlock;
 
     fn static_in(&self, public: &LocalKey<Ipv4>) -> Option<StaticNat> {
         self.static_nat(NatKey::StaticIn(public.address.into()))
@@ -269,25 +298,31 @@ impl Tables for World {
     }
 
     fn list(&self, list: u32) -> Option<List> {
-        self.policy.borrow().get(&list).map(|compiled| compiled.list)
+        self.lists.borrow().get(&list).copied()
     }
 
-    fn gate(&self, wanted: &GateKey) -> Option<Gate> {
-        let policy = self.policy.borrow();
-        let gates = &policy.get(&wanted.list)?.gates;
-        let of = |bits: u8| {
-            let shift = 16 - u32::from(bits);
-            let port = u16::try_from(u32::from(wanted.port.get()) >> shift << shift).ok()?;
-            let key = GatePlace {
-                source: wanted.source,
-                destination: wanted.destination,
-                protocol: wanted.protocol,
-                port,
-                bits,
-            };
-            gates.get(&key).copied()
-        };
-        (0..=16).rev().find_map(of)
+    fn block(&self, index: u32) -> Option<FoundBlock> {
+        let classifier = self.classifier.borrow();
+        let memory = classifier.memory();
+        (index < memory.blocks()).then(|| FoundBlock(memory.block(index)))
+    }
+
+    fn by_destination(&self, case: &mut Case, root: Pointer) {
+        policy::by_destination(self, case, root);
+    }
+
+    fn by_port(&self, case: &mut Case, root: Pointer) {
+        policy::by_port(self, case, root);
+    }
+
+    fn chain(&self, case: &mut Case, first: Pointer) {
+        policy::chain(self, case, first);
+    }
+
+    fn count_rule(&self, counter: u32, bytes: u32) {
+        let mut counts = self.rule_counts.borrow_mut();
+        let (packets, sum) = counts.entry(counter).or_default();
+        (*packets, *sum) = (*packets + 1, *sum + u64::from(bytes));
     }
 
     fn is_untranslated(&self, destination: &DestinationKey) -> bool {
@@ -535,26 +570,9 @@ impl<A: WorldFamily> Flows<A> for World {
         conntrack::claim(self, &arrival, &opening, attempt)
     }
 
-    fn network(&self, key: &NetKey<A>, bits: u32) -> Option<Net> {
-        let policy = self.policy.borrow();
-        let compiled = policy.get(&u32::from_be_bytes(key.list))?;
-        let side = if key.side == NetKey::<A>::SOURCE { Side::Source } else { Side::Destination };
-        let address = A::to_ip(key.address);
-        let holds = |(of, network): &(Side, ipnet::IpNet)| {
-            *of == side
-                && network.contains(&address)
-                && NetKey::<A>::BEFORE_ADDRESS + u32::from(network.prefix_len()) <= bits
-        };
-        let nets = compiled.nets.iter().filter(|(place, _)| holds(place));
-        nets.max_by_key(|((_, network), _)| network.prefix_len()).map(|(_, net)| *net)
-    }
-
     fn permits(&self, arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool {
-        policy::permits(self, &mut Case::of(arrival, list, dst, dst_port))
-    }
-
-    fn row(&self, case: &mut Case<A>, source: u32) {
-        policy::row(self, case, source);
+        let Some(list) = self.list(list) else { return false };
+        policy::permits::<A, _>(self, &list, &mut Case::of(arrival, dst, dst_port), arrival.bytes)
     }
 
     fn leave(&self, parsed: &Parsed<A>, now: u64) {

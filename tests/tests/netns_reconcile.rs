@@ -40,6 +40,8 @@ impl Programs for Memory {
         Ok(())
     }
 
+    fn recognise_lists(&mut self, _lists: &BTreeMap<u32, ListEntry>) {}
+
     fn remove_list(&mut self, number: u32) -> Result<()> {
         self.tables.lists.remove(&number);
         Ok(())

@@ -3,19 +3,20 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
 use router_common::account::Hook;
 use router_common::net::{Be16, Ipv4, Ipv6};
-use router_common::verdict::DropReason;
+use router_common::verdict::{DropReason, FORWARDED};
 use router_ebpf::policy::{Case, permits};
+use router_ebpf::tables::Tables;
 use router_tests::host::HostRouter;
 use router_tests::kernel::{KernelRouter, in_new_namespace};
 use router_tests::model::generate::Random;
 use router_tests::needs;
 use router_tests::packet::{Frame, Payload};
 use router_tests::scenario::{Nic, Router, host_mac};
-use router_userspace::compile::policy::compile;
 use router_userspace::model::PortRange;
 use router_userspace::model::policy::{AccessList, Action, Question, Rule, Traffic};
 
@@ -71,14 +72,35 @@ fn traffic(random: &mut Random) -> Traffic {
     }
 }
 
-fn list(random: &mut Random) -> AccessList {
-    let action = |random: &mut Random| random.pick(&[Action::Allow, Action::Deny]);
-    let count = random.pick(&[0, 1, 2, 5, 10, 30]);
-    let rule = |random: &mut Random| {
-        let (action, traffic) = (action(random), traffic(random));
-        Arc::new(Rule::new(0, action, traffic, networks(random), networks(random)))
-    };
-    AccessList::new((0..count).map(|_| rule(random)).collect(), action(random))
+fn rule(random: &mut Random) -> Arc<Rule> {
+    let action = random.pick(&[Action::Allow, Action::Deny]);
+    let traffic = traffic(random);
+    Arc::new(Rule::new(0, action, traffic, networks(random), networks(random)))
+}
+
+fn list(random: &mut Random) -> Arc<AccessList> {
+    let count = random.pick(&[0, 1, 2, 5, 10, 30, 100]);
+    let default = random.pick(&[Action::Allow, Action::Deny]);
+    Arc::new(AccessList::new((0..count).map(|_| rule(random)).collect(), default))
+}
+
+/// The list with some rules less and some more.
+fn edited(random: &mut Random, list: &AccessList) -> Arc<AccessList> {
+    let mut rules = list.rules.clone();
+    for _ in 0..random.pick(&[0, 1, 1, 3]) {
+        let at = random.below(rules.len() + 1);
+        rules.insert(at, rule(random));
+    }
+    for _ in 0..random.pick(&[0, 1, 1, 3]) {
+        if !rules.is_empty() {
+            rules.remove(random.below(rules.len()));
+        }
+    }
+    if random.pick(&[false, false, true]) && rules.len() > 1 {
+        let (from, to) = (random.below(rules.len()), random.below(rules.len()));
+        rules.swap(from, to);
+    }
+    Arc::new(AccessList::new(rules, list.default))
 }
 
 fn question(random: &mut Random) -> Question {
@@ -92,16 +114,29 @@ fn question(random: &mut Random) -> Question {
     Question { source: address(random, v6), destination: address(random, v6), protocol, port }
 }
 
-fn permitted(router: &HostRouter, question: &Question) -> bool {
-    let (protocol, port) = (question.protocol, Be16::new(question.port));
+fn permitted(router: &HostRouter, number: u32, question: &Question) -> bool {
+    let (protocol, port, world) = (question.protocol, Be16::new(question.port), &router.world);
+    let Some(list) = world.list(number) else { return false };
     match (question.source, question.destination) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            permits(&router.world, &mut Case::<Ipv4>::new(1, (src.into(), dst.into()), protocol, port))
+            let mut case = Case::new::<Ipv4>((src.into(), dst.into()), protocol, port);
+            permits::<Ipv4, _>(world, &list, &mut case, 1)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            permits(&router.world, &mut Case::<Ipv6>::new(1, (src.into(), dst.into()), protocol, port))
+            let mut case = Case::new::<Ipv6>((src.into(), dst.into()), protocol, port);
+            permits::<Ipv6, _>(world, &list, &mut case, 1)
         }
         _ => unreachable!("both ends are of one family"),
+    }
+}
+
+fn agree(router: &HostRouter, number: u32, list: &AccessList, random: &mut Random, asked: &mut [u32; 2]) {
+    for _ in 0..100 {
+        let question = question(random);
+        let (rule, action) = list.judge(&question);
+        let allowed = permitted(router, number, &question);
+        asked[usize::from(allowed)] += 1;
+        assert_eq!(allowed, action == Action::Allow, "{question:?}: {rule:?} of {list:#?}");
     }
 }
 
@@ -112,22 +147,48 @@ fn the_tables_say_what_the_list_says() {
     let mut asked = [0; 2];
     for _ in 0..500 {
         let list = list(&mut random);
-        router.world.policy.borrow_mut().insert(1, compile(&list));
-        for _ in 0..100 {
-            let question = question(&mut random);
-            let (rule, action) = list.judge(&question);
-            let allowed = permitted(&router, &question);
-            asked[usize::from(allowed)] += 1;
-            assert_eq!(allowed, action == Action::Allow, "{question:?}: {rule:?} of {list:#?}");
+        router.world.set_list(1, &list);
+        agree(&router, 1, &list, &mut random, &mut asked);
+    }
+    assert!(asked.iter().all(|answers| *answers > 5000), "{asked:?}");
+}
+
+/// Lists that were made from each other, of which some are forgotten again: each says what it should, and in the
+/// end nothing is left of them.
+#[test]
+fn lists_share_what_they_have_in_common_and_do_not_disturb_each_other() {
+    let router = HostRouter::new(Hook::Tc);
+    let mut random = Random::new(3);
+    let mut asked = [0; 2];
+    let mut there: Vec<(u32, Arc<AccessList>)> = vec![];
+    for number in 1..=600 {
+        let list = match there.last() {
+            Some((_, last)) if number % 40 != 0 => edited(&mut random, last),
+            _ => list(&mut random),
+        };
+        router.world.set_list(number, &list);
+        there.push((number, list));
+        if there.len() > 3 {
+            let (gone, _) = there.remove(random.below(there.len() - 1));
+            router.world.lists.borrow_mut().remove(&gone);
+            router.world.classifier.borrow_mut().forget(gone);
+        }
+        for (number, list) in &there {
+            agree(&router, *number, list, &mut random, &mut asked);
         }
     }
     assert!(asked.iter().all(|answers| *answers > 5000), "{asked:?}");
+    let mut classifier = router.world.classifier.borrow_mut();
+    for (number, _) in there {
+        classifier.forget(number);
+    }
+    assert_eq!((classifier.blocks().0, classifier.counters().0), (0, 0));
 }
 
 #[test]
 fn a_list_that_is_not_there_lets_nothing_pass() {
     let router = HostRouter::new(Hook::Tc);
-    assert!(!permitted(&router, &question(&mut Random::new(1))));
+    assert!(!permitted(&router, 1, &question(&mut Random::new(1))));
 }
 
 /// The programs judge by the list of tier 1, from whose hosts packets go anywhere.
@@ -205,4 +266,84 @@ fn the_tc_program_says_what_the_list_says() {
 #[test]
 fn the_xdp_program_says_what_the_list_says() {
     programs_agree(Hook::Xdp);
+}
+
+/// Whether TCP to low ports passes, or to high ones; behind rules about others, so that a list is some hundred
+/// blocks, most of which change from one list to the next.
+fn half(random: &mut Random, low: bool) -> Arc<AccessList> {
+    let others = (0..300).map(|_| {
+        let host = IpAddr::from(Ipv4Addr::from(0x0a02_0000 | random.below(1 << 16) as u32));
+        let network = IpNet::new(host, random.pick(&[24, 28, 32])).expect("a length");
+        Arc::new(Rule::new(0, Action::Deny, traffic(random), vec![network], vec![]))
+    });
+    let mut rules: Vec<_> = others.collect();
+    let (first, last) = if low { (1, 32_767) } else { (32_768, 65_535) };
+    let range = PortRange::new(first, last).expect("a range");
+    let tier: IpNet = "10.1.1.0/24".parse().expect("a network");
+    let halves = Rule::new(0, Action::Allow, Traffic::Tcp(Some(range)), vec![tier], vec![]);
+    rules.insert(random.below(rules.len()), Arc::new(halves));
+    Arc::new(AccessList::new(rules, Action::Deny))
+}
+
+/// One CPU sends first packets in pairs, one for each half, as fast as it can; another switches the port from
+/// one half to the other and back. Of a pair between two switches exactly one passes.
+fn no_packet_meets_a_mixture(hook: Hook) {
+    const SWITCHES: u32 = 1000;
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(move || {
+        let mut router = KernelRouter::with_room(hook, 1 << 21, 4096).expect("the programs load");
+        let mut switcher = router.second().expect("the tables open twice");
+        // Odd while the port is being switched.
+        let switches = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&switches);
+        let switching = std::thread::spawn(move || {
+            let mut random = Random::new(4);
+            for number in 1..=SWITCHES {
+                let list = half(&mut random, number % 2 == 1);
+                switcher.write(number, &list).expect("the list is written");
+                counted.fetch_add(1, Ordering::SeqCst);
+                switcher.judge_tier1_by(number).expect("the port is switched");
+                counted.fetch_add(1, Ordering::SeqCst);
+                if number > 1 {
+                    switcher.forget(number - 1).expect("the list is removed");
+                }
+            }
+        });
+        let (mut pairs, mut between) = (0u32, [0u32; 2]);
+        while !switching.is_finished() {
+            let before = switches.load(Ordering::SeqCst);
+            let passes = |router: &mut KernelRouter, port: u16| {
+                // Each is a flow of its own.
+                let (src, low) = (1024 + (pairs >> 9) as u16, (pairs & 0x1ff) as u16);
+                let payload = Payload::Tcp { src, dst: port | low, flags: 2 };
+                let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+                let frame = Frame::new(macs, "10.1.1.50", "192.0.2.9", payload);
+                let outcome = router.send(Nic::Tier1, &frame.bytes()).outcome;
+                assert!(outcome == FORWARDED || outcome == DropReason::Policy.outcome(), "{outcome}");
+                outcome == FORWARDED
+            };
+            let (low, high) = (passes(&mut router, 0x1000), passes(&mut router, 0x9000));
+            let after = switches.load(Ordering::SeqCst);
+            if before == after && before.is_multiple_of(2) && before > 0 {
+                let is_low = before / 2 % 2 == 1;
+                assert_eq!((low, high), (is_low, !is_low), "after {} switches", before / 2);
+                between[usize::from(is_low)] += 1;
+            }
+            pairs += 1;
+        }
+        switching.join().expect("the switches are made");
+        assert!(between.iter().all(|pairs| *pairs > 1000), "{between:?} of {pairs} pairs");
+    });
+}
+
+#[test]
+fn a_thousand_switches_show_the_tc_program_no_mixture() {
+    no_packet_meets_a_mixture(Hook::Tc);
+}
+
+#[test]
+fn a_thousand_switches_show_the_xdp_program_no_mixture() {
+    no_packet_meets_a_mixture(Hook::Xdp);
 }

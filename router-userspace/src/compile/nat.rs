@@ -177,7 +177,7 @@ fn forward(rule: &PortForward) -> Forward {
 }
 
 /// A range as prefixes: first port and how many of its bits count.
-pub(super) fn prefixes(ports: PortRange) -> Vec<(u16, u8)> {
+pub(crate) fn prefixes(ports: PortRange) -> Vec<(u16, u8)> {
     let (mut first, last) = (u32::from(ports.first()), u32::from(ports.last()));
     let mut found = Vec::new();
     while first <= last {

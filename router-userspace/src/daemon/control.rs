@@ -146,6 +146,7 @@ impl Control {
             Request::Drops => views::drops(self).map(Answer::Drops),
             Request::Routes => views::routes(self).await.map(Answer::Routes),
             Request::Nat => views::nat(self).map(Answer::Nat),
+            Request::Rules => views::rules(self).map(Answer::Rules),
             Request::Apply { documents } => Ok(self.apply_all(&documents).await),
             Request::Plan { documents } => self.plan(&documents).await,
             Request::Reload => {

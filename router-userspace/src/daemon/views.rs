@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use router_common::account::{COUNTER_SLOTS, Hook, Traffic};
 use router_common::net::Ipv4;
+use router_common::policy::{NO_LIST, RuleCount};
 use router_common::port::{Port, Role};
 
 use super::control::Control;
@@ -16,12 +17,13 @@ use crate::error::ConfigError;
 use crate::model::PortRange;
 use crate::reconcile::guard;
 use crate::show::{
-    Count, CounterView, FlowView, NatView, PortForwardView, PortView, RouteView, SourceNatView,
-    StaticNatView, StatusView,
+    Count, CounterView, FlowView, ListView, NatView, PortForwardView, PortView, RestView, RouteView,
+    RuleView, SourceNatView, StaticNatView, StatusView,
 };
 
 /// How the daemon is.
-pub fn status(control: &Control) -> StatusView {
+pub fn status(control: &mut Control) -> StatusView {
+    let policy = control.reconciler.backend.programs.tables().policy_use();
     let guard = guard::observe().ok().flatten();
     let problems = problems(control);
     let evictions = control.reconciler.backend.programs.evictions();
@@ -41,6 +43,8 @@ pub fn status(control: &Control) -> StatusView {
         evicted_flows: evictions.flows,
         evicted_seconds_ago: (evictions.flows > 0)
             .then(|| monotonic_now().saturating_sub(evictions.last) / 1_000_000_000),
+        policy_rules: policy.rules,
+        policy_permille: policy.permille(),
         problems,
         notices: said(control),
     }
@@ -240,6 +244,37 @@ pub fn nat(control: &Control) -> Result<NatView> {
         port_forwardings: port_forwardings.collect(),
         source_nats,
     })
+}
+
+/// The lists of rules in force, those that CloudStack sends first, and what they have decided.
+pub fn rules(control: &mut Control) -> Result<Vec<ListView>> {
+    let policy = &control.memory.as_ref().map_err(Clone::clone)?.desired.policy;
+    let tables = &control.compiled.tables;
+    let number = |content| tables.lists.iter().find(|(_, entry)| entry.content == content);
+    let mut of_lists: BTreeMap<(bool, u32), Vec<String>> = BTreeMap::new();
+    for (scope, list) in &policy.lists {
+        if let Some((number, _)) = number(list.content()) {
+            of_lists.entry((false, *number)).or_default().push(scope.to_string());
+        }
+    }
+    for ((ifindex, _, _), port) in tables.ports.iter().filter(|(_, port)| port.own_list != NO_LIST) {
+        let flows = format!("from {} to the router", names(control, *ifindex).name);
+        of_lists.entry((true, port.own_list)).or_default().push(flows);
+    }
+    let programs = control.reconciler.backend.programs.tables();
+    let view = |((_, number), mut flows): ((bool, u32), Vec<String>)| {
+        flows.sort_by(|a, b| natural(a).cmp(&natural(b)));
+        let counts = programs.list_counts(number)?;
+        let judged = |counted: RuleCount| Count { packets: counted.packets, bytes: counted.bytes };
+        let rules = counts.list.rules.iter().zip(counts.rules).map(|(rule, counted)| RuleView {
+            id: (rule.id != 0).then_some(rule.id),
+            rule: rule.to_string(),
+            count: judged(counted),
+        });
+        let rest = RestView { action: counts.list.default.to_string(), count: judged(counts.rest) };
+        Some(ListView { flows, rules: rules.collect(), rest })
+    };
+    Ok(of_lists.into_iter().filter_map(view).collect())
 }
 
 struct Names<'a> {

@@ -17,7 +17,7 @@ use router_common::nat::{
     Internal, Pool, Shift, SourceKey, StaticNat, Untranslated,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
-use router_common::policy::{Gate, GateKey, List, Net, NetKey};
+use router_common::policy::{Block, List, RuleCount};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::unsolicited::Syn;
 
@@ -41,9 +41,8 @@ pub(super) const NAMES: &[&str] = &[
     "FORWARD_SOURCES",
     "FIREWALLS",
     "LISTS",
-    "NETS4",
-    "NETS6",
-    "GATES",
+    "BLOCKS",
+    "RULE_COUNTS",
     "UNTRANSLATED",
     "BINDINGS",
     "EXTERNALS",
@@ -91,9 +90,8 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<(u32, SourceKey), Forward>("FORWARD_SOURCES", NO_PREALLOC),
     shape::<LocalKey<Ipv4>, u32>("FIREWALLS", NO_PREALLOC),
     shape::<u32, List>("LISTS", NO_PREALLOC),
-    shape::<(u32, NetKey<Ipv4>), Net>("NETS4", NO_PREALLOC),
-    shape::<(u32, NetKey<Ipv6>), Net>("NETS6", NO_PREALLOC),
-    shape::<(u32, GateKey), Gate>("GATES", NO_PREALLOC),
+    shape::<u32, Block>("BLOCKS", MMAPABLE),
+    shape::<u32, RuleCount>("RULE_COUNTS", MMAPABLE),
     shape::<(u32, DestinationKey), Untranslated>("UNTRANSLATED", NO_PREALLOC),
     shape::<BindingKey, Binding>("BINDINGS", NO_PREALLOC),
     shape::<ExternalKey, Internal>("EXTERNALS", NO_PREALLOC),

@@ -1,49 +1,65 @@
 //! Lists of rules in the programs' tables.
 //!
-//! A list is written beside the others, and complete before anything is judged by it: its entry in `LISTS` tells
-//! how many others it has, and says 0 until they are all there. What a daemon left half written is written again.
+//! The [`Classifier`] writes a list's blocks, which nobody reads before its entry in `LISTS` leads to them. What
+//! an earlier daemon has left is found by that.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use anyhow::{Context, Result};
-use aya::maps::lpm_trie::{Key, LpmTrie};
+use anyhow::{Context, Result, bail};
 use aya::maps::{HashMap, Map, MapData};
-use ipnet::IpNet;
-use router_common::net::{Be16, Ipv4, Ipv6};
-use router_common::policy::{Gate, GateKey, List, Net, NetKey};
+use router_common::net::Ipv4;
+use router_common::policy::{BLOCKS, Block, List, RULE_COUNTS, RuleCount};
 use router_common::port::LocalKey;
 
+use super::mapped::Mapped;
 use super::maps::{Tables, absent_is_fine, local_key};
+use crate::classifier::{Classifier, ListCounts, Memory};
 use crate::compile::TableSet;
-use crate::compile::policy::{CompiledList, GatePlace, ListEntry, Side, key_bits};
-
-/// How long a packet may still be on its way through a list that nothing is judged by any more: far longer than
-/// a program runs.
-const LAST_LOOK: Duration = Duration::from_millis(10);
+use crate::compile::policy::ListEntry;
+use crate::model::policy::Content;
 
 /// The tables.
 pub(super) struct PolicyTables {
     firewalls: HashMap<MapData, LocalKey<Ipv4>, u32>,
     lists: HashMap<MapData, u32, List>,
-    nets4: LpmTrie<MapData, NetKey<Ipv4>, Net>,
-    nets6: LpmTrie<MapData, NetKey<Ipv6>, Net>,
-    gates: LpmTrie<MapData, GateKey, Gate>,
-    /// What this process has written, so that it need not be looked for when it goes.
-    written: StdHashMap<u32, Arc<CompiledList>>,
+    classifier: Classifier<Shared>,
+}
+
+/// How much of the policy's memory is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyUse {
+    /// Blocks of 64 bytes in use.
+    pub blocks: u32,
+    /// Blocks there are.
+    pub most_blocks: u32,
+    /// Rules in use, defaults included.
+    pub rules: u32,
+    /// Rules that there are counters for.
+    pub most_rules: u32,
+}
+
+impl PolicyUse {
+    /// How full the fuller of the two is, in thousandths.
+    pub fn permille(&self) -> u32 {
+        let permille = |used: u32, most: u32| (u64::from(used) * 1000 / u64::from(most)) as u32;
+        permille(self.blocks, self.most_blocks).max(permille(self.rules, self.most_rules))
+    }
 }
 
 impl PolicyTables {
     pub(super) fn take(map: &mut impl FnMut(&str) -> Result<Map>) -> Result<Self> {
+        let lists: HashMap<_, u32, List> = HashMap::try_from(map("LISTS")?)?;
+        let memory = Shared {
+            blocks: mapped(map, "BLOCKS", BLOCKS)?,
+            counts: mapped(map, "RULE_COUNTS", RULE_COUNTS)?,
+        };
+        let there = lists.iter().collect::<Result<Vec<_>, _>>().context("read LISTS")?;
         Ok(Self {
             firewalls: HashMap::try_from(map("FIREWALLS")?)?,
-            lists: HashMap::try_from(map("LISTS")?)?,
-            nets4: LpmTrie::try_from(map("NETS4")?)?,
-            nets6: LpmTrie::try_from(map("NETS6")?)?,
-            gates: LpmTrie::try_from(map("GATES")?)?,
-            written: StdHashMap::new(),
+            lists,
+            classifier: Classifier::new(memory, there),
         })
     }
 
@@ -53,100 +69,97 @@ impl PolicyTables {
             tables.firewalls.insert(key.address.into(), list);
         }
         for entry in self.lists.iter() {
-            let (number, list) = entry.context("read LISTS")?;
-            tables.lists.insert(number, ListEntry { entries: list.entries, compiled: None });
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, number: u32, compiled: &CompiledList) -> Result<()> {
-        self.lists.insert(number, List { entries: 0, ..compiled.list }, 0)?;
-        for ((side, network), net) in &compiled.nets {
-            match net_key(number, *side, network) {
-                EitherKey::V4(key) => self.nets4.insert(&key, net, 0)?,
-                EitherKey::V6(key) => self.nets6.insert(&key, net, 0)?,
-            }
-        }
-        for (place, gate) in &compiled.gates {
-            self.gates.insert(&gate_key(number, place), gate, 0)?;
-        }
-        self.lists.insert(number, compiled.list, 0)?;
-        Ok(())
-    }
-
-    fn remove(&mut self, number: u32) -> Result<()> {
-        absent_is_fine(self.lists.remove(&number))?;
-        if let Some(compiled) = self.written.remove(&number) {
-            for (side, network) in compiled.nets.keys() {
-                absent_is_fine(match net_key(number, *side, network) {
-                    EitherKey::V4(key) => self.nets4.remove(&key),
-                    EitherKey::V6(key) => self.nets6.remove(&key),
-                })?;
-            }
-            for place in compiled.gates.keys() {
-                absent_is_fine(self.gates.remove(&gate_key(number, place)))?;
-            }
-            return Ok(());
-        }
-        // An earlier daemon's.
-        let list = number.to_be_bytes();
-        for key in keys(&self.nets4)?.into_iter().filter(|key| key.data().list == list) {
-            absent_is_fine(self.nets4.remove(&key))?;
-        }
-        for key in keys(&self.nets6)?.into_iter().filter(|key| key.data().list == list) {
-            absent_is_fine(self.nets6.remove(&key))?;
-        }
-        for key in keys(&self.gates)?.into_iter().filter(|key| key.data().list == number) {
-            absent_is_fine(self.gates.remove(&key))?;
+            let (number, List { content, rules, .. }) = entry.context("read LISTS")?;
+            tables.lists.insert(number, ListEntry { content: Content(content), rules, list: None });
         }
         Ok(())
     }
 }
 
-fn keys<K: aya::Pod, V: aya::Pod>(trie: &LpmTrie<MapData, K, V>) -> Result<Vec<Key<K>>> {
-    Ok(trie.keys().collect::<Result<_, _>>()?)
-}
-
-enum EitherKey {
-    V4(Key<NetKey<Ipv4>>),
-    V6(Key<NetKey<Ipv6>>),
-}
-
-fn net_key(number: u32, side: Side, network: &IpNet) -> EitherKey {
-    let list = number.to_be_bytes();
-    let side = match side {
-        Side::Source => NetKey::<Ipv4>::SOURCE,
-        Side::Destination => NetKey::<Ipv4>::DESTINATION,
-    };
-    let bits = key_bits(network);
-    match network {
-        IpNet::V4(network) => {
-            EitherKey::V4(Key::new(bits, NetKey { list, side, address: network.network().into() }))
-        }
-        IpNet::V6(network) => {
-            EitherKey::V6(Key::new(bits, NetKey { list, side, address: network.network().into() }))
-        }
+fn mapped<T: aya::Pod>(
+    map: &mut impl FnMut(&str) -> Result<Map>,
+    name: &str,
+    length: u32,
+) -> Result<Mapped<T>> {
+    match map(name)? {
+        Map::Array(data) => Mapped::new(&data, length).with_context(|| format!("map {name} into memory")),
+        other => bail!("{name} is {other:?}, not an array"),
     }
 }
 
-fn gate_key(list: u32, place: &GatePlace) -> Key<GateKey> {
-    let GatePlace { source, destination, protocol, port, bits } = *place;
-    let data = GateKey { list, source, destination, protocol, pad: 0, port: Be16::new(port) };
-    Key::new(GateKey::BEFORE_PORT + u32::from(bits), data)
+/// Blocks and counters in the programs' memory.
+struct Shared {
+    blocks: Mapped<Block>,
+    counts: Mapped<RuleCount>,
+}
+
+impl Shared {
+    fn at(&self, index: u32, word: usize) -> &AtomicU32 {
+        assert!(word < 16, "word {word} of a block");
+        // SAFETY: within the mapping; aligned to 4; everybody accesses it by words.
+        unsafe { AtomicU32::from_ptr(self.blocks.pointer(index as usize).cast::<u32>().add(word)) }
+    }
+
+    fn counted(&self, counter: u32) -> [&AtomicU64; 2] {
+        let packets = self.counts.pointer(counter as usize).cast::<u64>();
+        // SAFETY: the two words of a value within the mapping; aligned to 8; everybody accesses them atomically.
+        unsafe { [AtomicU64::from_ptr(packets), AtomicU64::from_ptr(packets.add(1))] }
+    }
+}
+
+impl Memory for Shared {
+    fn block(&self, index: u32) -> Block {
+        Block { words: std::array::from_fn(|word| self.word(index, word)) }
+    }
+
+    fn word(&self, index: u32, word: usize) -> u32 {
+        self.at(index, word).load(Ordering::Relaxed)
+    }
+
+    fn set_block(&mut self, index: u32, block: &Block) {
+        for (word, value) in block.words.iter().enumerate() {
+            self.set_word(index, word, *value);
+        }
+    }
+
+    // The system call that lets programs find it comes later.
+    fn set_word(&mut self, index: u32, word: usize, value: u32) {
+        self.at(index, word).store(value, Ordering::Relaxed);
+    }
+
+    fn blocks(&self) -> u32 {
+        BLOCKS
+    }
+
+    fn count(&self, counter: u32) -> RuleCount {
+        let [packets, bytes] = self.counted(counter).map(|word| word.load(Ordering::Relaxed));
+        RuleCount { packets, bytes }
+    }
+
+    fn reset_count(&mut self, counter: u32) {
+        for word in self.counted(counter) {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn counters(&self) -> u32 {
+        RULE_COUNTS
+    }
 }
 
 impl Tables {
     /// Writes a list of rules.
     ///
     /// # Errors
-    /// A table is full or cannot be written.
-    pub fn add_list(&mut self, number: u32, list: &ListEntry) -> Result<()> {
-        let compiled = list.compiled.as_ref().context("a list that was found cannot be written")?;
-        self.policy
-            .add(number, compiled)
-            .with_context(|| format!("write policy list {number:08x}, {list:?}"))?;
-        self.policy.written.insert(number, Arc::clone(compiled));
-        Ok(())
+    /// There is no room for it, or a table cannot be written.
+    pub fn add_list(&mut self, number: u32, entry: &ListEntry) -> Result<()> {
+        let list = entry.list.as_ref().context("a list that was found cannot be written")?;
+        let PolicyTables { lists, classifier, .. } = &mut self.policy;
+        let written = classifier.write(number, list).map_err(anyhow::Error::from).and_then(|value| {
+            let inserted = lists.insert(number, value, 0);
+            inserted.inspect_err(|_| classifier.forget(number)).context("write LISTS")
+        });
+        written.with_context(|| format!("write policy list {number:08x}, {entry:?}"))
     }
 
     /// Removes a list of rules that nothing is judged by any more.
@@ -154,8 +167,31 @@ impl Tables {
     /// # Errors
     /// A table cannot be written.
     pub fn remove_list(&mut self, number: u32) -> Result<()> {
-        std::thread::sleep(LAST_LOOK);
-        self.policy.remove(number).with_context(|| format!("remove policy list {number:08x}"))
+        absent_is_fine(self.policy.lists.remove(&number))
+            .with_context(|| format!("remove policy list {number:08x}"))?;
+        self.policy.classifier.forget(number);
+        Ok(())
+    }
+
+    /// Takes in what lists that an earlier daemon has left say.
+    pub fn recognise_lists(&mut self, lists: &BTreeMap<u32, ListEntry>) {
+        for (number, entry) in lists {
+            if let Some(list) = &entry.list {
+                self.policy.classifier.recognise(*number, list);
+            }
+        }
+    }
+
+    /// What a list has decided; `None` if there is none of that number, or nobody knows its rules.
+    pub fn list_counts(&self, number: u32) -> Option<ListCounts> {
+        self.policy.classifier.counts(number)
+    }
+
+    /// How much of the policy's memory is in use.
+    pub fn policy_use(&self) -> PolicyUse {
+        let ((blocks, most_blocks), (rules, most_rules)) =
+            (self.policy.classifier.blocks(), self.policy.classifier.counters());
+        PolicyUse { blocks, most_blocks, rules, most_rules }
     }
 
     /// Has flows to a public address judged by a list.

@@ -7,8 +7,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -21,6 +19,7 @@ use router_common::net::{Be16, Ipv4};
 use super::Dataplane;
 use super::batch;
 use super::guests::{self, Guests};
+use super::mapped::Mapped;
 use super::maps::absent_is_fine;
 
 /// A pool with fewer free ports than this lets go of bindings that only wait for their hold-down.
@@ -33,42 +32,16 @@ const CLOCK: u64 = 20_000_000;
 
 /// The pools' memory, shared with the programs.
 pub(super) struct Pools {
-    memory: NonNull<Pool>,
+    memory: Mapped<Pool>,
 }
 
-// SAFETY: the memory stays mapped until the value is dropped, and is accessed atomically alone.
-unsafe impl Send for Pools {}
-
 impl Pools {
-    const LENGTH: usize = POOLS as usize * size_of::<Pool>();
-
     pub(super) fn map(data: &MapData) -> io::Result<Self> {
-        // SAFETY: a new mapping of a map that may be mapped (BPF_F_MMAPABLE) and is as long.
-        let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                Self::LENGTH,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                data.fd().as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        match NonNull::new(memory.cast::<Pool>()) {
-            Some(memory) if memory.as_ptr().cast::<libc::c_void>() != libc::MAP_FAILED => Ok(Self { memory }),
-            _ => Err(io::Error::last_os_error()),
-        }
+        Ok(Self { memory: Mapped::new(data, POOLS)? })
     }
 
     fn pool(&self, index: u32) -> Option<MappedPool<'_>> {
         (index < POOLS).then_some(MappedPool { pools: self, index: index as usize })
-    }
-}
-
-impl Drop for Pools {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `map`, and nothing borrows it any more.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), Self::LENGTH) };
     }
 }
 
@@ -82,7 +55,7 @@ impl MappedPool<'_> {
     fn word_at(&self, word: u32) -> &AtomicU64 {
         // SAFETY: within the mapping; aligned to 8; everybody accesses it atomically.
         unsafe {
-            let pool = self.pools.memory.as_ptr().add(self.index);
+            let pool = self.pools.memory.pointer(self.index);
             AtomicU64::from_ptr((&raw mut (*pool).words).cast::<u64>().add(word as usize % WORDS))
         }
     }
@@ -90,7 +63,7 @@ impl MappedPool<'_> {
     fn full_at(&self, group: u32) -> &AtomicU64 {
         // SAFETY: as in `word_at`.
         unsafe {
-            let pool = self.pools.memory.as_ptr().add(self.index);
+            let pool = self.pools.memory.pointer(self.index);
             AtomicU64::from_ptr((&raw mut (*pool).full).cast::<u64>().add(group as usize % 16))
         }
     }
@@ -124,7 +97,7 @@ impl MappedPool<'_> {
     fn shared(&self) -> &AtomicU64 {
         // SAFETY: as in `word_at`.
         unsafe {
-            let pool = self.pools.memory.as_ptr().add(self.index);
+            let pool = self.pools.memory.pointer(self.index);
             AtomicU64::from_ptr(&raw mut (*pool).shared)
         }
     }
