@@ -102,9 +102,11 @@ impl Databags {
     pub fn documents(&self) -> BTreeMap<&'static str, Value> {
         let mut documents = self.short_documents();
         for (name, bag) in self.policy_bags() {
-            // What was read as JSON is written as JSON.
-            let file = bag.file(name).and_then(|file| serde_json::from_slice(&file));
-            documents.insert(name, file.unwrap_or_default());
+            let mut file = Vec::new();
+            // What was read as JSON is written as JSON, and memory takes it.
+            let written = bag.write(name, &mut file).is_ok();
+            let document = written.then(|| serde_json::from_slice(&file).ok()).flatten();
+            documents.insert(name, document.unwrap_or_default());
         }
         documents
     }

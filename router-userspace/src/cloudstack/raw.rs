@@ -288,7 +288,7 @@ fn write_fields<'a, 'b: 'a>(
 }
 
 /// Ends a line of a databag's file and indents the next one.
-pub(super) fn new_line(depth: usize, out: &mut Vec<u8>) {
+fn new_line(depth: usize, out: &mut Vec<u8>) {
     out.push(b'\n');
     out.resize(out.len() + 2 * depth, b' ');
 }

@@ -8,6 +8,7 @@
 //! be a hundred thousand of them.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::Databags;
@@ -140,57 +141,48 @@ impl PolicyBag {
         }
     }
 
-    /// The bag's file, with its name under `id`: as CloudStack's own router writes it, keys sorted as text.
-    pub(super) fn file(&self, name: &str) -> serde_json::Result<Vec<u8>> {
+    /// Writes the bag's file, with its name under `id`: as CloudStack's own router writes it, keys sorted as text.
+    pub(super) fn write(&self, name: &str, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Self::Firewall(rules) => Ok(firewall_file(name, rules)),
-            Self::Acls(acls) => acls_file(name, acls),
+            Self::Firewall(rules) => write_firewall(name, rules, out),
+            Self::Acls(acls) => write_acls(name, acls, out),
         }
     }
 }
 
-fn firewall_file(name: &str, rules: &Firewall) -> Vec<u8> {
+fn write_firewall(name: &str, rules: &Firewall, out: &mut impl Write) -> io::Result<()> {
     // Numbers as text, 20 digits at most: with noughts behind, then the shorter first.
-    let mut sorted: Vec<((u128, u32), u64, &str)> = Vec::new();
-    let mut length = 64;
-    for (id, rule) in rules.iter() {
+    let as_text = |id: u64| {
         let digits = id.checked_ilog10().unwrap_or(0) + 1;
-        sorted.push(((u128::from(id) * 10_u128.pow(20 - digits), digits), id, &rule.text));
-        length += digits as usize + rule.text.len() + 8;
-    }
+        (u128::from(id) * 10_u128.pow(20 - digits), digits)
+    };
+    let mut sorted: Vec<_> = rules.iter().map(|(id, rule)| (as_text(id), id, &*rule.text)).collect();
     // There are as many runs in order as there are lengths of numbers, which a stable sort merges.
     sorted.sort_by_key(|(text, _, _)| *text);
-    let mut out = Vec::with_capacity(length);
-    out.push(b'{');
+    out.write_all(b"{")?;
     for (_, id, text) in sorted {
-        out.extend(b"\n  \"");
-        out.extend_from_slice(id.to_string().as_bytes());
-        out.extend(b"\": ");
-        out.extend_from_slice(text.as_bytes());
-        out.push(b',');
+        write!(out, "\n  \"{id}\": ")?;
+        out.write_all(text.as_bytes())?;
+        out.write_all(b",")?;
     }
     // Letters come after digits.
-    out.extend_from_slice(format!("\n  \"id\": \"{name}\"\n}}").as_bytes());
-    out
+    write!(out, "\n  \"id\": \"{name}\"\n}}")
 }
 
-fn acls_file(name: &str, acls: &Acls) -> serde_json::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut before = b'{';
+fn write_acls(name: &str, acls: &Acls, out: &mut impl Write) -> io::Result<()> {
+    let mut before = "{";
     let devices = acls.iter().map(|(device, acl)| (device.as_str(), Some(acl)));
     for (key, acl) in devices.chain([("id", None)]).collect::<BTreeMap<_, _>>() {
-        out.push(before);
-        out.extend(b"\n  ");
-        serde_json::to_writer(&mut out, key)?;
-        out.extend(b": ");
+        write!(out, "{before}\n  ")?;
+        serde_json::to_writer(&mut *out, key)?;
+        out.write_all(b": ")?;
         match acl {
-            Some(acl) => acl.write(&mut out)?,
-            None => serde_json::to_writer(&mut out, name)?,
+            Some(acl) => acl.write(out)?,
+            None => serde_json::to_writer(&mut *out, name)?,
         }
-        before = b',';
+        before = ",";
     }
-    out.extend(b"\n}");
-    Ok(out)
+    out.write_all(b"\n}")
 }
 
 #[cfg(test)]
@@ -208,14 +200,16 @@ mod tests {
             let change = FirewallChange::read(&place, &0, &text, Family::Ipv4, &mut vec![]).expect("a rule");
             rules.add(id, change.rule.expect("wanted"));
         }
-        let file = firewall_file("firewallrules", &rules);
-        let value: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
+        let file = |name, rules: &Firewall| {
+            let mut file = Vec::new();
+            write_firewall(name, rules, &mut file).expect("to memory");
+            String::from_utf8(file).expect("text")
+        };
+        let empty = file("x", &Firewall::default());
+        assert_eq!(empty, serde_json::to_string_pretty(&serde_json::json!({"id": "x"})).expect("text"));
+        let file = file("firewallrules", &rules);
+        let value: serde_json::Value = serde_json::from_str(&file).expect("JSON");
         assert_eq!(value.as_object().map(|bag| bag.len()), Some(ids.len() + 1));
-        assert_eq!(
-            String::from_utf8(file).expect("text"),
-            serde_json::to_string_pretty(&value).expect("text")
-        );
-        let empty = firewall_file("x", &Firewall::default());
-        assert_eq!(empty, serde_json::to_vec_pretty(&serde_json::json!({"id": "x"})).expect("text"));
+        assert_eq!(file, serde_json::to_string_pretty(&value).expect("text"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -88,15 +88,18 @@ impl Files {
             {
                 continue;
             }
-            let content = match (&bag, short.remove(name)) {
-                (Some(bag), _) => Content { is_empty: bag.is_empty(), bytes: bag.file(name)? },
-                (None, document) => {
-                    Content { is_empty: document.as_ref() == empty.get(name), bytes: pretty(&document)? }
-                }
+            let document = short.remove(name);
+            let (content, is_empty) = match &bag {
+                Some(bag) => (Content::Bag(name, bag), bag.is_empty()),
+                None => (Content::Short(pretty(&document)?), document.as_ref() == empty.get(name)),
             };
-            let is_same = content.is_in(&path).with_context(|| format!("read {}", path.display()))?;
-            if !is_same {
-                replace(&self.folder, &path, &content.bytes)
+            let is_same = match fs::metadata(&path) {
+                Ok(file) => content.is_in(&path, file.len()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(is_empty),
+                Err(error) => Err(error),
+            };
+            if !is_same.with_context(|| format!("read {}", path.display()))? {
+                replace(&self.folder, &path, &content)
                     .with_context(|| format!("write {}", path.display()))?;
                 written.push(path.clone());
             }
@@ -117,20 +120,44 @@ fn is_of(known: Stamp, path: &Path) -> bool {
 }
 
 /// What a file shall hold.
-struct Content {
-    bytes: Vec<u8>,
-    /// It needs no file.
-    is_empty: bool,
+enum Content<'a> {
+    Short(Vec<u8>),
+    /// Too much to be in memory once more, if it need not.
+    Bag(&'static str, &'a PolicyBag),
 }
 
-impl Content {
-    /// Whether a file holds it. One of another length is not read.
-    fn is_in(&self, path: &Path) -> io::Result<bool> {
-        match fs::metadata(path) {
-            Ok(file) => Ok(file.len() == self.bytes.len() as u64 && fs::read(path)? == self.bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.is_empty),
-            Err(error) => Err(error),
+impl Content<'_> {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Short(bytes) => out.write_all(bytes),
+            Self::Bag(name, bag) => bag.write(name, out),
         }
+    }
+
+    /// Whether a file of this length holds it. One of another length than the content's is not read.
+    fn is_in(&self, path: &Path, length: u64) -> io::Result<bool> {
+        let mut own = Length(0);
+        self.write(&mut own)?;
+        if own.0 != length {
+            return Ok(false);
+        }
+        let mut bytes = Vec::new();
+        self.write(&mut bytes)?;
+        Ok(fs::read(path)? == bytes)
+    }
+}
+
+/// How much was written.
+struct Length(u64);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -143,13 +170,15 @@ fn pretty(document: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec_pretty(document)
 }
 
-fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(folder: &Path, path: &Path, content: &Content) -> io::Result<()> {
+    const BUFFER: usize = 1 << 20;
     fs::create_dir_all(folder)?;
     let temporary = path.with_extension("json.new");
     // The boot line holds passwords.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut buffer = BufWriter::with_capacity(BUFFER, file);
+    content.write(&mut buffer)?;
+    buffer.into_inner()?.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(folder)?.sync_all()
 }

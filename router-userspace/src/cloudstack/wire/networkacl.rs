@@ -1,6 +1,7 @@
 //! `networkacl`: the access list of a VPC's tier or private gateway (`network_acl.json`).
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ENVELOPE, icmp, network};
 use crate::cloudstack::object::{Entry, Keys, Object};
-use crate::cloudstack::raw::{Raw, new_line, piece};
+use crate::cloudstack::raw::{Raw, piece};
 use crate::error::ConfigError;
 use crate::json::Place;
 use crate::model::policy::{Action, Rule, Traffic};
@@ -128,32 +129,29 @@ impl Eq for NetworkAcl {}
 
 impl NetworkAcl {
     /// Writes it as it was written, without nulls, one object deep, as the databag's file has it.
-    pub(in crate::cloudstack) fn write(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    pub(in crate::cloudstack) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         enum Part<'a> {
             Value(&'a Value),
             Rules(&'a AclRules),
         }
         let rest = self.rest.iter().map(|(key, value)| (key.as_str(), Part::Value(value)));
         let lists = [(INGRESS, Part::Rules(&self.ingress)), (EGRESS, Part::Rules(&self.egress))];
-        let mut before = b'{';
+        let line = new_line(DEPTH - 1);
+        let mut before = "{";
         for (key, part) in rest.chain(lists).collect::<BTreeMap<_, _>>() {
-            out.push(before);
-            new_line(DEPTH - 1, out);
+            write!(out, "{before}{line}")?;
             serde_json::to_writer(&mut *out, key)?;
-            out.extend(b": ");
+            out.write_all(b": ")?;
             match part {
                 // No line ends within a text: there it would be escaped.
                 Part::Value(value) => {
-                    let indent = format!("\n{:1$}", "", 2 * (DEPTH - 1));
-                    out.extend(serde_json::to_string_pretty(value)?.replace('\n', &indent).bytes());
+                    out.write_all(serde_json::to_string_pretty(value)?.replace('\n', &line).as_bytes())?;
                 }
-                Part::Rules(rules) => rules.write(out),
+                Part::Rules(rules) => rules.write(out)?,
             }
-            before = b',';
+            before = ",";
         }
-        new_line(DEPTH - 2, out);
-        out.push(b'}');
-        Ok(())
+        write!(out, "{}}}", new_line(DEPTH - 2))
     }
 }
 
@@ -174,21 +172,21 @@ impl AclRules {
         Arc::new(Self { rules: rules.concat(), texts: texts.concat() })
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
-        let mut before = b'[';
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let (first, next) = (format!("[{}", new_line(DEPTH)), format!(",{}", new_line(DEPTH)));
+        let mut before = &first;
         for text in &self.texts {
-            out.push(before);
-            new_line(DEPTH, out);
-            out.extend_from_slice(text.as_bytes());
-            before = b',';
+            out.write_all(before.as_bytes())?;
+            out.write_all(text.as_bytes())?;
+            before = &next;
         }
-        if self.texts.is_empty() {
-            out.push(before);
-        } else {
-            new_line(DEPTH - 1, out);
-        }
-        out.push(b']');
+        if self.texts.is_empty() { out.write_all(b"[]") } else { write!(out, "{}]", new_line(DEPTH - 1)) }
     }
+}
+
+/// Ends a line of a databag's file and indents the next one.
+fn new_line(depth: usize) -> String {
+    format!("\n{:1$}", "", 2 * depth)
 }
 
 /// How deep a rule stands in its bag's file: in a list of an object of the bag.
