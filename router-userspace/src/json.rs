@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Display, Write};
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::error::ConfigError;
 
@@ -122,14 +122,51 @@ impl<'de> Visitor<'de> for WithoutRepeats {
     }
 }
 
-/// What a value is, for errors.
-pub const fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+/// A value that is none, or has no others in it; of those that have, only what they are.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape<'a> {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number.
+    Number(&'a Number),
+    /// Text.
+    Text(&'a str),
+    /// A list.
+    List,
+    /// An object.
+    Object,
+}
+
+impl Shape<'_> {
+    /// What it is, for errors.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::Text(_) => "text",
+            Self::List => "a list",
+            Self::Object => "an object",
+        }
     }
+}
+
+impl<'a> From<&'a Value> for Shape<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(word) => Self::Bool(*word),
+            Value::Number(number) => Self::Number(number),
+            Value::String(text) => Self::Text(text),
+            Value::Array(_) => Self::List,
+            Value::Object(_) => Self::Object,
+        }
+    }
+}
+
+/// What a value is, for errors.
+pub fn kind(value: &Value) -> &'static str {
+    Shape::from(value).kind()
 }

@@ -148,9 +148,11 @@ pub struct CounterView {
 pub struct RouteView {
     /// Destination.
     pub destination: String,
-    /// Next hop; nothing for networks that ports are on.
+    /// Next hop; nothing for networks that ports are on, and for a black hole.
     pub gateway: Option<String>,
-    /// Port.
+    /// What no narrower route takes is dropped.
+    pub blackhole: bool,
+    /// Port; `-` for a black hole.
     pub port: String,
     /// It is in force.
     pub active: bool,
@@ -430,9 +432,10 @@ pub fn routes(routes: &[RouteView]) -> String {
     }
     let mut table = Table::new(&["DESTINATION", "GATEWAY", "PORT", "STATE"]);
     for route in routes {
+        let without = if route.blackhole { "blackhole" } else { "connected" };
         table.row([
             route.destination.clone(),
-            route.gateway.clone().unwrap_or_else(|| "connected".to_owned()),
+            route.gateway.clone().unwrap_or_else(|| without.to_owned()),
             route.port.clone(),
             if route.active { "active" } else { "missing" }.to_owned(),
         ]);
@@ -543,15 +546,18 @@ mod tests {
         let route = |destination: &str, gateway: Option<&str>| RouteView {
             destination: destination.to_owned(),
             gateway: gateway.map(str::to_owned),
+            blackhole: false,
             port: "eth2".to_owned(),
             active: true,
         };
-        let text = routes(&[route("0.0.0.0/0", Some("203.0.113.1")), route("10.1.1.0/24", None)]);
+        let unused = RouteView { blackhole: true, port: "-".to_owned(), ..route("10.0.0.0/8", None) };
+        let text = routes(&[route("0.0.0.0/0", Some("203.0.113.1")), route("10.1.1.0/24", None), unused]);
         assert_eq!(
             text,
             "DESTINATION  GATEWAY      PORT  STATE\n\
              0.0.0.0/0    203.0.113.1  eth2  active\n\
-             10.1.1.0/24  connected    eth2  active\n"
+             10.1.1.0/24  connected    eth2  active\n\
+             10.0.0.0/8   blackhole    -     active\n"
         );
     }
 

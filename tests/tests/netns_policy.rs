@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use router_tests::capture::{Capture, Frames};
 use router_tests::clients;
 use router_tests::daemons::{FtpMode, Vsftpd};
 use router_tests::lab::{Host, Lab};
@@ -52,6 +53,32 @@ fn a_tier_is_closed_inward_and_open_outward_until_its_acl_says_otherwise() -> Re
         acl_of_tier2(&router, &everything, &nothing)?;
         assert!(reaches(web1, db1.v4.into())?, "answers are no new flows");
         assert!(!reaches(db1, far.v4.into())?, "outward");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_of_the_vpcs_range_no_tier_has_does_not_leave() -> Result<()> {
+    for_both_hooks(&["ping", "tcpdump"], |attach| {
+        let lab = Lab::vpc()?;
+        let router = Router::start(&lab, attach)?;
+        // The second tier is not there yet.
+        router.apply(&[&VPC_COMMANDS[..3], &VPC_COMMANDS[4..5]].concat())?;
+        let (web1, db1, far) = (lab.host("web1"), lab.host("db1"), lab.host("far"));
+        let filter = format!("dst net 10.10.0.0/16 or dst host {}", far.v4);
+        let public = lab.segment("public").router_port();
+        let capture = Capture::start(&lab.wire, &public, Frames::Arriving, &filter)?;
+        assert!(!reaches(web1, Ipv4Addr::new(10, 10, 77, 7).into())?, "an address that no tier ever has");
+        assert!(!reaches(web1, db1.v4.into())?, "a tier that is to come");
+        assert!(router.outcome("route-refuses")? >= 6);
+        assert!(reaches(web1, far.v4.into())?, "outward");
+        router.apply(&[VPC_COMMANDS[3], VPC_COMMANDS[5]])?;
+        assert!(reaches(web1, db1.v4.into())?, "the tier that has come");
+        let seen = capture.stop()?.frames("")?;
+        assert!(
+            !seen.is_empty() && seen.iter().all(|frame| frame.contains(&far.v4.to_string())),
+            "{seen:#?}"
+        );
         Ok(())
     })
 }

@@ -147,6 +147,11 @@ fn ip(arguments: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+fn ip_refuses(arguments: &str) -> bool {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip (package iproute2) runs");
+    !output.status.success()
+}
+
 fn port(name: &str, last: u8, role: Role, addresses: &[&str]) -> Port {
     Port {
         name: name.to_owned(),
@@ -266,6 +271,33 @@ fn routes_move_and_go_and_those_of_others_stay() {
         let routes = ip("route show") + &ip("-6 route show");
         assert!(!routes.contains("default"), "{routes}");
         assert!(routes.contains("198.51.100.0/24 via 203.0.113.7"), "{routes}");
+    });
+}
+
+#[test]
+fn a_route_to_nobody_comes_last_and_goes() {
+    in_namespace(|| async {
+        let mut lab = Lab::new();
+        let range = |text: &str| Route {
+            destination: text.parse().unwrap(),
+            target: RouteTarget::Blackhole,
+            metric: u32::MAX,
+        };
+        let mut desired = router();
+        // One around the tier's network, and one that is as wide.
+        desired.routes.extend([range("10.1.0.0/16"), range("10.1.1.0/24")]);
+        lab.converge(&desired).await;
+        lab.converge(&desired).await;
+        assert_eq!(lab.converge(&desired).await, 0);
+        assert!(ip("route show type blackhole").contains("10.1.0.0/16 proto 120"));
+        assert!(ip("route get 10.1.1.9").contains("dev eth0"));
+        assert!(ip_refuses("route get 10.1.2.9"));
+        ip("route del blackhole 10.1.0.0/16");
+        assert!(lab.converge(&desired).await > 0);
+        assert!(ip_refuses("route get 10.1.2.9"));
+        lab.converge(&router()).await;
+        assert!(ip("route get 10.1.2.9").contains("via 203.0.113.1"));
+        assert_eq!(ip("route show type blackhole"), "");
     });
 }
 

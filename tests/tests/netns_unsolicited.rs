@@ -11,8 +11,12 @@ use router_tests::capture::{Capture, Frames};
 use router_tests::for_xvr;
 use router_tests::lab::{Host, Lab};
 use router_tests::nat::{Kind, NatRouter};
+use router_tests::netns::wait_until;
 use router_tests::router::{Router, TIER1};
 use serde_json::json;
+
+/// How long a guest has to begin the same connection (RFC 6092 REC-34).
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Connects from a port of a host, and says how that ended and how long it took.
 fn connect(host: &Host, port: u16, to: (Ipv6Addr, u16)) -> Result<(io::Result<TcpStream>, Duration)> {
@@ -66,7 +70,7 @@ fn refused_or_met(lab: &Lab, router: &Router<'_>) -> Result<()> {
     let all = capture("icmp6[0] = 1 or tcp")?;
     thread::scope(|scope| {
         let silent = scope.spawn(|| connect(far, 4000, (web1.v6, 80)));
-        thread::sleep(Duration::from_secs(8));
+        thread::sleep(PATIENCE + Duration::from_secs(2));
         assert_eq!(all.stop()?.frames("")?, Vec::<String>::new());
 
         let settings = router.root().join("etc/xvr/settings.json");
@@ -76,7 +80,8 @@ fn refused_or_met(lab: &Lab, router: &Router<'_>) -> Result<()> {
         let (end, took) = connect(far, 4001, (web1.v6, 80))?;
         let error = end.expect_err("nobody is there");
         assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
-        assert!((6.0..8.5).contains(&took.as_secs_f64()), "{took:?}");
+        // Measured from before the SYN, so it is never less. How much later is the machine's affair.
+        assert!(took >= PATIENCE, "{took:?}");
         // The retransmissions of the one that began in silence are answered like any other.
         let error = silent.join().expect("it does not panic")?.0.expect_err("nobody is there");
         assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
@@ -89,11 +94,16 @@ fn refused_or_met(lab: &Lab, router: &Router<'_>) -> Result<()> {
 
         // The guest begins the same connection before the time is over: both are one, and nobody hears.
         let errors = capture("icmp6[0] = 1")?;
+        let refused = || router.outcome("not-permitted");
+        let before = refused()?;
         let outside = scope.spawn(|| connect(far, 4002, (web1.v6, 4003)));
-        thread::sleep(Duration::from_secs(4));
+        wait_until("the SYN is refused", Duration::from_secs(60), || {
+            refused().is_ok_and(|count| count > before)
+        })?;
         let inside = connect(web1, 4003, (far.v6, 4002))?.0.context("the guest's end")?;
         let outside = outside.join().expect("it does not panic")?.0.context("the other end")?;
-        thread::sleep(Duration::from_secs(4));
+        // An error would be there by then.
+        thread::sleep(PATIENCE + Duration::from_secs(2));
         assert_eq!(
             (inside.peer_addr()?, outside.peer_addr()?),
             (outside.local_addr()?, inside.local_addr()?)

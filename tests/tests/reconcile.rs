@@ -12,7 +12,7 @@ use router_common::config::RouterConfig;
 use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
 use router_userspace::compile::nat::{NatEntry, NatKey};
-use router_userspace::compile::{Attachment, Compiled, Front, KernelRoute, Link};
+use router_userspace::compile::{Attachment, Compiled, Front, KernelRoute, KernelTarget, Link};
 use router_userspace::reconcile::{
     Backend, Change, Observed, ObservedAttachment, ObservedLink, Plan, Reconciler,
 };
@@ -114,8 +114,7 @@ fn net(text: &str) -> IpNet {
 fn default_route(gateway: &str) -> KernelRoute {
     KernelRoute {
         destination: net("0.0.0.0/0"),
-        gateway: gateway.parse().unwrap(),
-        ifindex: PUBLIC,
+        target: KernelTarget::Gateway { address: gateway.parse().unwrap(), ifindex: PUBLIC },
         metric: 0,
     }
 }
@@ -244,6 +243,22 @@ fn a_route_to_another_gateway_takes_the_place_of_the_old_one() {
         sentences(&plan),
         ["change route 0.0.0.0/0 by 203.0.113.2 via eth2", "make flows look up their way out again"]
     );
+}
+
+#[test]
+fn a_route_to_nobody_needs_no_port() {
+    let mut reconciler = Reconciler::new(Memory::new(|_| false));
+    run(reconciler.converge(&router())).unwrap();
+    let mut other = router();
+    let nobody =
+        KernelRoute { destination: net("10.0.0.0/8"), target: KernelTarget::Blackhole, metric: u32::MAX };
+    other.routes.insert(nobody);
+    let plan = run(reconciler.plan(&other)).unwrap();
+    let again = "make flows look up their way out again";
+    assert_eq!(sentences(&plan), ["add route 10.0.0.0/8 to nobody", again]);
+    run(reconciler.converge(&other)).unwrap();
+    let plan = run(reconciler.plan(&router())).unwrap();
+    assert_eq!(sentences(&plan), ["remove route 10.0.0.0/8 to nobody", again]);
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Command {
         let value = document(file, bytes)?;
         let message = Object::from_value(Place::document(file), &value)?;
         let name = message.required("type", message.text("type")?)?;
-        let place = message.place.at("type");
+        let place = message.place().at("type");
         let (command, warnings) = match name.as_str() {
             "cmdline" => {
                 let object = message.required("cmd_line", message.object("cmd_line")?)?;

@@ -22,17 +22,18 @@ mod cmdline;
 mod forwardingrules;
 mod guestnetwork;
 mod ips;
+mod pieces;
 mod policy;
 mod staticroutes;
 mod store;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use self::policy::PolicyBag;
 pub(in crate::cloudstack) use self::policy::{Acls, Firewall};
+pub use self::store::Files;
 
 use super::command::Command;
 use super::object::{Entry, Object, list};
@@ -55,8 +56,8 @@ pub struct Databags {
     pub(super) forwardingrules: ByKey,
     pub(super) guestnetwork: ByKey,
     pub(super) ips: ByKey,
-    pub(super) firewallrules: Arc<Firewall>,
-    pub(super) ipv6firewallrules: Arc<Firewall>,
+    pub(super) firewallrules: Firewall,
+    pub(super) ipv6firewallrules: Firewall,
     pub(super) networkacl: Acls,
     pub(super) staticroutes: BTreeMap<String, Entry>,
 }
@@ -101,18 +102,21 @@ impl Databags {
     pub fn documents(&self) -> BTreeMap<&'static str, Value> {
         let mut documents = self.short_documents();
         for (name, bag) in self.policy_bags() {
-            // Serializing strings and values cannot fail.
-            documents.insert(name, serde_json::to_value(bag.name_is(name)).unwrap_or_default());
+            let mut file = Vec::new();
+            // What was read as JSON is written as JSON, and memory takes it.
+            let written = bag.write(name, &mut file).is_ok();
+            let document = written.then(|| serde_json::from_slice(&file).ok()).flatten();
+            documents.insert(name, document.unwrap_or_default());
         }
         documents
     }
 
-    /// The bags that may be long.
-    fn policy_bags(&self) -> [(&'static str, PolicyBag<'_>); 3] {
+    /// The bags that may be long. They are shared and not copied.
+    fn policy_bags(&self) -> [(&'static str, PolicyBag); 3] {
         [
-            ("firewallrules", PolicyBag::Firewall(&self.firewallrules)),
-            ("ipv6firewallrules", PolicyBag::Firewall(&self.ipv6firewallrules)),
-            ("networkacl", PolicyBag::Acls(&self.networkacl)),
+            ("firewallrules", PolicyBag::Firewall(self.firewallrules.clone())),
+            ("ipv6firewallrules", PolicyBag::Firewall(self.ipv6firewallrules.clone())),
+            ("networkacl", PolicyBag::Acls(self.networkacl.clone())),
         ]
     }
 
@@ -139,12 +143,11 @@ impl Databags {
     fn read_bag(&mut self, name: &str, place: Place, text: &str) -> Result<(), ConfigError> {
         match name {
             "firewallrules" => {
-                self.firewallrules = Arc::new(policy::read_firewall(&Raw::read(place, text)?, Family::Ipv4)?);
+                self.firewallrules = policy::read_firewall(&Raw::read(place, text)?, Family::Ipv4)?;
                 return Ok(());
             }
             "ipv6firewallrules" => {
-                self.ipv6firewallrules =
-                    Arc::new(policy::read_firewall(&Raw::read(place, text)?, Family::Ipv6)?);
+                self.ipv6firewallrules = policy::read_firewall(&Raw::read(place, text)?, Family::Ipv6)?;
                 return Ok(());
             }
             "networkacl" => {
@@ -161,7 +164,7 @@ impl Databags {
             "guestnetwork" => self.guestnetwork = read_lists(&bag)?,
             "ips" => self.ips = read_lists(&bag)?,
             "staticroutes" => self.staticroutes = read_routes(&bag)?,
-            _ => return Err(bag.place.error("no databag has this name")),
+            _ => return Err(bag.place().error("no databag has this name")),
         }
         Ok(())
     }
@@ -218,7 +221,7 @@ fn read_config(bag: &Object) -> Result<Option<Entry>, ConfigError> {
 fn read_lists(bag: &Object) -> Result<ByKey, ConfigError> {
     let mut lists = ByKey::new();
     for (key, value) in bag.entries().filter(|(key, _)| *key != "id") {
-        let entries = list(&bag.place.at(key), value)?;
+        let entries = list(&bag.place().at(key), value)?;
         lists.insert(key.clone(), entries.iter().map(Object::to_entry).collect());
     }
     Ok(lists)
@@ -228,7 +231,7 @@ fn read_routes(bag: &Object) -> Result<BTreeMap<String, Entry>, ConfigError> {
     let routes = bag.entries().filter(|(key, _)| *key != "id");
     routes
         .map(|(network, value)| {
-            let route = Object::from_value(bag.place.at(network), value)?;
+            let route = Object::from_value(bag.place().at(network), value)?;
             Ok((network.clone(), route.to_entry()))
         })
         .collect()

@@ -168,7 +168,7 @@ fn rules(bags: &Databags) -> Result<Vec<(Place, Rule)>, ConfigError> {
             if public.to_string() != *address {
                 return Err(object.error("public_ip", format_args!("{public} in the list of {address}")));
             }
-            rules.push((object.place, rule));
+            rules.push((object.place().into_owned(), rule));
         }
     }
     Ok(rules)

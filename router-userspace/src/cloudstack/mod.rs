@@ -21,5 +21,5 @@ pub mod wire;
 
 pub use cmdline::from_boot_line;
 pub use command::{Command, Parsed};
-pub use databag::Databags;
+pub use databag::{Databags, Files};
 pub use desired::{desired, notices, remarks};

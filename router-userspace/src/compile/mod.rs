@@ -107,13 +107,35 @@ pub struct Link {
 pub struct KernelRoute {
     /// Destination.
     pub destination: IpNet,
-    /// Next hop.
-    pub gateway: IpAddr,
-    /// Way out.
-    pub ifindex: u32,
+    /// Where it leads.
+    pub target: KernelTarget,
     /// Of several routes to a destination the one with the lowest metric counts, if nothing else
     /// says which interface it has to be. IPv4; 0 for IPv6, whose metric is the kernel's default.
     pub metric: u32,
+}
+
+/// Where a [`KernelRoute`] leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KernelTarget {
+    /// To a next hop.
+    Gateway {
+        /// Its address.
+        address: IpAddr,
+        /// Way out.
+        ifindex: u32,
+    },
+    /// To nobody: packets are dropped.
+    Blackhole,
+}
+
+impl KernelRoute {
+    /// The way out, if there is one.
+    pub fn ifindex(&self) -> Option<u32> {
+        match self.target {
+            KernelTarget::Gateway { ifindex, .. } => Some(ifindex),
+            KernelTarget::Blackhole => None,
+        }
+    }
 }
 
 /// Marks the routes that are XVR's (`rtm_protocol`): others are not touched. A number that

@@ -1,10 +1,11 @@
 //! Routes → routes of the kernel: which port reaches the gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use super::port::Placed;
-use super::{KernelRoute, Problem, Subject};
+use super::{KernelRoute, KernelTarget, Problem, Subject};
 use crate::model::{Route, RouteTarget};
 
 /// The kernel's routes, one per destination and metric: the first that is possible.
@@ -21,10 +22,8 @@ pub(super) fn compile(
             Ok(kernel_route) => {
                 let first = *chosen.entry(place).or_insert(kernel_route);
                 if first != kernel_route {
-                    let message = format!(
-                        "via {} is left out, there is another via {}",
-                        kernel_route.gateway, first.gateway
-                    );
+                    let [this, first] = [kernel_route, first].map(|route| Way(route.target));
+                    let message = format!("{this} is left out, there is another {first}");
                     problems.push(Problem { subject: Subject::Route(destination), message });
                 }
             }
@@ -36,29 +35,47 @@ pub(super) fn compile(
 
 fn one(route: &Route, placed: &[Placed<'_>]) -> Result<KernelRoute, String> {
     let destination = route.destination.trunc();
+    // A port's own network comes before those with a metric.
     let connected = |port: &&Placed<'_>| port.port.addresses.iter().any(|own| own.trunc() == destination);
-    if let Some(port) = placed.iter().find(connected) {
+    if route.target != RouteTarget::Blackhole
+        && let Some(port) = placed.iter().find(connected)
+    {
         return Err(format!("it is the network of port {}", port.port.name));
     }
     let (gateway, port) = match &route.target {
-        RouteTarget::Gateway(gateway) => (*gateway, reaching(*gateway, placed)),
+        RouteTarget::Gateway(gateway) => {
+            let port = reaching(*gateway, placed);
+            (*gateway, port.ok_or_else(|| format!("no port reaches the gateway {gateway}"))?)
+        }
         RouteTarget::GatewayOnPort(gateway, name) => {
-            (*gateway, placed.iter().find(|port| &port.port.name == name))
+            let port = placed.iter().find(|port| &port.port.name == name);
+            let missing = || format!("there is no port {name} to reach the gateway {gateway} by");
+            (*gateway, port.ok_or_else(missing)?)
+        }
+        RouteTarget::Blackhole => {
+            return Ok(KernelRoute { destination, target: KernelTarget::Blackhole, metric: route.metric });
         }
     };
-    let port = port.ok_or_else(|| match &route.target {
-        RouteTarget::Gateway(gateway) => format!("no port reaches the gateway {gateway}"),
-        RouteTarget::GatewayOnPort(gateway, name) => {
-            format!("there is no port {name} to reach the gateway {gateway} by")
-        }
-    })?;
     if let Some(own) = placed.iter().find(|p| p.port.addresses.iter().any(|own| own.addr() == gateway)) {
         return Err(format!("the gateway {gateway} is the router's own address, on port {}", own.port.name));
     }
     if gateway.is_ipv4() != destination.addr().is_ipv4() {
         return Err(format!("the gateway {gateway} is of another address family"));
     }
-    Ok(KernelRoute { destination, gateway, ifindex: port.nic.ifindex, metric: route.metric })
+    let target = KernelTarget::Gateway { address: gateway, ifindex: port.nic.ifindex };
+    Ok(KernelRoute { destination, target, metric: route.metric })
+}
+
+/// Where a route leads, in a sentence.
+struct Way(KernelTarget);
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            KernelTarget::Gateway { address, .. } => write!(f, "via {address}"),
+            KernelTarget::Blackhole => f.write_str("to nobody"),
+        }
+    }
 }
 
 /// The port with the narrowest connected network that holds an address.

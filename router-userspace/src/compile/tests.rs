@@ -96,8 +96,7 @@ fn a_router_is_compiled_whole() {
     let default = KernelRoute {
         metric: 0,
         destination: "0.0.0.0/0".parse().unwrap(),
-        gateway: IpAddr::from([203, 0, 113, 1]),
-        ifindex: PUBLIC,
+        target: KernelTarget::Gateway { address: IpAddr::from([203, 0, 113, 1]), ifindex: PUBLIC },
     };
     assert_eq!(compiled.routes, BTreeSet::from([default]));
 }
@@ -194,7 +193,7 @@ fn the_narrowest_network_reaches_a_gateway_and_a_named_port_overrides_it() {
         ..Default::default()
     };
     let compiled = compile_auto(&desired);
-    let ways: Vec<u32> = compiled.routes.iter().map(|route| route.ifindex).collect();
+    let ways: Vec<u32> = compiled.routes.iter().filter_map(KernelRoute::ifindex).collect();
     assert_eq!(ways, [PUBLIC, GUEST]);
 }
 

@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::pace::Pace;
 use super::{Options, inbox, unsolicited, views};
-use crate::cloudstack::{Command, Databags, Parsed, desired, notices, remarks};
+use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks};
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
 use crate::error::ConfigError;
@@ -37,6 +37,8 @@ pub struct Control {
     /// What CloudStack has said, or why nobody knows: then nothing is changed, neither here nor
     /// in the system, until the file is repaired.
     pub(super) memory: Result<Memory, ConfigError>,
+    /// Where it is kept.
+    files: Files,
     /// What the operator has chosen, as it is in force.
     pub(super) settings: Settings,
     /// Why that is not what the file says.
@@ -61,11 +63,16 @@ pub struct Memory {
 
 impl Memory {
     fn load(root: &Root) -> Result<Self, ConfigError> {
-        Self::of(Databags::load(&root.databags())?)
+        let bags = Databags::load(&root.databags())?;
+        let desired = desired(&bags)?;
+        Ok(Self { bags, desired })
     }
 
-    fn of(bags: Databags) -> Result<Self, ConfigError> {
-        let desired = desired(&bags)?;
+    /// After a command.
+    fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
+        let bags = self.bags.merge(command, inventory)?;
+        let mut desired = desired(&bags)?;
+        desired.policy.share(&self.desired.policy);
         Ok(Self { bags, desired })
     }
 }
@@ -74,6 +81,7 @@ impl Control {
     /// Reads the databags and the settings, and opens the dataplane, new or an earlier daemon's.
     pub async fn open(options: Options, started: Instant) -> Result<Self> {
         let memory = Memory::load(&options.root);
+        let files = Files::new(&options.root.databags());
         let (settings, settings_damage) = match settings::load(&options.root.settings()) {
             Ok(settings) => (settings, None),
             Err(damage) => (Settings::default(), Some(damage)),
@@ -91,6 +99,7 @@ impl Control {
             started,
             ready_after: Duration::ZERO,
             memory,
+            files,
             settings,
             settings_damage,
             inventory,
@@ -181,14 +190,14 @@ impl Control {
         self.recall()?;
         self.wait_for_nics(&command).await?;
         let before = self.memory.clone()?;
-        let after = Memory::of(before.bags.merge(&command, &self.inventory)?)?;
+        let after = before.merge(&command, &self.inventory)?;
         let compiled = self.compile(&after.desired, &self.settings);
         refuse(name, &compiled, &before.desired, &after.desired)?;
-        let folder = self.options.root.databags();
+        let files = &mut self.files;
         let save = || {
-            let saved = after.bags.save(&folder).map(drop).context("save the databags");
+            let saved = files.save(&after.bags).map(drop).context("save the databags");
             // Several files, and the first may be the new one already.
-            saved.map_err(|error| match before.bags.save(&folder) {
+            saved.map_err(|error| match files.save(&before.bags) {
                 Ok(_) => error,
                 Err(_) => error.context("the databags on disk are neither old nor new"),
             })
@@ -215,7 +224,7 @@ impl Control {
         let mut memory = self.memory.clone()?;
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
-            let after = Memory::of(memory.bags.merge(&command, &self.inventory)?)?;
+            let after = memory.merge(&command, &self.inventory)?;
             let compiled = self.compile(&after.desired, &self.settings);
             refuse(&document.name, &compiled, &memory.desired, &after.desired)?;
             memory = after;

@@ -11,7 +11,7 @@ use router_common::port::{Port, Role};
 
 use super::control::Control;
 use crate::cloudstack::{notices, remarks};
-use crate::compile::Nic;
+use crate::compile::{KernelTarget, Nic};
 use crate::dataplane::{FlowRecord, Outcome};
 use crate::error::ConfigError;
 use crate::model::PortRange;
@@ -180,10 +180,17 @@ pub async fn routes(control: &Control) -> Result<Vec<RouteView>> {
     let observed = control.reconciler.backend.netlink().routes().await?;
     let mut views = Vec::new();
     for route in control.compiled.routes.union(&observed) {
+        let (gateway, port) = match route.target {
+            KernelTarget::Gateway { address, ifindex } => {
+                (Some(address.to_string()), names(control, ifindex).name)
+            }
+            KernelTarget::Blackhole => (None, "-".to_owned()),
+        };
         views.push(RouteView {
             destination: route.destination.to_string(),
-            gateway: Some(route.gateway.to_string()),
-            port: names(control, route.ifindex).name,
+            gateway,
+            blackhole: route.target == KernelTarget::Blackhole,
+            port,
             active: observed.contains(route),
         });
     }
@@ -193,6 +200,7 @@ pub async fn routes(control: &Control) -> Result<Vec<RouteView>> {
         views.extend(networks.into_iter().map(|destination| RouteView {
             destination,
             gateway: None,
+            blackhole: false,
             port: names(control, *ifindex).name,
             active: true,
         }));

@@ -169,6 +169,19 @@ pub struct Question {
     pub port: u16,
 }
 
+impl Policy {
+    /// Lists that say what an earlier one of their scope said become that one, whose name is known.
+    pub fn share(&mut self, earlier: &Self) {
+        for (scope, list) in &mut self.lists {
+            if let Some((_, same)) = earlier.lists.iter().find(|(of, _)| of == scope)
+                && same == list
+            {
+                *list = Arc::clone(same);
+            }
+        }
+    }
+}
+
 impl AccessList {
     /// A list of rules, and what becomes of the rest.
     pub fn new(rules: Vec<Arc<Rule>>, default: Action) -> Self {
@@ -329,6 +342,20 @@ mod tests {
         assert_eq!(rule(0, Action::Allow, kind, "", "").to_string(), "allow icmp type 8 code any");
         let port = PortSelector::Name("eth0".to_owned());
         assert_eq!(Scope::Outside(port).to_string(), "from eth0 to the outside");
+    }
+
+    #[test]
+    fn lists_that_say_the_same_become_one() {
+        let scope = |name: &str| Scope::To(PortSelector::Name(name.to_owned()));
+        let list = |port| {
+            let rules = vec![Arc::new(rule(1, Action::Deny, Traffic::Tcp(ports(port, port)), "", ""))];
+            Arc::new(AccessList::new(rules, Action::Allow))
+        };
+        let earlier = Policy { lists: vec![(scope("eth2"), list(22)), (scope("eth3"), list(80))] };
+        let mut policy = Policy { lists: vec![(scope("eth3"), list(81)), (scope("eth2"), list(22))] };
+        policy.share(&earlier);
+        assert_eq!(policy.lists[0].1, list(81));
+        assert!(Arc::ptr_eq(&policy.lists[1].1, &earlier.lists[0].1));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub enum RouteTarget {
     Gateway(IpAddr),
     /// To a gateway on a certain port, named as in [`Port::name`](super::Port::name).
     GatewayOnPort(IpAddr, String),
+    /// To nobody: what no narrower route takes is dropped.
+    Blackhole,
 }
 
 /// A route of the main table.
@@ -20,6 +22,7 @@ pub struct Route {
     pub destination: IpNet,
     /// Next hop; of the destination's family.
     pub target: RouteTarget,
-    /// 0, or larger for a route that is used only by what has to leave by its port: IPv4.
+    /// Of several to one destination the lowest counts. 0, or larger for a route that is used only by what has to
+    /// leave by its port, or where there is no other: IPv4.
     pub metric: u32,
 }

@@ -23,7 +23,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 
 use super::neighbours::Neighbour;
-use crate::compile::{KernelRoute, ROUTE_PROTOCOL};
+use crate::compile::{KernelRoute, KernelTarget, ROUTE_PROTOCOL};
 
 /// A connection to the kernel's routing subsystem, of the network namespace it was opened in.
 #[derive(Clone, Debug)]
@@ -223,7 +223,11 @@ fn own_route(message: &RouteMessage) -> Option<KernelRoute> {
         }
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-    Some(KernelRoute { destination, gateway: gateway?, ifindex: ifindex?, metric })
+    let target = match header.kind {
+        RouteType::BlackHole => KernelTarget::Blackhole,
+        _ => KernelTarget::Gateway { address: gateway?, ifindex: ifindex? },
+    };
+    Some(KernelRoute { destination, target, metric })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -242,12 +246,17 @@ fn route_message(route: &KernelRoute) -> RouteMessage {
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
     message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unicast;
+    message.header.kind = match route.target {
+        KernelTarget::Gateway { .. } => RouteType::Unicast,
+        KernelTarget::Blackhole => RouteType::BlackHole,
+    };
     if route.destination.prefix_len() > 0 {
         message.attributes.push(RouteAttribute::Destination(route.destination.addr().into()));
     }
-    message.attributes.push(RouteAttribute::Gateway(route.gateway.into()));
-    message.attributes.push(RouteAttribute::Oif(route.ifindex));
+    if let KernelTarget::Gateway { address, ifindex } = route.target {
+        message.attributes.push(RouteAttribute::Gateway(address.into()));
+        message.attributes.push(RouteAttribute::Oif(ifindex));
+    }
     if route.metric > 0 {
         message.attributes.push(RouteAttribute::Priority(route.metric));
     }

@@ -15,7 +15,7 @@ use router_common::port::{Port, Role};
 
 use crate::compile::nat::{NatEntry, NatKey};
 use crate::compile::policy::ListEntry;
-use crate::compile::{Attachment, Compiled, Front, KernelRoute, Link, TableSet};
+use crate::compile::{Attachment, Compiled, Front, KernelRoute, KernelTarget, Link, TableSet};
 
 /// What the system holds, as far as XVR is concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,12 +109,12 @@ pub enum Change {
     Attach(NicName, Attachment),
     /// Take the programs off a NIC.
     Detach(NicName),
-    /// Add a route.
-    AddRoute(NicName, KernelRoute),
+    /// Add a route, with its way out if it has one.
+    AddRoute(Option<NicName>, KernelRoute),
     /// Put a route in the place of another to the same destination.
-    ReplaceRoute(NicName, KernelRoute),
+    ReplaceRoute(Option<NicName>, KernelRoute),
     /// Remove a route.
-    RemoveRoute(NicName, KernelRoute),
+    RemoveRoute(Option<NicName>, KernelRoute),
     /// Make flows look up their way out again.
     BumpGeneration,
 }
@@ -342,8 +342,9 @@ fn routes(
     let to = |wanted: KernelRoute| {
         move |route: &&KernelRoute| (route.destination, route.metric) == (wanted.destination, wanted.metric)
     };
+    let way = |route: &KernelRoute| route.ifindex().map(|ifindex| names.of(ifindex));
     for route in desired.routes.difference(&observed.routes) {
-        let nic = names.of(route.ifindex);
+        let nic = way(route);
         let replaces = observed.routes.iter().any(|now| to(*route)(&now));
         changes.push(if replaces {
             Change::ReplaceRoute(nic, *route)
@@ -357,7 +358,7 @@ fn routes(
         let wanted_stands =
             desired.routes.iter().any(|wanted| to(*route)(&wanted) && observed.routes.contains(wanted));
         if !replaced || wanted_stands {
-            removals.push(Change::RemoveRoute(names.of(route.ifindex), *route));
+            removals.push(Change::RemoveRoute(way(route), *route));
         }
     }
 }
@@ -400,9 +401,9 @@ impl fmt::Display for Change {
                 write!(f, "attach {} to {nic} ({})", attachment.front, attachment.reason)
             }
             Self::Detach(nic) => write!(f, "detach the programs from {nic}"),
-            Self::AddRoute(nic, route) => write!(f, "add route {} via {nic}", RouteSentence(route)),
-            Self::ReplaceRoute(nic, route) => write!(f, "change route {} via {nic}", RouteSentence(route)),
-            Self::RemoveRoute(nic, route) => write!(f, "remove route {} via {nic}", RouteSentence(route)),
+            Self::AddRoute(nic, route) => write!(f, "add route {}", RouteSentence(nic, route)),
+            Self::ReplaceRoute(nic, route) => write!(f, "change route {}", RouteSentence(nic, route)),
+            Self::RemoveRoute(nic, route) => write!(f, "remove route {}", RouteSentence(nic, route)),
             Self::BumpGeneration => f.write_str("make flows look up their way out again"),
         }
     }
@@ -461,10 +462,16 @@ impl fmt::Display for PortSentence<'_> {
     }
 }
 
-struct RouteSentence<'a>(&'a KernelRoute);
+struct RouteSentence<'a>(&'a Option<NicName>, &'a KernelRoute);
 
 impl fmt::Display for RouteSentence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} by {}", self.0.destination, self.0.gateway)
+        let Self(nic, route) = self;
+        write!(f, "{}", route.destination)?;
+        match route.target {
+            KernelTarget::Gateway { address, .. } => write!(f, " by {address}")?,
+            KernelTarget::Blackhole => f.write_str(" to nobody")?,
+        }
+        nic.iter().try_for_each(|nic| write!(f, " via {nic}"))
     }
 }

@@ -168,6 +168,7 @@ fn lines(state: &DesiredState) -> Vec<String> {
         RouteTarget::GatewayOnPort(gateway, port) => {
             format!("{} via {gateway} dev {port}", route.destination)
         }
+        RouteTarget::Blackhole => format!("{} to nobody", route.destination),
     });
     ports.chain(routes).collect()
 }

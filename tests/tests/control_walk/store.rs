@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use router_userspace::cloudstack::{Databags, desired, notices};
+use router_userspace::cloudstack::{Databags, Files, desired, notices};
 
 use super::{ISOLATED_WITH_NAT, VPC, expected, isolated, merge, merge_all, pretty, refusal, vpc};
 
@@ -56,6 +56,33 @@ fn what_is_saved_is_loaded_again_and_only_changes_are_written() {
         "staticroutes.json",
     ];
     assert_eq!(files(&etc).into_keys().collect::<Vec<_>>(), left);
+    fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
+fn a_bag_of_rules_is_written_again_when_its_file_was_touched() {
+    let folder = scratch("touched");
+    let mut files = Files::new(&folder);
+    let bags = merge(
+        &merge_all(&ISOLATED_WITH_NAT, &isolated()),
+        "firewall_rules/ingress_resync_mixed.json",
+        &isolated(),
+    );
+    let mut written = |bags: &Databags| files.save(bags).expect("saved").len();
+    assert!(written(&bags) > 1);
+    let path = folder.join("firewallrules.json");
+    let whole = fs::read(&path).expect("there");
+    assert_eq!(written(&bags), 0);
+    // Of another length: whether a file's time tells two moments apart is the kernel's choice.
+    fs::write(&path, [&whole[..], b" "].concat()).expect("written");
+    assert_eq!(written(&bags), 1);
+    assert_eq!(fs::read(&path).expect("there"), whole);
+    fs::remove_file(&path).expect("removed");
+    assert_eq!(written(&bags), 1);
+    let before = merge(&bags, "firewall_rules/ingress_revoke.json", &isolated());
+    assert_eq!(written(&before), 1);
+    assert_eq!(written(&bags), 1);
+    assert_eq!(fs::read(&path).expect("there"), whole);
     fs::remove_dir_all(folder).expect("removed");
 }
 

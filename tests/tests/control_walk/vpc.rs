@@ -1,6 +1,7 @@
 //! VPCs.
 
-use router_userspace::cloudstack::{Command, desired, notices};
+use router_userspace::cloudstack::{Command, Databags, desired, notices};
+use router_userspace::error::ConfigError;
 use router_userspace::model::{Mac, SourceNat};
 
 use super::{
@@ -33,6 +34,7 @@ fn a_vpc_boots_gets_addresses_tiers_a_private_gateway_and_routes() {
         "172.28.0.0/16 via 10.10.1.50",
         "172.30.0.0/16 via 192.168.200.1",
         "172.31.4.0/24 via 192.168.200.1",
+        "10.10.0.0/16 to nobody",
     ];
     assert_eq!(lines_of(&bags), ports);
     assert_eq!(bags.documents()["staticroutes"]["172.29.0.0/16"]["revoke"], true);
@@ -41,7 +43,7 @@ fn a_vpc_boots_gets_addresses_tiers_a_private_gateway_and_routes() {
     let removed = merge(&bags, "guest_network/vpc_tier_remove.json", &inventory);
     assert_eq!(removed.documents()["guestnetwork"]["eth2"], serde_json::json!([]));
     assert_eq!(removed.documents()["ips"]["eth2"][0]["add"], false);
-    let left = [ports[0], ports[1], ports[3], ports[4], ports[5], ports[8]];
+    let left = [ports[0], ports[1], ports[3], ports[4], ports[5], ports[8], ports[9]];
     assert_eq!(lines_of(&removed), left);
     let places: Vec<String> = notices(&removed).expect("valid").iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -88,6 +90,7 @@ fn the_nic_with_the_mac_address_counts_whatever_number_the_message_says() {
             "eth1 02:01:00:db:00:2b guest 10.10.1.1/24 mtu 1500",
             "eth7 1e:00:a8:00:00:31 public 203.0.113.30/24,203.0.113.31/24 mtu 1500 nat 203.0.113.30",
             "0.0.0.0/0 via 203.0.113.1 dev eth7",
+            "10.10.0.0/16 to nobody",
         ]
     );
     // After a reboot the kernel names them the other way round; the next command follows.
@@ -121,6 +124,7 @@ fn a_dual_stack_tier_brings_the_public_address_too() {
             "eth2 02:01:00:db:00:2b guest 10.10.1.1/24,fd17:ac56:1234:10::1/64 mtu 1500",
             "0.0.0.0/0 via 203.0.113.1 dev eth1",
             "::/0 via 2001:db8:100::1 dev eth1",
+            "10.10.0.0/16 to nobody",
         ]
     );
 }
@@ -145,13 +149,44 @@ fn the_router_takes_its_own_address_in_a_tier_and_not_the_gateways() {
 fn a_vpc_without_a_public_network_leaves_by_the_oldest_tier() {
     let inventory = vpc();
     let boot = merge_all(&["cmd_line/vpcrouter_4_21_no_public.json"], &inventory);
-    assert_eq!(lines_of(&boot), ["eth0 eth0 control 169.254.1.182/16 mtu -"]);
+    let range = "10.60.0.0/16 to nobody";
+    assert_eq!(lines_of(&boot), ["eth0 eth0 control 169.254.1.182/16 mtu -", range]);
     let second = merge(&boot, "guest_network/vpc_second_tier_add.json", &inventory);
-    let own_gateway =
-        ["eth0 eth0 control 169.254.1.182/16 mtu -", "eth3 02:01:00:de:00:2c guest 10.10.2.1/24 mtu 1500"];
+    let own_gateway = [
+        "eth0 eth0 control 169.254.1.182/16 mtu -",
+        "eth3 02:01:00:de:00:2c guest 10.10.2.1/24 mtu 1500",
+        range,
+    ];
     assert_eq!(lines_of(&second), own_gateway);
     let both = merge(&second, "guest_network/vpc_tier_add_vr_not_gateway.json", &inventory);
-    assert_eq!(lines_of(&both).last().map(String::as_str), Some("0.0.0.0/0 via 10.10.1.1 dev eth2"));
+    assert!(lines_of(&both).ends_with(&["0.0.0.0/0 via 10.10.1.1 dev eth2".to_owned(), range.to_owned()]));
+}
+
+#[test]
+fn what_of_a_vpcs_range_nobody_has_is_nowhere() {
+    let boot = String::from_utf8(bytes("cmd_line/vpcrouter.json")).expect("UTF-8");
+    let range = "\"vpccidr\": \"10.10.0.0/16\"";
+    assert!(boot.contains(range));
+    let routes = |text: &str| {
+        let command = Command::parse("cmd_line.json", boot.replace(range, text).as_bytes())?.command;
+        let bags = Databags::default().merge(&command, &vpc())?;
+        let bags = merge(&merge(&bags, VPC[1], &vpc()), VPC[2], &vpc());
+        let is_route = |line: &String| line.contains(" via ") || line.ends_with(" to nobody");
+        Ok::<_, ConfigError>(lines_of(&bags).into_iter().filter(is_route).collect::<Vec<_>>())
+    };
+    let default = "0.0.0.0/0 via 203.0.113.1 dev eth1";
+    for (text, nowhere) in [
+        ("\"vpccidr\": \"10.10.9.1/16\"", Some("10.10.0.0/16 to nobody")),
+        // As wide as the only tier, whose own route comes first.
+        ("\"vpccidr\": \"10.10.1.0/24\"", Some("10.10.1.0/24 to nobody")),
+        ("\"vpccidr\": \"null\"", None),
+        ("\"vpccidr\": null", None),
+    ] {
+        let expected: Vec<&str> = [default].into_iter().chain(nowhere).collect();
+        assert_eq!(routes(text).expect("taken"), expected, "{text}");
+    }
+    let error = routes("\"vpccidr\": \"10.10.0.0/40\"").expect_err("refused").to_string();
+    assert_eq!(error, "cmd_line.json#/cmd_line/vpccidr: \"10.10.0.0/40\" is no IPv4 network");
 }
 
 #[test]

@@ -4,16 +4,16 @@
 //! that is known stays as it is, as with CloudStack's own router, whatever is sent under its number.
 //! An access list takes the place of the one before.
 //!
-//! Rules are shared by copies of the databags and kept as text, because there may be a hundred
-//! thousand of them.
+//! Rules are shared by copies of the databags and kept as the text that the files have, because there may
+//! be a hundred thousand of them.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
-
 use super::Databags;
-use crate::cloudstack::raw::{Raw, Unfolded};
+use super::pieces::Pieces;
+use crate::cloudstack::raw::Raw;
 use crate::cloudstack::wire::Family;
 use crate::cloudstack::wire::firewallrules::{FirewallChange, FirewallRule, FirewallRules};
 use crate::cloudstack::wire::networkacl::NetworkAcl;
@@ -21,27 +21,28 @@ use crate::compile::Inventory;
 use crate::error::ConfigError;
 
 /// Rules by their numbers.
-pub(in crate::cloudstack) type Firewall = BTreeMap<u64, Arc<FirewallRule>>;
+pub(in crate::cloudstack) type Firewall = Pieces<FirewallRule>;
 
 /// Access lists by the names of their NICs.
 pub(in crate::cloudstack) type Acls = BTreeMap<String, Arc<NetworkAcl>>;
 
-/// A bag with rules, as its file holds it.
-pub(super) enum PolicyBag<'a> {
-    Firewall(&'a Firewall),
-    Acls(&'a Acls),
+/// A bag with rules.
+#[derive(Debug, PartialEq)]
+pub(super) enum PolicyBag {
+    Firewall(Firewall),
+    Acls(Acls),
 }
 
 impl Databags {
     pub(super) fn merge_firewallrules(&mut self, message: &FirewallRules) {
-        let bag = Arc::make_mut(match message.family {
+        let bag = match message.family {
             Family::Ipv4 => &mut self.firewallrules,
             Family::Ipv6 => &mut self.ipv6firewallrules,
-        });
+        };
         for change in &message.changes {
             match &change.rule {
-                None => drop(bag.remove(&change.id)),
-                Some(rule) => drop(bag.entry(change.id).or_insert_with(|| Arc::clone(rule))),
+                None => bag.remove(change.id),
+                Some(rule) => bag.add(change.id, rule.clone()),
             }
         }
     }
@@ -52,10 +53,12 @@ impl Databags {
         inventory: &Inventory,
     ) -> Result<(), ConfigError> {
         let device = self.acl_device(message, inventory)?;
+        let before = self.networkacl.get(&device).map(Arc::as_ref);
+        let acl = before.map_or_else(|| message.clone(), |before| message.sharing(before));
+        let acl = Arc::new(acl.on(&device));
         if let Some(mac) = message.mac {
             self.networkacl.retain(|_, acl| acl.mac != Some(mac));
         }
-        let acl = Arc::new(message.on(&device));
         self.networkacl.insert(device, acl);
         Ok(())
     }
@@ -103,16 +106,20 @@ impl Databags {
 
 /// Reads a bag of firewall rules.
 pub(super) fn read_firewall(bag: &Raw, family: Family) -> Result<Firewall, ConfigError> {
-    let mut rules = Firewall::new();
+    let mut rules = Vec::new();
     for (key, text) in bag.entries().filter(|(key, _)| *key != "id") {
-        let place = bag.place.at(key);
-        let change = FirewallChange::read(place.clone(), text, family, &mut Vec::new())?;
+        let change = FirewallChange::read(&bag.place, key, text, family, &mut Vec::new())?;
         if change.id.to_string() != *key {
-            return Err(place.at("id").error(format_args!("{} in the place of {key}", change.id)));
+            let place = bag.place.at(key).at("id");
+            return Err(place.error(format_args!("{} in the place of {key}", change.id)));
         }
         rules.extend(change.rule.map(|rule| (change.id, rule)));
     }
-    Ok(rules)
+    // The file has them in the order of their text.
+    rules.sort_by_key(|(id, _)| *id);
+    let mut bag = Firewall::default();
+    rules.into_iter().for_each(|(id, rule)| bag.add(id, rule));
+    Ok(bag)
 }
 
 /// Reads the bag of access lists.
@@ -126,7 +133,7 @@ pub(super) fn read_acls(bag: &Raw) -> Result<Acls, ConfigError> {
         .collect()
 }
 
-impl PolicyBag<'_> {
+impl PolicyBag {
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Firewall(rules) => rules.is_empty(),
@@ -134,44 +141,75 @@ impl PolicyBag<'_> {
         }
     }
 
-    pub(super) fn name_is<'a>(&'a self, name: &'a str) -> Named<'a> {
-        Named { name, bag: self }
+    /// Writes the bag's file, with its name under `id`: as CloudStack's own router writes it, keys sorted as text.
+    pub(super) fn write(&self, name: &str, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Firewall(rules) => write_firewall(name, rules, out),
+            Self::Acls(acls) => write_acls(name, acls, out),
+        }
     }
 }
 
-/// A bag with its name under `id`. Keys are sorted as text, as CloudStack's own router does.
-pub(super) struct Named<'a> {
-    name: &'a str,
-    bag: &'a PolicyBag<'a>,
+fn write_firewall(name: &str, rules: &Firewall, out: &mut impl Write) -> io::Result<()> {
+    // Numbers as text, 20 digits at most: with noughts behind, then the shorter first.
+    let as_text = |id: u64| {
+        let digits = id.checked_ilog10().unwrap_or(0) + 1;
+        (u128::from(id) * 10_u128.pow(20 - digits), digits)
+    };
+    let mut sorted: Vec<_> = rules.iter().map(|(id, rule)| (as_text(id), id, &*rule.text)).collect();
+    // There are as many runs in order as there are lengths of numbers, which a stable sort merges.
+    sorted.sort_by_key(|(text, _, _)| *text);
+    out.write_all(b"{")?;
+    for (_, id, text) in sorted {
+        write!(out, "\n  \"{id}\": ")?;
+        out.write_all(text.as_bytes())?;
+        out.write_all(b",")?;
+    }
+    // Letters come after digits.
+    write!(out, "\n  \"id\": \"{name}\"\n}}")
 }
 
-impl Serialize for Named<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        enum Part<'a> {
-            Name(&'a str),
-            Rule(&'a FirewallRule),
-            Acl(&'a NetworkAcl),
+fn write_acls(name: &str, acls: &Acls, out: &mut impl Write) -> io::Result<()> {
+    let mut before = "{";
+    let devices = acls.iter().map(|(device, acl)| (device.as_str(), Some(acl)));
+    for (key, acl) in devices.chain([("id", None)]).collect::<BTreeMap<_, _>>() {
+        write!(out, "{before}\n  ")?;
+        serde_json::to_writer(&mut *out, key)?;
+        out.write_all(b": ")?;
+        match acl {
+            Some(acl) => acl.write(out)?,
+            None => serde_json::to_writer(&mut *out, name)?,
         }
-        impl Serialize for Part<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                match self {
-                    Self::Name(name) => serializer.serialize_str(name),
-                    Self::Rule(rule) => Unfolded(&rule.text).serialize(serializer),
-                    Self::Acl(acl) => acl.serialize(serializer),
-                }
-            }
+        before = ",";
+    }
+    out.write_all(b"\n}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::Place;
+
+    #[test]
+    fn rules_stand_in_the_order_of_their_numbers_text() {
+        let ids = [0, 1, 9, 10, 11, 19, 100, 101, 2, 20, 999, 1000, u64::MAX, u64::MAX / 10, 1 << 40];
+        let mut rules = Firewall::default();
+        for id in ids {
+            let text = format!(r#"{{"id":{id},"protocol":"all","revoked":false,"traffic_type":"Egress"}}"#);
+            let place = Place::document("f");
+            let change = FirewallChange::read(&place, &0, &text, Family::Ipv4, &mut vec![]).expect("a rule");
+            rules.add(id, change.rule.expect("wanted"));
         }
-        let name = [("id".to_owned(), Part::Name(self.name))];
-        let parts: BTreeMap<String, Part> = match self.bag {
-            PolicyBag::Firewall(rules) => {
-                let rules = rules.iter().map(|(id, rule)| (id.to_string(), Part::Rule(rule)));
-                rules.chain(name).collect()
-            }
-            PolicyBag::Acls(acls) => {
-                let acls = acls.iter().map(|(device, acl)| (device.clone(), Part::Acl(acl)));
-                acls.chain(name).collect()
-            }
+        let file = |name, rules: &Firewall| {
+            let mut file = Vec::new();
+            write_firewall(name, rules, &mut file).expect("to memory");
+            String::from_utf8(file).expect("text")
         };
-        serializer.collect_map(parts)
+        let empty = file("x", &Firewall::default());
+        assert_eq!(empty, serde_json::to_string_pretty(&serde_json::json!({"id": "x"})).expect("text"));
+        let file = file("firewallrules", &rules);
+        let value: serde_json::Value = serde_json::from_str(&file).expect("JSON");
+        assert_eq!(value.as_object().map(|bag| bag.len()), Some(ids.len() + 1));
+        assert_eq!(file, serde_json::to_string_pretty(&value).expect("text"));
     }
 }

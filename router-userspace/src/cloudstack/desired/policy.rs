@@ -18,15 +18,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::Reading;
 use super::ports::PlacedPort;
 use crate::cloudstack::databag::{Databags, Firewall};
 use crate::cloudstack::wire::Family;
 use crate::cloudstack::wire::cmdline::RouterKind;
-use crate::cloudstack::wire::firewallrules::{Direction, FirewallRule};
-use crate::cloudstack::wire::networkacl::{AclRule, EGRESS, INGRESS, NetworkAcl};
+use crate::cloudstack::wire::firewallrules::Direction;
+use crate::cloudstack::wire::networkacl::{AclRules, EGRESS, INGRESS, NetworkAcl};
 use crate::error::ConfigError;
 use crate::json::Place;
 use crate::model::PortSelector;
@@ -38,20 +38,46 @@ use crate::model::port::Role;
 pub(super) struct PlacedPolicy {
     pub(super) policy: Policy,
     /// As many as there are lists, in the same order.
-    origins: Vec<Vec<Origin>>,
+    origins: Vec<Origins>,
     /// What is stored for what is not there.
     waiting: Vec<ConfigError>,
 }
 
-/// Where a rule of a list comes from.
-#[derive(Clone)]
+/// Where the rules of a list come from: each origin from a rule on, up to the next one's.
+type Origins = Vec<(usize, Origin)>;
+
+/// Where rules come from.
 enum Origin {
-    /// From a firewall, under a number.
-    Firewall(Family, u64),
-    /// From a NIC's access list: the list's key, the place in it.
-    Acl(String, &'static str, usize),
+    /// From a firewall, under their numbers.
+    Firewall(Family),
+    /// All rules of a NIC's access list: the list's place.
+    Acl(Place),
     /// From here: what CloudStack's own router does without a rule.
     Router,
+}
+
+/// A list that is being put together.
+#[derive(Default)]
+struct Draft {
+    rules: Vec<Arc<Rule>>,
+    origins: Origins,
+}
+
+impl Draft {
+    fn own(&mut self, rules: impl IntoIterator<Item = Rule>) {
+        self.origins.push((self.rules.len(), Origin::Router));
+        self.rules.extend(rules.into_iter().map(Arc::new));
+    }
+
+    fn firewall(&mut self, family: Family, rules: &[&Arc<Rule>]) {
+        self.origins.push((self.rules.len(), Origin::Firewall(family)));
+        self.rules.extend(rules.iter().copied().cloned());
+    }
+
+    fn acl(&mut self, place: Place, rules: &AclRules) {
+        self.origins.push((self.rules.len(), Origin::Acl(place)));
+        self.rules.extend_from_slice(&rules.rules);
+    }
 }
 
 /// All lists. What of the databags is not in force goes to `notices`.
@@ -88,10 +114,9 @@ pub(super) fn policy(
 }
 
 impl PlacedPolicy {
-    fn push(&mut self, scope: Scope, rules: Vec<(Origin, Rule)>, default: Action) {
-        let (origins, rules) = rules.into_iter().map(|(origin, rule)| (origin, Arc::new(rule))).unzip();
-        self.policy.lists.push((scope, Arc::new(AccessList::new(rules, default))));
-        self.origins.push(origins);
+    fn push(&mut self, scope: Scope, draft: Draft, default: Action) {
+        self.policy.lists.push((scope, Arc::new(AccessList::new(draft.rules, default))));
+        self.origins.push(draft.origins);
     }
 
     /// What an operator may want to know although all of it is in force: rules that never decide,
@@ -101,33 +126,34 @@ impl PlacedPolicy {
         let mut remarks = self.waiting;
         for ((_, list), origins) in policy.lists.iter().zip(&self.origins) {
             let idle = list.idle_rules();
-            let places = idle.iter().filter_map(|idle| Some((origins[idle.rule].place()?, idle)));
-            for (place, idle) in places.clone().take(SHOWN) {
+            let places = idle.iter().filter_map(|idle| Some((place(list, origins, idle.rule)?, idle)));
+            for (at, idle) in places.clone().take(SHOWN) {
                 let Some(by) = idle.covered_by else {
-                    remarks.push(place.error("never decides: no flow has both of its families"));
+                    remarks.push(at.error("never decides: no flow has both of its families"));
                     continue;
                 };
                 let same = list.rules[by].action == list.rules[idle.rule].action;
                 let says = if same { "says the same" } else { "says the opposite" };
-                let by = origins[by].place().map_or_else(|| "the router".to_owned(), |place| place.path);
-                remarks.push(place.error(format_args!("never decides: {by} {says} before")));
+                let by = place(list, origins, by).map_or_else(|| "the router".to_owned(), |place| place.path);
+                remarks.push(at.error(format_args!("never decides: {by} {says} before")));
             }
-            if let Some((place, _)) = places.clone().nth(SHOWN) {
+            if let Some((at, _)) = places.clone().nth(SHOWN) {
                 let more = places.count() - SHOWN;
-                remarks.push(place.error(format_args!("never decides, and {} more after it", more - 1)));
+                remarks.push(at.error(format_args!("never decides, and {} more after it", more - 1)));
             }
         }
         remarks
     }
 }
 
-impl Origin {
-    fn place(&self) -> Option<Place> {
-        match self {
-            Self::Firewall(family, id) => Some(Place::document(file(*family)).at(id)),
-            Self::Acl(device, list, index) => Some(Place::document(ACLS).at(device).at(list).at(index)),
-            Self::Router => None,
-        }
+/// Where a rule of a list stands; `None`: it is the router's own.
+fn place(list: &AccessList, origins: &Origins, index: usize) -> Option<Place> {
+    let after = origins.partition_point(|(first, _)| *first <= index);
+    let (first, origin) = &origins[after.checked_sub(1)?];
+    match origin {
+        Origin::Firewall(family) => Some(Place::document(file(*family)).at(list.rules[index].id)),
+        Origin::Acl(place) => Some(place.at(index - first)),
+        Origin::Router => None,
     }
 }
 
@@ -141,7 +167,7 @@ fn file(family: Family) -> &'static str {
 }
 
 fn firewalls(bags: &Databags) -> impl Iterator<Item = (Family, &Firewall)> {
-    [(Family::Ipv4, &*bags.firewallrules), (Family::Ipv6, &*bags.ipv6firewallrules)].into_iter()
+    [(Family::Ipv4, &bags.firewallrules), (Family::Ipv6, &bags.ipv6firewallrules)].into_iter()
 }
 
 fn isolated(
@@ -152,40 +178,43 @@ fn isolated(
     placed: &mut PlacedPolicy,
 ) {
     let is_routed = reading.boot.is_routed;
-    let mut public = Vec::new();
+    let [ipv4, ipv6] = [&bags.firewallrules, &bags.ipv6firewallrules].map(Sorted::of);
     if !is_routed {
-        public = public_lists(bags, ports, notices);
-    }
-    for (address, rules) in public {
-        placed.push(Scope::PublicAddress(address), rules, Action::Deny);
+        public_lists(&ipv4, ports, notices, placed);
     }
     for port in ports.iter().filter(|port| port.port.role == Role::Guest) {
         let selector = &port.port.selector;
         let has_ipv6 = has_ipv6(port);
 
-        let mut outside = egress(&bags.firewallrules, Family::Ipv4);
-        let default = default(&bags.firewallrules);
+        let mut outside = Draft::default();
+        outside.firewall(Family::Ipv4, &ipv4.egress);
         if has_ipv6 {
-            outside.extend(egress(&bags.ipv6firewallrules, Family::Ipv6));
-            let default6 = self::default(&bags.ipv6firewallrules);
-            outside.extend((default6 != default).then(|| own(default6, Vec::new(), all(Family::Ipv6))));
+            outside.firewall(Family::Ipv6, &ipv6.egress);
+            if ipv6.default != ipv4.default {
+                outside.own([own(ipv6.default, Vec::new(), vec![Family::Ipv6.all()])]);
+            }
         }
-        placed.push(Scope::Outside(selector.clone()), outside, default);
+        placed.push(Scope::Outside(selector.clone()), outside, ipv4.default);
 
-        let mut inside = Vec::new();
+        let mut inside = Draft::default();
         if is_routed {
             // Guests reach each other by way of the router, too.
             let networks = port.port.addresses.iter().filter(|net| net.addr().is_ipv4()).map(IpNet::trunc);
-            inside.extend(same_network(&networks.collect::<Vec<_>>()));
-            inside.extend(ingress(&bags.firewallrules, Family::Ipv4, notices));
+            inside.own(same_network(&networks.collect::<Vec<_>>()));
+            inside.firewall(Family::Ipv4, &ipv4.ingress);
+            for (public, rule) in &ipv4.public {
+                let place = Place::document(file(Family::Ipv4)).at(rule.id).at("src_ip");
+                let message = format_args!("not in force: a routed network's {public} stands for no guest");
+                notices.push(place.error(message));
+            }
         } else if has_ipv6 {
             // What comes to guests by IPv4 was judged by its public address.
-            inside.push(own(Action::Allow, Vec::new(), all(Family::Ipv4)));
+            inside.own([own(Action::Allow, Vec::new(), vec![Family::Ipv4.all()])]);
         } else {
             continue;
         }
         if has_ipv6 {
-            inside.extend(ingress(&bags.ipv6firewallrules, Family::Ipv6, notices));
+            inside.firewall(Family::Ipv6, &ipv6.ingress);
         }
         placed.push(Scope::To(selector.clone()), inside, Action::Deny);
     }
@@ -196,75 +225,67 @@ fn isolated(
     }
 }
 
+/// A firewall's rules, by what they are about.
+struct Sorted<'a> {
+    /// To guests, by a public address.
+    public: Vec<(Ipv4Addr, &'a Arc<Rule>)>,
+    /// To guests of a network that is routed, as every network of IPv6 is.
+    ingress: Vec<&'a Arc<Rule>>,
+    /// Exceptions from the default for flows to the outside.
+    egress: Vec<&'a Arc<Rule>>,
+    /// What becomes of flows to the outside that no rule is about. Until CloudStack says: nothing passes.
+    default: Action,
+}
+
+impl<'a> Sorted<'a> {
+    fn of(firewall: &'a Firewall) -> Self {
+        let mut sorted = Self { public: vec![], ingress: vec![], egress: vec![], default: Action::Deny };
+        let mut default = None;
+        for (_, rule) in firewall.iter() {
+            match (rule.direction, rule.public) {
+                (Direction::Egress, _) if rule.is_default => default = default.or(Some(rule.default)),
+                (Direction::Egress, _) => sorted.egress.push(&rule.rule),
+                (Direction::Ingress, None) => sorted.ingress.push(&rule.rule),
+                (Direction::Ingress, Some(public)) => sorted.public.push((public, &rule.rule)),
+            }
+        }
+        sorted.default = default.unwrap_or(sorted.default);
+        sorted
+    }
+}
+
 /// A list for each address that rules can be about, with the rules about it.
 fn public_lists(
-    bags: &Databags,
+    firewall: &Sorted,
     ports: &[PlacedPort],
     notices: &mut Vec<ConfigError>,
-) -> Vec<(Ipv4Addr, Vec<(Origin, Rule)>)> {
+    placed: &mut PlacedPolicy,
+) {
     let public = ports.iter().filter(|port| port.port.role == Role::Public);
     let addresses = public.flat_map(|port| &port.port.addresses).filter_map(|net| match net {
         IpNet::V4(net) => Some(net.addr()),
         IpNet::V6(_) => None,
     });
-    let addresses: BTreeSet<Ipv4Addr> = addresses.collect();
-    let mut lists: BTreeMap<Ipv4Addr, Vec<(Origin, Rule)>> =
-        addresses.into_iter().map(|address| (address, Vec::new())).collect();
-    for rule in bags.firewallrules.values().filter(|rule| rule.direction == Direction::Ingress) {
-        let place = || Place::document(file(Family::Ipv4)).at(rule.id).at("src_ip");
-        let Some(public) = rule.public else {
-            notices.push(place().error("not in force: which public address? the network is not routed"));
-            continue;
-        };
-        match lists.get_mut(&public) {
-            // Its destinations are not looked at: the address is the destination.
-            Some(list) => {
-                let origin = Origin::Firewall(Family::Ipv4, rule.id);
-                let sources = rule.sources.clone();
-                list.push((origin, Rule::new(rule.id, rule.action(), rule.traffic, sources, Vec::new())));
+    let mut lists: BTreeMap<Ipv4Addr, Vec<&Arc<Rule>>> =
+        addresses.map(|address| (address, Vec::new())).collect();
+    let place = |rule: &Rule| Place::document(file(Family::Ipv4)).at(rule.id).at("src_ip");
+    for rule in &firewall.ingress {
+        let message = "not in force: which public address? the network is not routed";
+        notices.push(place(rule).error(message));
+    }
+    for (public, rule) in &firewall.public {
+        match lists.get_mut(public) {
+            Some(list) => list.push(rule),
+            None => {
+                notices.push(place(rule).error(format_args!("not in force: no public port has {public}")))
             }
-            None => notices.push(place().error(format_args!("not in force: no public port has {public}"))),
         }
     }
-    lists.into_iter().collect()
-}
-
-/// Exceptions from the default for flows to the outside.
-fn egress(rules: &Firewall, family: Family) -> Vec<(Origin, Rule)> {
-    let rules = rules.values().filter(|rule| rule.direction == Direction::Egress && !rule.is_default());
-    rules.map(|rule| (Origin::Firewall(family, rule.id), within(of_firewall(rule), family))).collect()
-}
-
-/// Rules about flows to guests of a network that is routed, as every network of IPv6 is.
-fn ingress(rules: &Firewall, family: Family, notices: &mut Vec<ConfigError>) -> Vec<(Origin, Rule)> {
-    let mut list = Vec::new();
-    for rule in rules.values().filter(|rule| rule.direction == Direction::Ingress) {
-        if let Some(public) = rule.public {
-            let place = Place::document(file(family)).at(rule.id).at("src_ip");
-            let message = format_args!("not in force: a routed network's {public} stands for no guest");
-            notices.push(place.error(message));
-        } else {
-            list.push((Origin::Firewall(family, rule.id), within(of_firewall(rule), family)));
-        }
+    for (address, rules) in lists {
+        let mut draft = Draft::default();
+        draft.firewall(Family::Ipv4, &rules);
+        placed.push(Scope::PublicAddress(address), draft, Action::Deny);
     }
-    list
-}
-
-/// What becomes of flows to the outside that no rule is about. Until CloudStack says: nothing passes.
-fn default(rules: &Firewall) -> Action {
-    rules.values().find(|rule| rule.is_default()).map_or(Action::Deny, |rule| rule.default)
-}
-
-fn of_firewall(rule: &FirewallRule) -> Rule {
-    Rule::new(rule.id, rule.action(), rule.traffic, rule.sources.clone(), rule.destinations.clone())
-}
-
-/// The rule with one family only, also where it names no network.
-fn within(mut rule: Rule, family: Family) -> Rule {
-    if rule.sources.is_empty() && rule.destinations.is_empty() {
-        rule.destinations = all(family);
-    }
-    rule
 }
 
 fn vpc(
@@ -294,50 +315,32 @@ fn vpc(
         if acl.is_none() && !boot.has_public_network {
             continue;
         }
-        let mut lists = acl.map_or_else(Default::default, |(device, acl)| of_acl(device, acl));
         let selector = &port.port.selector;
+        let (mut from, mut to) = (Draft::default(), Draft::default());
         if boot.is_routed {
             let networks: Vec<IpNet> = port.port.addresses.iter().map(IpNet::trunc).collect();
-            for list in [&mut lists.from, &mut lists.to] {
-                list.splice(0..0, same_network(&networks));
+            for draft in [&mut from, &mut to] {
+                draft.own(same_network(&networks));
             }
+        }
+        // CloudStack's words are the guests': their egress comes from them, by their port.
+        if let Some((device, acl)) = acl {
+            let place = Place::document(ACLS).at(device);
+            from.acl(place.at(EGRESS), &acl.egress);
+            to.acl(place.at(INGRESS), &acl.ingress);
         }
         // Where CloudStack's own router lets IPv4 out that no rule is about, it does not let IPv6.
         let default = if boot.is_routed { Action::Deny } else { Action::Allow };
         if default == Action::Allow && has_ipv6(port) {
-            lists.from.push(own(Action::Deny, Vec::new(), all(Family::Ipv6)));
+            from.own([own(Action::Deny, Vec::new(), vec![Family::Ipv6.all()])]);
         }
-        placed.push(Scope::From(selector.clone()), lists.from, default);
-        placed.push(Scope::To(selector.clone()), lists.to, Action::Deny);
+        placed.push(Scope::From(selector.clone()), from, default);
+        placed.push(Scope::To(selector.clone()), to, Action::Deny);
     }
     for device in bags.networkacl.keys().filter(|device| !used.contains(device)) {
         let place = Place::document(ACLS).at(device);
         placed.waiting.push(place.error("waits: no tier or private gateway is there"));
     }
-}
-
-/// Both lists of a NIC.
-#[derive(Default)]
-struct Lists {
-    from: Vec<(Origin, Rule)>,
-    to: Vec<(Origin, Rule)>,
-}
-
-/// CloudStack's words are the guests': their egress comes from them, by their port.
-fn of_acl(device: &str, acl: &NetworkAcl) -> Lists {
-    let rules = |list: &[AclRule], key: &'static str, turn: fn(&AclRule) -> Rule| {
-        let rules = list.iter().enumerate();
-        rules.map(|(index, rule)| (Origin::Acl(device.to_owned(), key, index), turn(rule))).collect()
-    };
-    Lists {
-        from: rules(&acl.egress, EGRESS, |rule| of_rule(rule, Vec::new(), rule.networks.clone())),
-        to: rules(&acl.ingress, INGRESS, |rule| of_rule(rule, rule.networks.clone(), Vec::new())),
-    }
-}
-
-/// CloudStack does not number the rules of these lists.
-fn of_rule(rule: &AclRule, sources: Vec<IpNet>, destinations: Vec<IpNet>) -> Rule {
-    Rule::new(0, rule.action, rule.traffic, sources, destinations)
 }
 
 /// By MAC address, and by name only where either side has none.
@@ -353,7 +356,7 @@ fn is_about(port: &PlacedPort, device: &str, acl: &NetworkAcl) -> bool {
 }
 
 /// Flows that stay in a network pass, one rule for each family.
-fn same_network(networks: &[IpNet]) -> Vec<(Origin, Rule)> {
+fn same_network(networks: &[IpNet]) -> Vec<Rule> {
     let family = |ipv4: bool| networks.iter().copied().filter(move |net| net.addr().is_ipv4() == ipv4);
     let both = [family(true).collect::<Vec<_>>(), family(false).collect()];
     let some = both.into_iter().filter(|networks| !networks.is_empty());
@@ -361,15 +364,8 @@ fn same_network(networks: &[IpNet]) -> Vec<(Origin, Rule)> {
 }
 
 /// A rule of the router's own.
-fn own(action: Action, sources: Vec<IpNet>, destinations: Vec<IpNet>) -> (Origin, Rule) {
-    (Origin::Router, Rule::new(0, action, Traffic::Any, sources, destinations))
-}
-
-fn all(family: Family) -> Vec<IpNet> {
-    match family {
-        Family::Ipv4 => vec![Ipv4Net::default().into()],
-        Family::Ipv6 => vec![Ipv6Net::default().into()],
-    }
+fn own(action: Action, sources: Vec<IpNet>, destinations: Vec<IpNet>) -> Rule {
+    Rule::new(0, action, Traffic::Any, sources, destinations)
 }
 
 fn has_ipv6(port: &PlacedPort) -> bool {

@@ -1,4 +1,4 @@
-//! Routes: the default ones, and a VPC's static routes.
+//! Routes: the default ones, a VPC's static routes, and none for what of a VPC's range no tier has.
 
 use std::net::IpAddr;
 
@@ -39,7 +39,15 @@ pub(super) fn routes(
             routes.push(Route { destination: route.network, target, metric: 0 });
         }
     }
+    routes.extend(unused_range(reading));
     Ok(routes)
+}
+
+/// What of a VPC's range no tier, private gateway or static route has is nowhere, and in particular not
+/// outside. These all lie within the range, or are as wide and come first.
+fn unused_range(reading: &Reading) -> Option<Route> {
+    let range = reading.boot.vpc_cidr.filter(|_| reading.boot.kind == RouterKind::Vpc)?;
+    Some(Route { destination: range.into(), target: RouteTarget::Blackhole, metric: u32::MAX })
 }
 
 /// Where the metrics of further default routes begin; a port's number is added.

@@ -130,6 +130,8 @@ pub struct CmdLine {
     pub has_public_network: bool,
     /// The VPC's source NAT address.
     pub source_nat_ip: Option<Ipv4Addr>,
+    /// The VPC's range, of which its tiers have parts, host bits clear.
+    pub vpc_cidr: Option<Ipv4Net>,
     /// The keys as they were written.
     pub(in crate::cloudstack) config: Entry,
 }
@@ -144,7 +146,7 @@ impl CmdLine {
             nics.extend(boot_nic(object, number, network_type, macs.get(number).copied())?);
         }
         Ok(Self {
-            place: object.place.clone(),
+            place: object.place().into_owned(),
             kind,
             nics,
             gateway: host_address(object, "gateway")?,
@@ -155,6 +157,7 @@ impl CmdLine {
             is_routed: object.boolean("is_routed")?.unwrap_or(false),
             has_public_network: object.boolean("has_public_network")?.unwrap_or(true),
             source_nat_ip: host_address(object, "source_nat_ip")?,
+            vpc_cidr: object.parsed::<Ipv4Net>("vpccidr", "IPv4 network")?.map(|range| range.trunc()),
             config: object.to_entry(),
         })
     }

@@ -3,19 +3,19 @@
 //!
 //! Both types have the same rules; only the family of their networks differs.
 
+use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use serde_json::Value;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{ENVELOPE, Family, host_address, icmp, network, number};
-use crate::cloudstack::object::Object;
+use crate::cloudstack::object::{Items, Keys, Object};
 use crate::cloudstack::raw::{Raw, piece};
 use crate::error::ConfigError;
-use crate::json::Place;
+use crate::json::{Place, Shape};
 use crate::model::PortRange;
-use crate::model::policy::{Action, Traffic};
+use crate::model::policy::{Action, Rule, Traffic};
 
 const KEYS: [&str; 17] = [
     "id",
@@ -52,7 +52,7 @@ pub struct FirewallChange {
     /// CloudStack's number for the rule; 0 is the network's default for flows to the outside.
     pub id: u64,
     /// What the rule says; `None` withdraws it, whatever it said.
-    pub rule: Option<Arc<FirewallRule>>,
+    pub rule: Option<FirewallRule>,
 }
 
 /// Which way the flows go that a rule is about.
@@ -64,25 +64,24 @@ pub enum Direction {
     Egress,
 }
 
-/// A rule.
+/// A rule. Copies share what is long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirewallRule {
-    /// CloudStack's number for it.
-    pub id: u64,
     /// Which way.
     pub direction: Direction,
     /// The public address that it opens; none for IPv6, in routed networks and for egress.
     pub public: Option<Ipv4Addr>,
-    /// Protocol and ports.
-    pub traffic: Traffic,
-    /// Where from, sorted; empty is anywhere.
-    pub sources: Vec<IpNet>,
-    /// Where to, sorted; empty is anywhere.
-    pub destinations: Vec<IpNet>,
     /// What the network does with flows to the outside that no rule is about.
     pub default: Action,
-    /// The rule as the databag is to hold it.
-    pub(in crate::cloudstack) text: Box<str>,
+    /// The rule is no rule but says what the default is. CloudStack's own router knows it by its
+    /// content, and not by its number.
+    pub is_default: bool,
+    /// What it says of its family's flows, and CloudStack's number for it. Its networks are sorted. Of a rule
+    /// about a public address they are sources alone: the address is the destination. One without any
+    /// network is to all of its family.
+    pub rule: Arc<Rule>,
+    /// The rule as the databag's file is to hold it.
+    pub(in crate::cloudstack) text: Arc<str>,
 }
 
 impl FirewallRules {
@@ -98,21 +97,22 @@ impl FirewallRules {
         let mut changes = Vec::new();
         // CloudStack's own router does nothing about a message without rules.
         for (index, text) in message.list("rules")?.unwrap_or_default().into_iter().enumerate() {
-            changes.push(FirewallChange::read(place.at(index), text.get(), family, &mut warnings)?);
+            changes.push(FirewallChange::read(&place, &index, text.get(), family, &mut warnings)?);
         }
         Ok((Self { family, changes }, warnings))
     }
 }
 
 impl FirewallChange {
-    /// Reads a rule of a message or of a databag.
+    /// Reads a rule of a message or of a databag, one step below a place.
     pub(in crate::cloudstack) fn read(
-        place: Place,
+        parent: &Place,
+        step: &dyn Display,
         text: &str,
         family: Family,
         warnings: &mut Vec<ConfigError>,
     ) -> Result<Self, ConfigError> {
-        let (change, text) = piece(place, text, |object| {
+        let (change, text) = piece(parent, step, text, DEPTH, |object| {
             warnings.extend(object.unknown_keys(|key| KEYS.contains(&key)));
             let id = object.required("id", object.parsed::<u64>("id", "number of a rule")?)?;
             // What was refused can be withdrawn.
@@ -120,51 +120,59 @@ impl FirewallChange {
             Ok((id, is_wanted.then(|| FirewallRule::read(object, id, family)).transpose()?))
         })?;
         let (id, rule) = change;
-        Ok(Self { id, rule: rule.map(|rule| Arc::new(FirewallRule { text, ..rule })) })
+        Ok(Self { id, rule: rule.map(|rule| FirewallRule { text, ..rule }) })
     }
 }
 
+/// How deep a rule stands in its bag's file.
+const DEPTH: usize = 1;
+
 impl FirewallRule {
-    fn read(object: &Object, id: u64, family: Family) -> Result<Self, ConfigError> {
+    /// Reads what is not the text.
+    fn read(object: &Object<impl Keys>, id: u64, family: Family) -> Result<Self, ConfigError> {
         let direction = direction(object)?;
-        Ok(Self {
-            id,
-            direction,
-            public: match (family, direction) {
-                (Family::Ipv4, Direction::Ingress) => host_address(object, "src_ip")?,
-                _ => None,
-            },
-            traffic: traffic(object)?,
-            sources: networks(object, "source_cidr_list", family)?,
-            destinations: networks(object, "dest_cidr_list", family)?,
-            default: match object.boolean("default_egress_policy")? {
-                Some(true) => Action::Allow,
-                Some(false) | None => Action::Deny,
-            },
-            text: Box::default(),
-        })
-    }
-
-    /// Whether the rule is no rule but what becomes of flows to the outside that none is about.
-    /// CloudStack's own router knows it by these three, and not by its number.
-    pub fn is_default(&self) -> bool {
+        let public = match (family, direction) {
+            (Family::Ipv4, Direction::Ingress) => host_address(object, "src_ip")?,
+            _ => None,
+        };
+        let traffic = traffic(object)?;
+        let sources = networks(object, "source_cidr_list", family)?;
+        let mut destinations = networks(object, "dest_cidr_list", family)?;
+        let default = match object.boolean("default_egress_policy")? {
+            Some(true) => Action::Allow,
+            Some(false) | None => Action::Deny,
+        };
         let anywhere = |networks: &[IpNet]| networks.iter().all(|network| network.prefix_len() == 0);
-        self.direction == Direction::Egress
-            && self.traffic == Traffic::Any
-            && self.sources.is_empty()
-            && anywhere(&self.destinations)
-    }
-
-    /// What the rule does. One about flows to the outside is an exception from their default.
-    pub fn action(&self) -> Action {
-        match (self.direction, self.default) {
+        let is_default = direction == Direction::Egress
+            && traffic == Traffic::Any
+            && sources.is_empty()
+            && anywhere(&destinations);
+        if public.is_some() {
+            destinations.clear();
+        } else if sources.is_empty() && destinations.is_empty() {
+            destinations = vec![family.all()];
+        }
+        // One about flows to the outside is an exception from their default.
+        let action = match (direction, default) {
             (Direction::Egress, Action::Allow) => Action::Deny,
             (Direction::Egress, Action::Deny) | (Direction::Ingress, _) => Action::Allow,
+        };
+        let rule = Arc::new(Rule::new(id, action, traffic, sources, destinations));
+        Ok(Self { direction, public, default, is_default, rule, text: Arc::default() })
+    }
+}
+
+impl Family {
+    /// All of its addresses.
+    pub(in crate::cloudstack) fn all(self) -> IpNet {
+        match self {
+            Self::Ipv4 => Ipv4Net::default().into(),
+            Self::Ipv6 => Ipv6Net::default().into(),
         }
     }
 }
 
-fn direction(object: &Object) -> Result<Direction, ConfigError> {
+fn direction(object: &Object<impl Keys>) -> Result<Direction, ConfigError> {
     match object.required("traffic_type", object.word("traffic_type")?)?.as_str() {
         "ingress" => Ok(Direction::Ingress),
         "egress" => Ok(Direction::Egress),
@@ -172,7 +180,7 @@ fn direction(object: &Object) -> Result<Direction, ConfigError> {
     }
 }
 
-fn traffic(object: &Object) -> Result<Traffic, ConfigError> {
+fn traffic(object: &Object<impl Keys>) -> Result<Traffic, ConfigError> {
     let ports = ports(object)?;
     let traffic = match object.required("protocol", object.word("protocol")?)?.as_str() {
         "tcp" => Traffic::Tcp(ports),
@@ -191,7 +199,7 @@ fn traffic(object: &Object) -> Result<Traffic, ConfigError> {
 }
 
 /// `src_port_range`: the first port and the last, or one port.
-fn ports(object: &Object) -> Result<Option<PortRange>, ConfigError> {
+fn ports(object: &Object<impl Keys>) -> Result<Option<PortRange>, ConfigError> {
     const KEY: &str = "src_port_range";
     let (first, last) = match object.items(KEY)?.unwrap_or_default() {
         [] => return Ok(None),
@@ -202,19 +210,20 @@ fn ports(object: &Object) -> Result<Option<PortRange>, ConfigError> {
             return Err(object.error(KEY, message));
         }
     };
-    let port = |value: &Value| {
+    let [first, last] = [first, last].map(|value| {
         number::<u16>(value).ok_or_else(|| object.error(KEY, format_args!("{value} is no port")))
-    };
-    PortRange::new(port(first)?, port(last)?).map(Some).map_err(|error| object.error(KEY, error))
+    });
+    PortRange::new(first?, last?).map(Some).map_err(|error| object.error(KEY, error))
 }
 
 /// A list of networks of one family, host bits clear, sorted.
-fn networks(object: &Object, key: &str, family: Family) -> Result<Vec<IpNet>, ConfigError> {
+fn networks(object: &Object<impl Keys>, key: &str, family: Family) -> Result<Vec<IpNet>, ConfigError> {
     let items = object.items(key)?.unwrap_or_default();
     let mut networks = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
-        let refuse = |message: &str| object.place.at(key).at(index).error(format_args!("{item} {message}"));
-        match item.as_str().and_then(network) {
+        let refuse = |message: &str| object.place().at(key).at(index).error(format_args!("{item} {message}"));
+        let text = if let Shape::Text(text) = item.shape() { Some(text) } else { None };
+        match text.and_then(network) {
             // Leaving one out of a list would let others in, or anybody.
             None => return Err(refuse("is no network")),
             Some(IpNet::V6(_)) if family == Family::Ipv4 => {

@@ -65,7 +65,7 @@ impl ForwardRules {
 impl ForwardRule {
     fn read(object: &Object) -> Result<Self, ConfigError> {
         let identity = Identity::read(object, &MESSAGE)?;
-        let place = object.place.clone();
+        let place = object.place().into_owned();
         // CloudStack withdraws rules that were refused as well: where they lead does not matter.
         if object.required("revoke", object.boolean("revoke")?)? {
             return Ok(Self { place, identity, forward: None, entry: None });

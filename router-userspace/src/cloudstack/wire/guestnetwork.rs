@@ -74,7 +74,7 @@ impl GuestNetwork {
         let network_id = object.parsed("network_id", "network id")?;
         let is_gateway = object.boolean("is_vr_guest_gateway")?;
         let tier = Self {
-            place: object.place.clone(),
+            place: object.place().into_owned(),
             add: object.required("add", object.boolean("add")?)?,
             mac: object.parsed("mac_address", "MAC address")?,
             device: object.text("device")?.filter(|device| !device.is_empty()),

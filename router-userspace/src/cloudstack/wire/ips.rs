@@ -93,7 +93,7 @@ impl IpAssociation {
         let address = object.required("public_ip", host_address(object, "public_ip")?)?;
         let length = object.required("netmask", netmask(object, "netmask")?)?;
         Ok(Self {
-            place: object.place.clone(),
+            place: object.place().into_owned(),
             address: Ipv4Net::new_assert(address, length),
             add: object.required("add", object.boolean("add")?)?,
             source_nat: object.boolean("source_nat")?.unwrap_or(false),

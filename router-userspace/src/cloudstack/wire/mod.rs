@@ -16,10 +16,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde_json::Value;
 
-use super::object::Object;
+use super::object::{Items, Keys, Object};
 use crate::error::ConfigError;
+use crate::json::Shape;
 use crate::model::policy::Traffic;
 
 /// Keys that every message has.
@@ -40,15 +40,16 @@ fn network(text: &str) -> Option<IpNet> {
 }
 
 /// A number, with quotes or without.
-fn number<T: FromStr + TryFrom<u64>>(value: &Value) -> Option<T> {
-    match value {
-        Value::String(text) => text.parse().ok(),
-        other => other.as_u64().and_then(|number| number.try_into().ok()),
+fn number<T: FromStr + TryFrom<u64>>(value: &impl Items) -> Option<T> {
+    match value.shape() {
+        Shape::Text(text) => text.parse().ok(),
+        Shape::Number(number) => number.as_u64().and_then(|number| number.try_into().ok()),
+        _ => None,
     }
 }
 
 /// `icmp_type` and `icmp_code`; missing and -1 are any, and any type has any code.
-fn icmp(object: &Object) -> Result<Traffic, ConfigError> {
+fn icmp(object: &Object<impl Keys>) -> Result<Traffic, ConfigError> {
     let read = |key: &str, what: &str| match object.parsed::<i64>(key, what)? {
         None | Some(-1) => Ok(None),
         Some(number) => match u8::try_from(number) {
@@ -61,7 +62,7 @@ fn icmp(object: &Object) -> Result<Traffic, ConfigError> {
 }
 
 /// An IPv4 address that a host can have.
-fn host_address(object: &Object, key: &str) -> Result<Option<Ipv4Addr>, ConfigError> {
+fn host_address(object: &Object<impl Keys>, key: &str) -> Result<Option<Ipv4Addr>, ConfigError> {
     let Some(address) = object.parsed::<Ipv4Addr>(key, "IPv4 address")? else { return Ok(None) };
     if is_host(address.into()) { Ok(Some(address)) } else { Err(not_a_host(object, key, address.into())) }
 }
@@ -72,7 +73,7 @@ fn is_host(address: IpAddr) -> bool {
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast)
 }
 
-fn not_a_host(object: &Object, key: &str, address: IpAddr) -> ConfigError {
+fn not_a_host(object: &Object<impl Keys>, key: &str, address: IpAddr) -> ConfigError {
     object.error(key, format_args!("{address} is no host's address"))
 }
 

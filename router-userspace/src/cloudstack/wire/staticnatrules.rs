@@ -59,7 +59,7 @@ impl StaticNatRules {
 impl StaticNatRule {
     fn read(object: &Object) -> Result<Self, ConfigError> {
         let public = object.required("source_ip_address", host_address(object, "source_ip_address")?)?;
-        let place = object.place.clone();
+        let place = object.place().into_owned();
         if object.required("revoke", object.boolean("revoke")?)? {
             return Ok(Self { place, public, internal: None, entry: None });
         }

@@ -60,7 +60,7 @@ impl StaticRoute {
             return Err(object.error("gateway", format_args!("{gateway} is not of the family of {network}")));
         }
         Ok(Self {
-            place: object.place.clone(),
+            place: object.place().into_owned(),
             revoke: object.required("revoke", object.boolean("revoke")?)?,
             network: network.trunc(),
             gateway,
