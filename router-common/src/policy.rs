@@ -7,7 +7,8 @@
 //! RULE_COUNTS  what a rule has decided
 //! ```
 //!
-//! A list is three tries inside each other: by source, by destination, by protocol and port. A node is for three
+//! A list is three tries inside each other: by destination, by source, by protocol and port. Destinations come first
+//! because lists tell most of them apart. A node is for three
 //! bits of its key; each of its slots has the prefixes that end there:
 //!
 //! ```text
@@ -96,10 +97,10 @@ pub struct Pointer(pub u32);
 impl Pointer {
     /// None.
     pub const NONE: Self = Self(0);
-    /// [`kind`](Self::kind) of a node of the trie by source.
-    pub const BY_SOURCE: u32 = 0;
-    /// Of the trie by destination.
-    pub const BY_DESTINATION: u32 = 1;
+    /// [`kind`](Self::kind) of a node of the trie by destination.
+    pub const BY_DESTINATION: u32 = 0;
+    /// Of the trie by source.
+    pub const BY_SOURCE: u32 = 1;
     /// Of the trie by protocol and port.
     pub const BY_PORT: u32 = 2;
     /// Of a rule, and those behind it.

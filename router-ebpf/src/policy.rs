@@ -1,8 +1,8 @@
 //! Policy: whether a list lets a flow's first packet pass. Known flows are not asked about.
 //!
 //! The meaning is that of the list, rule after rule: the first that matches decides. The way there is
-//! another one, whose length does not depend on how many rules there are: down the trie by source, from each
-//! place on the way down the trie by destination that is there, and from each place on that way down the trie by
+//! another one, whose length does not depend on how many rules there are: down the trie by destination, from each
+//! place on the way down the trie by source that is there, and from each place on that way down the trie by
 //! protocol and port ([`router_common::policy`]). What is met on the way waits until what lies further has been
 //! looked at: it is for those that come before the others that there are rules about narrow networks, and what
 //! comes behind the best rule so far is left out.
@@ -72,7 +72,7 @@ impl Case {
         let (protocol, port) = (u32::from(protocol), u32::from(port.get()));
         let ([src, src_rest], [dst, dst_rest]) = (src.bits(), dst.bits());
         let place = u64::from(protocol) << 56 | u64::from(port) << 40;
-        let [by_source, by_destination, by_port, _] = &mut self.keys;
+        let [by_destination, by_source, by_port, _] = &mut self.keys;
         (by_source[0], by_source[1]) = (src, src_rest);
         (by_destination[0], by_destination[1]) = (dst, dst_rest);
         by_port[0] = place;
@@ -190,10 +190,10 @@ fn matches(rule: &Block, case: &Case) -> bool {
     }
     let lengths = rule.words[Block::LENGTHS];
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = rule.words;
-    differs([s0, s1], case.keys[0][0], lengths) == 0
-        && differs([s2, s3], case.keys[0][1], lengths >> 8) == 0
-        && differs([d0, d1], case.keys[1][0], lengths >> 16) == 0
-        && differs([d2, d3], case.keys[1][1], lengths >> 24) == 0
+    differs([s0, s1], case.keys[1][0], lengths) == 0
+        && differs([s2, s3], case.keys[1][1], lengths >> 8) == 0
+        && differs([d0, d1], case.keys[0][0], lengths >> 16) == 0
+        && differs([d2, d3], case.keys[0][1], lengths >> 24) == 0
 }
 
 /// The bits of half an address that are not as those of a network, of which as many count as the lowest byte of

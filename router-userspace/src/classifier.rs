@@ -215,7 +215,7 @@ impl<M: Memory> Classifier<M> {
         }
         for gone in steps.gone {
             for (root, record) in records(&old.list.rules[gone], old.ranks[gone], old.counters[gone]) {
-                roots[root] = self.store.take_out(roots[root], Dimension::Source, &record)?;
+                roots[root] = self.store.take_out(roots[root], Dimension::Destination, &record)?;
             }
         }
         let mut is_short = false;
@@ -327,7 +327,7 @@ fn put<M: Memory>(
 ) -> Result<bool, Full> {
     let mut is_short = false;
     for (root, record) in records(rule, rank, counter) {
-        let (put, short) = store.put(roots[root], Dimension::Source, &record)?;
+        let (put, short) = store.put(roots[root], Dimension::Destination, &record)?;
         roots[root] = put;
         is_short |= short;
     }

@@ -12,10 +12,10 @@ use crate::model::policy::{Action, Rule, Traffic};
 /// One of the three tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dimension {
-    /// By source.
-    Source = Pointer::BY_SOURCE as isize,
     /// By destination.
     Destination = Pointer::BY_DESTINATION as isize,
+    /// By source.
+    Source = Pointer::BY_SOURCE as isize,
     /// By protocol and port.
     Port = Pointer::BY_PORT as isize,
 }
@@ -32,8 +32,8 @@ impl Dimension {
     /// There is none inside the last.
     pub fn next(self) -> Self {
         match self {
-            Self::Source => Self::Destination,
-            Self::Destination => Self::Port,
+            Self::Destination => Self::Source,
+            Self::Source => Self::Port,
             Self::Port => unreachable!("nothing is inside the last trie"),
         }
     }
