@@ -42,7 +42,9 @@ pub struct Policy {
 const LEGEND: &str = "\
 to in force: time from a list at hand until packets are judged by it; Linux' includes starting a program
 CPU per packet: median of all rounds, without generator and sink; /10: to the same with 10 rules; /xvr: to XVR with
-as many; new flow: its first packet, one in 16 of which no rule matches; known: any other packet
+as many; new flow: its first packet, between the same number of hosts for each list, one in 16 of which no rule
+matches; known: any other packet; spread: a first packet again, between sixteen times as many hosts all over the
+list, of whose rules most have left the processor's caches before they come up again
 iptables: the chain that CloudStack writes; nft maps: the list as maps of intervals that are asked in turn";
 
 /// Runs the suite.
@@ -72,6 +74,7 @@ struct Subject {
     window: Window,
     new: Series,
     known: Series,
+    spread: Series,
     /// Frames of new flows that arrived, of those that were sent.
     passed: (u64, u64),
     remark: String,
@@ -117,11 +120,13 @@ fn one_shape(
         for subject in &mut subjects {
             // Without a list, the packets of a large one.
             let set = sets.iter().find(|set| set.list.rules.len() == subject.rules).unwrap_or(&sets[3]);
-            lab.generator().use_tuples(&set.tuples, family)?;
+            lab.generator().use_tuples(&set.few_tuples(), family)?;
             if round == 0 {
                 subject.prepare(arguments, lab)?;
             }
-            measured.push(subject.measure(lab, xvr)?);
+            let few = subject.measure(lab, xvr)?;
+            lab.generator().use_tuples(&set.tuples, family)?;
+            measured.push(Measured { spread: subject.measure_spread(lab, xvr)?, ..few });
         }
         // The first time tables grow.
         if round > 0 {
@@ -140,13 +145,15 @@ fn one_shape(
 struct Measured {
     new: (Passed, Passed),
     known: (Passed, Passed),
+    /// The first packets of flows between sixteen times as many hosts, of XVR alone.
+    spread: Option<(Passed, Passed)>,
 }
 
 impl Subject {
     fn new(name: &'static str, rules: usize, target: Target) -> Self {
         let window = Window::of(TUPLES);
-        let (new, known) = (Series::default(), Series::default());
-        Self { name, rules, target, window, new, known, passed: (0, 0), remark: String::new() }
+        let (new, known, spread) = (Series::default(), Series::default(), Series::default());
+        Self { name, rules, target, window, new, known, spread, passed: (0, 0), remark: String::new() }
     }
 
     /// Finds out what a window has to be like for what it costs.
@@ -180,10 +187,23 @@ impl Subject {
             Target::Xvr(_) => xvr.forget_flows()?,
             Target::Reference(reference) => reference.forget_flows()?,
         }
-        Ok(Measured { new, known })
+        Ok(Measured { new, known, spread: None })
     }
 
-    fn note(&mut self, Measured { new, known }: &Measured) {
+    fn measure_spread(&self, lab: &mut Lab, xvr: &mut Xvr) -> Result<Option<(Passed, Passed)>> {
+        if !matches!(self.target, Target::Xvr(_)) {
+            return Ok(None);
+        }
+        let hop = lab.send(None, Frames::New, self.window)?;
+        let new = lab.send(Some(&xvr.router), Frames::New, self.window)?;
+        xvr.forget_flows()?;
+        Ok(Some((new, hop)))
+    }
+
+    fn note(&mut self, Measured { new, known, spread }: &Measured) {
+        if let Some((new, hop)) = spread {
+            self.spread.push(new.cost() - hop.cost());
+        }
         self.new.push(new.0.cost() - new.1.cost());
         self.known.push(known.0.cost() - known.1.cost());
         self.passed.0 += new.0.arrived;
@@ -198,7 +218,7 @@ impl Subject {
 
 fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject]) {
     println!(
-        "  {:16} {:>7}  {:>9} {:>9}..{:<9} {:>6} {:>6}  {:>9} {:>9}..{:<9} {:>6} {:>6}",
+        "  {:16} {:>7}  {:>9} {:>9}..{:<9} {:>6} {:>6}  {:>9} {:>9}..{:<9} {:>6} {:>6}  {:>9} {:>9}..{:<9} {:>6}",
         "CPU per packet",
         "rules",
         "new flow",
@@ -210,7 +230,11 @@ fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject])
         "min",
         "max",
         "/10",
-        "/xvr"
+        "/xvr",
+        "spread",
+        "min",
+        "max",
+        "/10"
     );
     let find = |name: &str, rules: usize| {
         subjects.iter().find(|subject| subject.name == name && subject.rules == rules)
@@ -221,8 +245,12 @@ fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject])
         for (what, of) in [
             ("new", (|subject| &subject.new) as fn(&Subject) -> &Series),
             ("known", |subject| &subject.known),
+            ("spread", |subject| &subject.spread),
         ] {
             let series = of(subject);
+            if series.is_empty() {
+                continue;
+            }
             let about = json!({
                 "suite": "policy", "shape": shape.to_string(), "family": family.to_string(),
                 "subject": subject.name, "rules": subject.rules, "packet": what,
@@ -261,11 +289,12 @@ fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject])
         (medians.iter().copied().fold(0.0, f64::max) / least - 1.0) * 100.0
     };
     println!(
-        "  xvr, from {} to {} rules: new flows within {:.0} %, known flows within {:.0} %",
+        "  xvr, from {} to {} rules: new flows within {:.0} %, known flows within {:.0} %, spread within {:.0} %",
         SIZES[0],
         SIZES[SIZES.len() - 1],
         between(|subject| &subject.new),
-        between(|subject| &subject.known)
+        between(|subject| &subject.known),
+        between(|subject| &subject.spread)
     );
 }
 
@@ -361,7 +390,7 @@ mod tests {
             let mut maps = Reference::new(&mut lab, Means::Maps, family)?;
             maps.load(&set)?;
             for target in [Target::Xvr(1), Target::Reference(maps)] {
-                let Measured { new, known } = Subject::new("", 50, target).measure(&mut lab, &mut xvr)?;
+                let Measured { new, known, .. } = Subject::new("", 50, target).measure(&mut lab, &mut xvr)?;
                 assert_eq!((new.0.sent, new.0.arrived), (u64::from(TUPLES), HITS as u64), "{family}");
                 assert_eq!(
                     (known.0.sent, known.0.arrived),

@@ -24,6 +24,9 @@ use router_common::net::{Be16, Ipv4, Ipv6};
 use router_userspace::model::nat::PortRange;
 use router_userspace::model::policy::{AccessList, Action, Rule, Traffic};
 
+/// One in so many of the tuples is one of the few.
+const FEW_OF: usize = 16;
+
 /// How many of the packets no rule matches.
 pub const MISSES: usize = TUPLES as usize / 16;
 /// How many a list allows.
@@ -103,6 +106,13 @@ impl RuleSet {
         let tuples = tuples(&mut random, family, &drawn);
         let rules = (1..).zip(&drawn).map(|(id, rule)| Arc::new(rule.to_model(id, family))).collect();
         Self { shape, family, list: Arc::new(AccessList::new(rules, Action::Deny)), tuples }
+    }
+
+    /// Of these so many, over and over: as many packets of as many flows, between fewer hosts.
+    pub fn few_tuples(&self) -> Vec<Tuple> {
+        let hits = HITS / FEW_OF;
+        let few = self.tuples[..hits].iter().chain(&self.tuples[HITS..HITS + MISSES / FEW_OF]);
+        few.copied().cycle().take(self.tuples.len()).collect()
     }
 
     /// The same with one more rule that denies, at a place in the list.

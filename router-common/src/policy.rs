@@ -35,7 +35,7 @@ pub const BLOCKS: u32 = 1 << 19;
 /// How many counters there are.
 pub const RULE_COUNTS: u32 = 1 << 18;
 /// So many rules at most are behind each other at one place of the first two tries; more make a trie.
-pub const MOST_CHAINED: usize = 8;
+pub const MOST_CHAINED: usize = 16;
 
 abi! {
     /// What a list is besides its rules.
