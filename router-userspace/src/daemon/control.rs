@@ -176,16 +176,18 @@ impl Control {
     /// one, the router is as it was, or the error says what differs.
     pub async fn apply(&mut self, name: &str, bytes: &[u8]) -> Result<Applied> {
         let begun = Instant::now();
-        let applied = self.walk(name, bytes).await.inspect_err(|error| warn!("refused: {error:#}"))?;
-        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let walked = self.walk(name, bytes, begun).await;
+        let applied = walked.inspect_err(|error| warn!("refused: {error:#}"))?;
         for warning in &applied.warnings {
             warn!("{warning}");
         }
-        info!("{name}: in force with {} changes after {milliseconds} ms", applied.changes.len());
-        Ok(Applied { milliseconds, ..applied })
+        let (changes, in_force) = (applied.changes.len(), applied.milliseconds);
+        let saved = begun.elapsed().as_millis();
+        info!("{name}: in force with {changes} changes after {in_force} ms, saved after {saved} ms");
+        Ok(applied)
     }
 
-    async fn walk(&mut self, name: &str, bytes: &[u8]) -> Result<Applied> {
+    async fn walk(&mut self, name: &str, bytes: &[u8], begun: Instant) -> Result<Applied> {
         let Parsed { command, warnings } = Command::parse(name, bytes)?;
         self.recall()?;
         self.wait_for_nics(&command).await?;
@@ -194,7 +196,9 @@ impl Control {
         let compiled = self.compile(&after.desired, &self.settings);
         refuse(name, &compiled, &before.desired, &after.desired)?;
         let files = &mut self.files;
+        let mut in_force = Duration::ZERO;
         let save = || {
+            in_force = begun.elapsed();
             let saved = files.save(&after.bags).map(drop).context("save the databags");
             // Several files, and the first may be the new one already.
             saved.map_err(|error| match files.save(&before.bags) {
@@ -212,7 +216,7 @@ impl Control {
             name: name.to_owned(),
             changes: converged.changes.iter().map(ToString::to_string).collect(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
-            milliseconds: 0,
+            milliseconds: u64::try_from(in_force.as_millis()).unwrap_or(u64::MAX),
         })
     }
 
