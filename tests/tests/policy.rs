@@ -17,6 +17,7 @@ use router_tests::model::generate::Random;
 use router_tests::needs;
 use router_tests::packet::{Frame, Payload};
 use router_tests::scenario::{Nic, Router, host_mac};
+use router_userspace::dataplane::MAX_BINDINGS;
 use router_userspace::model::PortRange;
 use router_userspace::model::policy::{AccessList, Action, Question, Rule, Traffic};
 
@@ -192,20 +193,24 @@ fn a_list_that_is_not_there_lets_nothing_pass() {
     assert!(!permitted(&router, 1, &question(&mut Random::new(1))));
 }
 
-/// The programs judge by the list of tier 1, from whose hosts packets go anywhere.
+/// The programs judge by the list of tier 1, from whose hosts packets go anywhere: lists that are new, and lists
+/// that were made from the one before.
 fn programs_agree(hook: Hook) {
     if !needs::are_met(&["ip"]) {
         return;
     }
+    let pairs = setting("XVR_POLICY_PAIRS").unwrap_or(6_000);
+    let of_a_list = (pairs / 150).clamp(40, 2_000) as u16;
     in_new_namespace(move || {
-        let mut router = KernelRouter::new(hook).expect("the programs load");
-        let mut random = Random::new(2);
+        let mut router = KernelRouter::with_room(hook, 1 << 14, MAX_BINDINGS).expect("the programs load");
+        let seed = setting("XVR_POLICY_SEED").unwrap_or(2);
+        let mut random = Random::new(seed);
         let mut answers = [0; 2];
-        for number in 1..=150 {
-            let list = list(&mut random);
+        let mut list = list(&mut random);
+        for number in 1.. {
             router.judge_tier1_by(number, &list).expect("the list is written");
             let mut asked = HashSet::new();
-            for at in 0..40 {
+            for at in 0..of_a_list {
                 let (frame, question) = from_tier1(&mut random, at);
                 // What has no ports is one flow, and known from then on.
                 if !asked.insert((question, if question.protocol > 17 { 0 } else { at })) {
@@ -215,12 +220,32 @@ fn programs_agree(hook: Hook) {
                 let is_denied = outcome == DropReason::Policy.outcome();
                 let (rule, action) = list.judge(&question);
                 answers[usize::from(is_denied)] += 1;
-                assert_eq!(is_denied, action == Action::Deny, "{question:?}: {rule:?} of {list:#?}");
+                assert_eq!(
+                    is_denied,
+                    action == Action::Deny,
+                    "seed {seed}: {question:?}: {rule:?} of {list:#?}"
+                );
+            }
+            let [passed, denied] = answers;
+            if passed + denied >= pairs {
+                println!("{}: {passed} passed and {denied} denied, by {number} lists", hook.label());
+                break;
+            }
+            if number % 500 == 0 {
+                println!("{}: {} of {pairs} pairs", hook.label(), passed + denied);
             }
             router.forget_flows().expect("flows can be forgotten");
+            list = match random.percent(60) {
+                true => edited(&mut random, &list),
+                false => self::list(&mut random),
+            };
         }
-        assert!(answers.iter().all(|answers| *answers > 1000), "{answers:?}");
+        assert!(answers.iter().all(|answers| *answers > pairs / 6), "{answers:?}");
     });
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
 /// A flow's first packet, the so-many-th, and what a list is asked about it.

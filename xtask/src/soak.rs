@@ -1,4 +1,5 @@
-//! What takes minutes: the property test of `tests/tests/model.rs` for longer, and timers in real time.
+//! What takes minutes: the property tests of `tests/tests/model.rs` and `tests/tests/policy.rs` for longer, and
+//! timers in real time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +15,9 @@ pub struct Soak {
     /// TC; and as many through the walk on the host.
     #[arg(long, default_value_t = 10_000_000)]
     packets: u64,
+    /// Pairs of a list of rules and a first packet, half by XDP and half by TC.
+    #[arg(long, default_value_t = 10_000_000)]
+    pairs: u64,
     /// The first sequence's seed, as a difference names it; another each time if none is given.
     #[arg(long)]
     seed: Option<u64>,
@@ -24,7 +28,9 @@ pub fn run(arguments: &Soak) -> Result<()> {
     setup::to_run_the_lab()?;
     build::bins()?;
     let seed = seed_or_new(arguments.seed)?;
-    println!("{0} packets through the programs, {0} on the host, from seed {seed} on", arguments.packets);
+    let Soak { packets, pairs, .. } = arguments;
+    println!("{packets} packets through the programs, {packets} on the host, from seed {seed} on");
+    println!("then {pairs} pairs of a list of rules and a first packet");
     println!("meanwhile the timers, which take five minutes");
     let mut timers = build::cargo("test");
     timers.args(["-p", "router-tests", "--test", "netns_timers", "--", "--ignored", "--nocapture"]);
@@ -34,8 +40,13 @@ pub fn run(arguments: &Soak) -> Result<()> {
         .args(["--release", "-p", "router-tests", "--test", "model", "--", "--nocapture", "--test-threads=2"])
         .env("XVR_MODEL_PACKETS", arguments.packets.div_ceil(3).to_string())
         .env("XVR_MODEL_SEED", seed.to_string());
-    // Both to their ends, whatever becomes of the first.
-    let packets = crate::run(&mut model);
+    let mut policy = build::cargo("test");
+    policy
+        .args(["--release", "-p", "router-tests", "--test", "policy", "--", "says_what", "--nocapture"])
+        .env("XVR_POLICY_PAIRS", arguments.pairs.div_ceil(2).to_string())
+        .env("XVR_POLICY_SEED", seed.to_string());
+    // All to their ends, whatever becomes of the first.
+    let packets = crate::run(&mut model).and_then(|()| crate::run(&mut policy));
     let status = timers.wait().context("wait for the timers")?;
     packets?;
     ensure!(status.success(), "flows do not live as long as they have to ({status})");
