@@ -132,6 +132,31 @@ abi! {
     }
 }
 
+impl<A: Copy> FlowEntry<A> {
+    /// One about nothing yet, with an address where it has some.
+    pub const fn blank(address: A) -> Self {
+        let port = Be16::from_raw(0);
+        let (src, dst, src_port, dst_port) = (address, address, port, port);
+        Self {
+            last_seen: 0,
+            resolved: 0,
+            opened: 0,
+            packets: 0,
+            bytes: 0,
+            rewrite: Rewrite { src, dst, src_port, dst_port, address_delta: 0, port_delta: 0 },
+            next_hop: NextHop::UNKNOWN,
+            generation: 0,
+            ingress: 0,
+            pinned: 0,
+            tcp_ack: 0,
+            tcp_flags: 0,
+            direction: 0,
+            ingress_role: 0,
+            translation: 0,
+        }
+    }
+}
+
 impl<A> FlowEntry<A> {
     /// The rewrite changes the source.
     pub const SOURCE: u8 = 1;

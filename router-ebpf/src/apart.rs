@@ -19,7 +19,7 @@ use aya_ebpf::helpers::{
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
-use router_common::port::{LocalKey, Port, PortKey};
+use router_common::port::{LocalKey, PortKey};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::family::{ETHERTYPE_IPV4, Family};
@@ -274,8 +274,7 @@ pub extern "C" fn xvr_tc_options(skb: *mut __sk_buff, l3: u32, length: u32) -> u
 fn limit_segments<P: Packet>(mut frame: P, ingress: u32, egress: u32) -> u32 {
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
-    let mtu = |ifindex| maps.port(&PortKey::untagged(ifindex)).map_or(u32::MAX, |port| port.mtu);
-    u32::from(mss::limit(&mut frame, mtu(ingress).min(mtu(egress))))
+    u32::from(mss::limit(&mut frame, &maps, ingress, egress))
 }
 
 /// Limits the size of segments that a SYN on its way out by `egress` speaks of; whether it had to be.
@@ -467,10 +466,11 @@ pub extern "C" fn xvr_tc_datagram6(skb: *mut __sk_buff) -> u32 {
 pub extern "C" fn xvr_tc_can_be_cut(skb: *mut __sk_buff, egress: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
     let (frame, maps, ingress) = unsafe { (TcFrame::new(skb), Maps::new(Context::Absent), (*skb).ifindex) };
-    let port = |ifindex| maps.port(&PortKey::untagged(ifindex));
-    let (Some(from), Some(to), Some(mut whole)) = (port(ingress), port(egress), whole()) else { return 0 };
-    whole.mtu = to.mtu;
-    u32::from(split::can_be_cut(&frame, to.mtu, from.flags & Port::PARTIAL_CHECKSUMS != 0))
+    let (Some(mtu), Some(mut whole)) = (split::can_be_cut(&frame, &maps, ingress, egress), whole()) else {
+        return 0;
+    };
+    whole.mtu = mtu;
+    1
 }
 
 /// Cuts a packet, after [`xvr_tc_can_be_cut`], and sends the pieces out by an interface; with 0 for one the first

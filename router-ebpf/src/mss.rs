@@ -3,11 +3,13 @@
 //! errors that would tell them are lost on many a way (RFC 2923 §2.1).
 
 use router_common::net::{Be16, Ipv4, Ipv6};
+use router_common::port::PortKey;
 
 use crate::checksum;
 use crate::family::{ETHERTYPE_IPV4, Family, protocol};
 use crate::packet::{ChecksumPatch, Packet};
 use crate::parse::Header;
+use crate::tables::Tables;
 
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
@@ -19,23 +21,25 @@ const HEADER: usize = 20;
 /// The longest that options can be, in bytes.
 const MOST: usize = 40;
 
-/// Limits the option of a segment with SYN to what packets of a size in bytes carry; whether it had to be. Leaves
-/// alone what has none, or makes no sense, and what has IPv6 extension headers.
+/// Limits the option of a segment with SYN to what packets carry that both its ports take; whether it had to be.
+/// Leaves alone what has none, or makes no sense, and what has IPv6 extension headers.
 #[inline(always)]
-pub fn limit<P: Packet>(packet: &mut P, mtu: u32) -> bool {
-    limited(packet, mtu).is_some()
+pub fn limit<P: Packet, T: Tables>(packet: &mut P, tables: &T, ingress: u32, egress: u32) -> bool {
+    let mtu = |ifindex| tables.port(&PortKey::untagged(ifindex)).map_or(u32::MAX, |port| port.mtu);
+    limited(packet, mtu(ingress).min(mtu(egress))).is_some()
 }
 
 #[inline(always)]
 fn limited<P: Packet>(packet: &mut P, mtu: u32) -> Option<()> {
-    let (header, l4) = match packet.load::<Be16>(12)?.get() {
-        ETHERTYPE_IPV4 => (Ipv4::HEADER, ETHERNET + usize::from(packet.load::<u8>(ETHERNET)? & 0xf) * 4),
-        _ if packet.load(ETHERNET + 6) == Some(protocol::TCP) => (Ipv6::HEADER, ETHERNET + Ipv6::HEADER),
+    let (header, l4, packet_end) = match packet.load::<Be16>(12)?.get() {
+        ETHERTYPE_IPV4 => {
+            let length = usize::from(packet.load::<u8>(ETHERNET)? & 0xf) * 4;
+            (Ipv4::HEADER, ETHERNET + length, Ipv4::end(packet, ETHERNET)?)
+        }
+        _ if packet.load(ETHERNET + 6) == Some(protocol::TCP) => {
+            (Ipv6::HEADER, ETHERNET + Ipv6::HEADER, Ipv6::end(packet, ETHERNET)?)
+        }
         _ => return None,
-    };
-    let packet_end = match header {
-        Ipv4::HEADER => Ipv4::end(packet, ETHERNET)?,
-        _ => Ipv6::end(packet, ETHERNET)?,
     };
     let most = mtu.saturating_sub((header + HEADER) as u32).min(u32::from(u16::MAX)) as u16;
     let data_offset: u8 = packet.load(l4 + 12)?;

@@ -2,10 +2,12 @@
 //! RFC 4787 REQ-13a). The packet is translated before, so that all pieces leave by one decision.
 
 use router_common::net::{Be16, Ipv4};
+use router_common::port::{Port, PortKey};
 
 use crate::checksum;
 use crate::family::{ETHERTYPE_IPV4, Family, protocol};
 use crate::packet::Packet;
+use crate::tables::Tables;
 
 /// The longest payload that is cut, in bytes: more than a jumbo frame's.
 pub const LONGEST: u32 = 1 << 14;
@@ -16,12 +18,14 @@ const OFFSET: u16 = 0x1fff;
 const MORE: u16 = 0x2000;
 const DONT_FRAGMENT: u16 = 0x4000;
 
-/// Whether a packet may be fragmented for an MTU and can be. One with a checksum that is
-/// not finished cannot, which it may be with `may_be_partial`: the mark that has the hardware finish it would be
-/// on every piece.
+/// The MTU of its way out, if a packet may be fragmented for it and can be. One with a checksum that is not
+/// finished cannot: the mark that has the hardware finish it would be on every piece.
 #[inline(always)]
-pub fn can_be_cut<P: Packet>(packet: &P, mtu: u32, may_be_partial: bool) -> bool {
-    cuttable(packet, mtu, may_be_partial).unwrap_or(false)
+pub fn can_be_cut<P: Packet, T: Tables>(packet: &P, tables: &T, ingress: u32, egress: u32) -> Option<u32> {
+    let port = |ifindex| tables.port(&PortKey::untagged(ifindex));
+    let (from, to) = (port(ingress)?, port(egress)?);
+    let may_be_partial = from.flags & Port::PARTIAL_CHECKSUMS != 0;
+    cuttable(packet, to.mtu, may_be_partial)?.then_some(to.mtu)
 }
 
 fn cuttable<P: Packet>(packet: &P, mtu: u32, may_be_partial: bool) -> Option<bool> {

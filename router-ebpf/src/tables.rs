@@ -28,7 +28,7 @@ use crate::ports::PortPool;
 use crate::{mss, options, split, walk};
 
 /// What does not depend on the address family: NAT is IPv4's alone.
-pub trait Tables {
+pub trait Tables: Sized {
     /// A port in place.
     type Port: Deref<Target = Port> + Copy;
     /// A pool of external ports in place.
@@ -103,15 +103,12 @@ pub trait Tables {
     /// [`mss::limit`](crate::mss::limit) of a segment on its way from one interface to another; the programs make
     /// it a function of its own.
     fn limit_segments<P: Packet>(&self, packet: &mut P, ingress: u32, egress: u32) {
-        let mtu = |ifindex| self.port(&PortKey::untagged(ifindex)).map_or(u32::MAX, |port| port.mtu);
-        mss::limit(packet, mtu(ingress).min(mtu(egress)));
+        mss::limit(packet, self, ingress, egress);
     }
     /// [`split::can_be_cut`](crate::split::can_be_cut) of a packet on its way from one interface to another; the
     /// programs make it a function of its own.
     fn can_be_cut<P: Packet>(&self, packet: &P, ingress: u32, egress: u32) -> bool {
-        let port = |ifindex| self.port(&PortKey::untagged(ifindex));
-        let (Some(from), Some(to)) = (port(ingress), port(egress)) else { return false };
-        split::can_be_cut(packet, to.mtu, from.flags & Port::PARTIAL_CHECKSUMS != 0)
+        split::can_be_cut(packet, self, ingress, egress).is_some()
     }
     /// Counts a frame: `outcome` as in [`router_common::verdict`].
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize);

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
-use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, Rewrite};
+use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
 use router_common::fragment::{Datagram, DatagramKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::nat::{
@@ -452,30 +452,7 @@ impl<A: WorldFamily> Flows<A> for World {
 
     fn draft(&self) -> Option<Box<Draft<A>>> {
         let address = A::default();
-        let entry = FlowEntry {
-            last_seen: 0,
-            resolved: 0,
-            opened: 0,
-            packets: 0,
-            bytes: 0,
-            rewrite: Rewrite {
-                src: address,
-                dst: address,
-                src_port: Be16::default(),
-                dst_port: Be16::default(),
-                address_delta: 0,
-                port_delta: 0,
-            },
-            next_hop: NextHop::UNKNOWN,
-            generation: 0,
-            ingress: 0,
-            pinned: 0,
-            tcp_ack: 0,
-            tcp_flags: 0,
-            direction: 0,
-            ingress_role: 0,
-            translation: 0,
-        };
+        let entry = FlowEntry::blank(address);
         let zero = Be16::default();
         let reply_key = FlowKey {
             src: address,

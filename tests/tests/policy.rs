@@ -212,8 +212,15 @@ fn programs_agree(hook: Hook) {
             let mut asked = HashSet::new();
             for at in 0..of_a_list {
                 let (frame, question) = from_tier1(&mut random, at);
-                // What has no ports is one flow, and known from then on.
-                if !asked.insert((question, if question.protocol > 17 { 0 } else { at })) {
+                // What has no ports is one flow both ways, and known from then on.
+                let ends = [question.source, question.destination];
+                let is_new = match question.protocol {
+                    6 | 17 => true,
+                    protocol => {
+                        asked.insert((protocol, ends)) && asked.insert((protocol, [ends[1], ends[0]]))
+                    }
+                };
+                if !is_new {
                     continue;
                 }
                 let outcome = router.send(Nic::Tier1, &frame.bytes()).outcome;

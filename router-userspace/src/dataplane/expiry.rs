@@ -245,9 +245,6 @@ pub(crate) fn monotonic_now() -> u64 {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use router_common::flow::{NextHop, Rewrite};
-    use router_common::net::Be16;
-
     use super::*;
 
     pub const FIN: u8 = 1;
@@ -257,31 +254,7 @@ pub(super) mod tests {
 
     /// An entry that has seen these flags and so many packets.
     pub fn seen(tcp_flags: u8, packets: u64) -> FlowEntry<Ipv4> {
-        let (address, port) = (Ipv4::UNSPECIFIED, Be16::new(0));
-        FlowEntry {
-            last_seen: 0,
-            resolved: 0,
-            opened: 0,
-            packets,
-            bytes: 0,
-            rewrite: Rewrite {
-                src: address,
-                dst: address,
-                src_port: port,
-                dst_port: port,
-                address_delta: 0,
-                port_delta: 0,
-            },
-            next_hop: NextHop::UNKNOWN,
-            generation: 0,
-            ingress: 0,
-            pinned: 0,
-            tcp_ack: 0,
-            tcp_flags,
-            direction: 0,
-            ingress_role: 0,
-            translation: 0,
-        }
+        FlowEntry { packets, tcp_flags, ..FlowEntry::blank(Ipv4::UNSPECIFIED) }
     }
 
     fn minutes(protocol: u8, original: (u8, u64), reply: (u8, u64)) -> u64 {
