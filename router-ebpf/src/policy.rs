@@ -126,20 +126,21 @@ pub fn permits<A: Family, T: Tables>(tables: &T, list: &List, case: &mut Case, b
 /// Looks at some blocks; whether none is left.
 #[inline(always)]
 pub fn search<T: Tables>(tables: &T, case: &mut Case) -> bool {
+    let mut at = case.next;
     for _ in 0..ROUND {
-        // How many wait is nothing that the verifier knows, who would follow each number that it may be.
-        tables.read_again(case);
-        let at = case.next;
         if at.is_none() {
             return true;
         }
+        // How many wait is nothing that the verifier knows, who would follow each number that it may be.
+        tables.read_again(case);
         let Some(block) = tables.block(at.index()) else { return true };
         let mut next = Pointer::NONE;
         if block.words[Block::RANK] < case.rank {
             next = if at.kind() == Pointer::RULE { judge(case, &block) } else { descend(case, &block, at) };
         }
-        case.next = if next.is_none() { case.come() } else { next };
+        at = if next.is_none() { case.come() } else { next };
     }
+    case.next = at;
     false
 }
 
