@@ -301,10 +301,10 @@ fn the_xdp_program_says_what_the_list_says() {
     programs_agree(Hook::Xdp);
 }
 
-/// Whether TCP to low ports passes, or to high ones; behind rules about others, so that a list is some hundred
+/// Whether TCP to low ports passes, or to high ones; behind rules about others, so that a list is a hundred
 /// blocks, most of which change from one list to the next.
 fn half(random: &mut Random, low: bool) -> Arc<AccessList> {
-    let others = (0..300).map(|_| {
+    let others = (0..100).map(|_| {
         let host = IpAddr::from(Ipv4Addr::from(0x0a02_0000 | random.below(1 << 16) as u32));
         let network = IpNet::new(host, random.pick(&[24, 28, 32])).expect("a length");
         Arc::new(Rule::new(0, Action::Deny, traffic(random), vec![network], vec![]))
