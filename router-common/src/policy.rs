@@ -78,9 +78,11 @@ impl Block {
     pub const PORTS: usize = 4;
     /// Of a rule: which bits of a port are compared with those.
     pub const PORT_MASK: usize = 5;
-    /// Of a rule in the third trie: the prefix it is there for, protocol and port in the upper 24 bits, and how
-    /// many of those count.
+    /// Of a rule in the third trie: the prefix it is there for, protocol and port in the upper 24 bits, and in the
+    /// lowest how many of those count, with [`IS_PLACE`](Self::IS_PLACE). 0 elsewhere.
     pub const PLACE: usize = 6;
+    /// See above. Where there is a place, the rules behind one that does not match do not match either.
+    pub const IS_PLACE: u32 = 0x80;
     /// Of a rule, from the lowest byte: how many of the first 64 bits of the source's network count, of the last
     /// 64, the same of the destination's.
     pub const LENGTHS: usize = 7;

@@ -167,11 +167,12 @@ fn slot(node: &Block, slot: u32) -> Pointer {
     Pointer(node.words.get(slot as usize & 15).copied().unwrap_or_default())
 }
 
-/// Keeps a rule that matches; the one behind it at the same place, if it does not.
+/// Keeps a rule that matches; the one behind it, if it does not and that one may.
 #[inline(always)]
 fn judge(case: &mut Case, rule: &Block) -> Pointer {
     if !matches(rule, case) {
-        return Pointer(rule.words[Block::NEXT]);
+        let is_alone = rule.words[Block::PLACE] != 0;
+        return if is_alone { Pointer::NONE } else { Pointer(rule.words[Block::NEXT]) };
     }
     case.rank = rule.words[Block::RANK];
     case.counter = rule.words[Block::COUNTER];

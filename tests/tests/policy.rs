@@ -79,9 +79,19 @@ fn rule(random: &mut Random) -> Arc<Rule> {
     Arc::new(Rule::new(0, action, traffic, networks(random), networks(random)))
 }
 
+/// Some are about few networks and protocols over and over, more than one place takes.
 fn list(random: &mut Random) -> Arc<AccessList> {
     let count = random.pick(&[0, 1, 2, 5, 10, 30, 100]);
     let default = random.pick(&[Action::Allow, Action::Deny]);
+    if random.percent(10) {
+        let few: Vec<_> = (0..4).map(|_| (traffic(random), networks(random), networks(random))).collect();
+        let crowded = (0..3 * count).map(|_| {
+            let (traffic, sources, destinations) = &few[random.below(few.len())];
+            let action = random.pick(&[Action::Allow, Action::Deny]);
+            Arc::new(Rule::new(0, action, *traffic, sources.clone(), destinations.clone()))
+        });
+        return Arc::new(AccessList::new(crowded.collect(), default));
+    }
     Arc::new(AccessList::new((0..count).map(|_| rule(random)).collect(), default))
 }
 

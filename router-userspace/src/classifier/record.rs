@@ -93,9 +93,9 @@ impl Record {
         let words = &self.block.words;
         let protocol = words[Block::MATCH] >> 8 & 0xff;
         let (first, last) = (words[Block::PORTS] >> 16, words[Block::PORTS] & 0xffff);
-        let place = |port: u32, bits: u32| protocol << 24 | port << 8 | (8 + bits);
+        let place = |port: u32, bits: u32| protocol << 24 | port << 8 | Block::IS_PLACE | (8 + bits);
         match words[Block::PORT_MASK] {
-            _ if protocol == u32::from(ANY_PROTOCOL) => vec![0],
+            _ if protocol == u32::from(ANY_PROTOCOL) => vec![Block::IS_PLACE],
             // A code of all types.
             0xff => (0..=0xff).map(|kind| place(kind << 8 | first, 16)).collect(),
             _ => match PortRange::new(first as u16, last as u16) {
@@ -122,7 +122,7 @@ pub fn key(block: &Block, dimension: Dimension) -> Key {
         }
         Dimension::Port => {
             let place = words[Block::PLACE];
-            Key { bits: u128::from(place >> 8) << 104, length: place & 0xff }
+            Key { bits: u128::from(place >> 8) << 104, length: place & (Block::IS_PLACE - 1) }
         }
     }
 }

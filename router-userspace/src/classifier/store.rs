@@ -169,9 +169,11 @@ impl<M: Memory> Store<M> {
                 waiting.extend(pointers(&block, at.kind()));
             }
         }
+        // Some of those may have been in use a moment ago.
+        let now = Instant::now();
         let unused = (0..).zip(&self.references).filter(|(_, references)| **references == 0);
-        self.free = unused.map(|(index, _)| index).collect();
-        self.retired.clear();
+        self.retired = unused.map(|(index, _)| (now, index)).collect();
+        self.free.clear();
         self.made_by = vec![self.edit; self.references.len()];
         self.begin();
     }
