@@ -177,7 +177,8 @@ fn ipv6_of_a_vpc_is_what_rules_with_its_networks_open() -> Result<()> {
         // The way out is asked about, too.
         let list = json!([tcp(440, 449, "fd17:ac56:1234:20::/64", true), pings("::/0")]);
         router.apply_acl(TIER1, &json!([]), &list)?;
-        finds(web1, db1.v6, &[443, 445])
+        finds(web1, db1.v6, &[443, 445])?;
+        finds(web1, db1.v4, &all_but_444).context("no rule is about IPv4, which passes then")
     })
 }
 
