@@ -51,6 +51,8 @@ pub struct Arrival<A> {
     pub hop_limit: u8,
     /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
+    /// XDP's: what the kernel is to have comes again, in TC.
+    pub is_early: bool,
     /// Length of the IP packet.
     pub bytes: u32,
 }
@@ -199,8 +201,10 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     }
     may_begin(arrival)?;
     let port = tables.port(&PortKey::untagged(arrival.ifindex)).ok_or(DropReason::NoEgressPort)?;
+    // What the kernel answers because its time has run out is counted where it is handed over.
+    let comes_again = arrival.is_early && arrival.hop_limit <= 1;
     if !destination.is_expected {
-        as_sent(tables, arrival, port.from_list)?;
+        as_sent(tables, arrival, port.from_list, comes_again)?;
     }
     let way_out = match way_out(tables, arrival, destination.address)? {
         Some(way_out) => way_out,
@@ -216,14 +220,14 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     }
     let to = (destination.address, destination.port);
     if !destination.is_expected {
-        let judged = ask(tables, arrival, egress.to_list, to);
+        let judged = ask(tables, arrival, egress.to_list, to, comes_again);
         // Which is what it would be told of without a list, too.
         if judged.is_err() && !is_inside {
             return Err(DropReason::NotPermitted);
         }
         judged?;
         if egress.role != Role::Guest as u8 {
-            ask(tables, arrival, port.outside_list, to)?;
+            ask(tables, arrival, port.outside_list, to, comes_again)?;
         }
     }
     // Who may not pass is not told that its time has run out.
@@ -253,15 +257,17 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     Ok(helper::decision(helped, arrival))
 }
 
-/// Whether a list lets a packet pass, to where it is going as the list sees it.
+/// Whether a list lets a packet pass, to where it is going as the list sees it. One that passes and comes again
+/// is counted then.
 #[inline(always)]
 fn ask<A: Family, T: Flows<A>>(
     tables: &T,
     arrival: &Arrival<A>,
     list: u32,
     (dst, dst_port): (A, Be16),
+    comes_again: bool,
 ) -> Result<(), DropReason> {
-    if list == NO_LIST || tables.permits(arrival, list, dst, dst_port) {
+    if list == NO_LIST || tables.permits(arrival, list, (dst, dst_port), comes_again) {
         Ok(())
     } else {
         Err(DropReason::Policy)
@@ -274,11 +280,12 @@ fn as_sent<A: Family, T: Flows<A>>(
     tables: &T,
     arrival: &Arrival<A>,
     from_list: u32,
+    comes_again: bool,
 ) -> Result<(), DropReason> {
     let key = &arrival.key;
     let to = (key.dst, key.dst_port);
-    ask(tables, arrival, from_list, to)?;
-    ask(tables, arrival, firewall(tables, arrival), to)
+    ask(tables, arrival, from_list, to, comes_again)?;
+    ask(tables, arrival, firewall(tables, arrival), to, comes_again)
 }
 
 /// The list of the public address that a packet is for; guests are asked as well (SEMANTICS T8).
@@ -329,9 +336,9 @@ fn to_router<A: Family, T: Flows<A>>(
         if !answers_router(tables, arrival) {
             // The services that a network's own router has for it are open whatever its list says (SEMANTICS B.2.1).
             let from_list = if own.ifindex == arrival.ifindex { NO_LIST } else { port.from_list };
-            as_sent(tables, arrival, from_list)?;
+            as_sent(tables, arrival, from_list, arrival.is_early)?;
         }
-        ask(tables, arrival, port.own_list, (arrival.key.dst, arrival.key.dst_port))?;
+        ask(tables, arrival, port.own_list, (arrival.key.dst, arrival.key.dst_port), arrival.is_early)?;
     }
     Ok(Decision::Punt(PuntReason::ToRouter))
 }
