@@ -186,28 +186,28 @@ pub extern "C" fn xvr_bind4() -> u32 {
 }
 
 #[inline(always)]
-fn permits<A: FamilyMaps>(list: u32, to: Option<(A, Be16)>) -> u32 {
+fn permits<A: FamilyMaps>(list: u32, to: Option<(A, Be16)>, comes_again: u32) -> u32 {
     let (Some(arrival), Some(mut case)) = (arrival::<A>(), case()) else { return 0 };
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
     let Some(list) = maps.list(list) else { return 0 };
     let (dst, dst_port) = to.unwrap_or((arrival.key.dst, arrival.key.dst_port));
     case.ask_about(&*arrival, dst, dst_port);
-    u32::from(policy::permits::<A, _>(&maps, &list, &mut case, arrival.bytes))
+    u32::from(policy::permits::<A, _>(&maps, &list, &mut case, arrival.bytes, comes_again != 0))
 }
 
 /// Whether a list lets a flow pass to an address and a port, both in host byte order, IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_permits4(list: u32, dst: u32, dst_port: u32) -> u32 {
-    permits(list, Some((Ipv4([dst.to_be()]), Be16::new(dst_port as u16))))
+pub extern "C" fn xvr_permits4(list: u32, dst: u32, dst_port: u32, comes_again: u32) -> u32 {
+    permits(list, Some((Ipv4([dst.to_be()]), Be16::new(dst_port as u16))), comes_again)
 }
 
 /// Whether a list lets a flow pass, IPv6, whose destination is never translated.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_permits6(list: u32) -> u32 {
-    permits::<Ipv6>(list, None)
+pub extern "C" fn xvr_permits6(list: u32, comes_again: u32) -> u32 {
+    permits::<Ipv6>(list, None, comes_again)
 }
 
 /// [`policy::search`] in the case that is asked about: 1 when it is done.

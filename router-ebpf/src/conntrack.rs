@@ -12,7 +12,7 @@
 use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
 use router_common::net::{Be16, Ipv4};
 use router_common::policy::NO_LIST;
-use router_common::port::{LocalKey, Port, PortKey, Role};
+use router_common::port::{Local, LocalKey, PortKey, Role};
 use router_common::verdict::{DropReason, PuntReason};
 
 use crate::family::{Family, Scope};
@@ -51,6 +51,8 @@ pub struct Arrival<A> {
     pub hop_limit: u8,
     /// TCP flags, 0 for other protocols.
     pub tcp_flags: u8,
+    /// XDP's: what the kernel is to have comes again, in TC.
+    pub is_early: bool,
     /// Length of the IP packet.
     pub bytes: u32,
 }
@@ -171,9 +173,9 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     let key = &arrival.key;
     let destination = tables.destination(arrival);
     if !destination.is_translated
-        && tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] }).is_some()
+        && let Some(own) = tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] })
     {
-        return to_router(tables, arrival);
+        return to_router(tables, arrival, own);
     }
     // Errors open nothing.
     if arrival.transport == Transport::IcmpError {
@@ -199,8 +201,10 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     }
     may_begin(arrival)?;
     let port = tables.port(&PortKey::untagged(arrival.ifindex)).ok_or(DropReason::NoEgressPort)?;
+    // What the kernel answers because its time has run out is counted where it is handed over.
+    let comes_again = arrival.is_early && arrival.hop_limit <= 1;
     if !destination.is_expected {
-        as_sent(tables, arrival, &port)?;
+        as_sent(tables, arrival, port.from_list, comes_again)?;
     }
     let way_out = match way_out(tables, arrival, destination.address)? {
         Some(way_out) => way_out,
@@ -216,14 +220,14 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     }
     let to = (destination.address, destination.port);
     if !destination.is_expected {
-        let judged = ask(tables, arrival, egress.to_list, to);
+        let judged = ask(tables, arrival, egress.to_list, to, comes_again);
         // Which is what it would be told of without a list, too.
         if judged.is_err() && !is_inside {
             return Err(DropReason::NotPermitted);
         }
         judged?;
         if egress.role != Role::Guest as u8 {
-            ask(tables, arrival, port.outside_list, to)?;
+            ask(tables, arrival, port.outside_list, to, comes_again)?;
         }
     }
     // Who may not pass is not told that its time has run out.
@@ -253,15 +257,17 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     Ok(helper::decision(helped, arrival))
 }
 
-/// Whether a list lets a packet pass, to where it is going as the list sees it.
+/// Whether a list lets a packet pass, to where it is going as the list sees it. One that passes and comes again
+/// is counted then.
 #[inline(always)]
 fn ask<A: Family, T: Flows<A>>(
     tables: &T,
     arrival: &Arrival<A>,
     list: u32,
     (dst, dst_port): (A, Be16),
+    comes_again: bool,
 ) -> Result<(), DropReason> {
-    if list == NO_LIST || tables.permits(arrival, list, dst, dst_port) {
+    if list == NO_LIST || tables.permits(arrival, list, (dst, dst_port), comes_again) {
         Ok(())
     } else {
         Err(DropReason::Policy)
@@ -270,11 +276,16 @@ fn ask<A: Family, T: Flows<A>>(
 
 /// The lists that see a packet as it is sent: that of the port, and that of a public address.
 #[inline(always)]
-fn as_sent<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, port: &Port) -> Result<(), DropReason> {
+fn as_sent<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    from_list: u32,
+    comes_again: bool,
+) -> Result<(), DropReason> {
     let key = &arrival.key;
     let to = (key.dst, key.dst_port);
-    ask(tables, arrival, port.from_list, to)?;
-    ask(tables, arrival, firewall(tables, arrival), to)
+    ask(tables, arrival, from_list, to, comes_again)?;
+    ask(tables, arrival, firewall(tables, arrival), to, comes_again)
 }
 
 /// The list of the public address that a packet is for; guests are asked as well (SEMANTICS T8).
@@ -285,13 +296,20 @@ fn firewall<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> u32 {
     tables.firewall(&public).unwrap_or(NO_LIST)
 }
 
-/// Whether a packet for the router answers one of the router's own.
+/// Whether a packet begins a TCP connection.
+#[inline(always)]
+fn begins_connection<A>(arrival: &Arrival<A>) -> bool {
+    use tcp_flags::{ACK, SYN};
+    arrival.tcp_flags & (SYN | ACK) == SYN
+}
+
+/// Whether a packet for the router answers one of the router's own, or may belong to what the kernel knows.
 #[inline(always)]
 fn answers_router<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> bool {
     let config = tables.config();
     match arrival.transport {
-        // One that begins a connection has been refused.
-        Transport::Tcp | Transport::IcmpReply => true,
+        Transport::Tcp => !begins_connection(arrival),
+        Transport::IcmpReply => true,
         Transport::Udp => {
             (config.own_ports_first..=config.own_ports_last).contains(&arrival.key.dst_port.get())
         }
@@ -299,24 +317,28 @@ fn answers_router<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> b
     }
 }
 
-/// What is for the router itself.
+/// What is for the router itself, by one of its own addresses.
 #[inline(always)]
-fn to_router<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
-    use tcp_flags::{ACK, SYN};
+fn to_router<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    own: Local,
+) -> Result<Decision, DropReason> {
     // Nothing on the router is for the outside to connect to, and the kernel's reset would end what a
     // guest's SYN that is under way is about to begin (RFC 5382 REQ-4).
-    if arrival.role == Role::Public as u8 && arrival.tcp_flags & (SYN | ACK) == SYN {
+    if arrival.role == Role::Public as u8 && begins_connection(arrival) {
         return Err(DropReason::NotPermitted);
     }
     // An error has the flow's key that it is about; the kernel knows which are its own.
     if arrival.transport != Transport::IcmpError
         && let Some(port) = tables.port(&PortKey::untagged(arrival.ifindex))
     {
-        let to = (arrival.key.dst, arrival.key.dst_port);
-        ask(tables, arrival, port.own_list, to)?;
         if !answers_router(tables, arrival) {
-            ask(tables, arrival, firewall(tables, arrival), to)?;
+            // The services that a network's own router has for it are open whatever its list says (SEMANTICS B.2.1).
+            let from_list = if own.ifindex == arrival.ifindex { NO_LIST } else { port.from_list };
+            as_sent(tables, arrival, from_list, arrival.is_early)?;
         }
+        ask(tables, arrival, port.own_list, (arrival.key.dst, arrival.key.dst_port), arrival.is_early)?;
     }
     Ok(Decision::Punt(PuntReason::ToRouter))
 }

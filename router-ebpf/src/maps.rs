@@ -526,7 +526,7 @@ pub trait FamilyMaps: Family {
     /// What is decided about a flow.
     fn openings() -> &'static PerCpuArray<Opening<Self>>;
     /// See [`apart`].
-    fn permits(list: u32, dst: Self, dst_port: Be16) -> bool;
+    fn permits(list: u32, to: (Self, Be16), comes_again: bool) -> bool;
     /// Its destination, see [`apart`].
     fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
     /// Its binding, see [`apart`]: 0, or the outcome of the reason to drop the packet.
@@ -555,8 +555,8 @@ impl FamilyMaps for Ipv4 {
     const ADDRESS_FAMILY: u8 = 2;
 
     #[inline(always)]
-    fn permits(list: u32, dst: Self, dst_port: Be16) -> bool {
-        apart::xvr_permits4(list, dst.to_host(), u32::from(dst_port.get())) != 0
+    fn permits(list: u32, (dst, dst_port): (Self, Be16), comes_again: bool) -> bool {
+        apart::xvr_permits4(list, dst.to_host(), u32::from(dst_port.get()), u32::from(comes_again)) != 0
     }
 
     #[inline(always)]
@@ -636,8 +636,8 @@ impl FamilyMaps for Ipv6 {
     const ADDRESS_FAMILY: u8 = 10;
 
     #[inline(always)]
-    fn permits(list: u32, _dst: Self, _dst_port: Be16) -> bool {
-        apart::xvr_permits6(list) != 0
+    fn permits(list: u32, _to: (Self, Be16), comes_again: bool) -> bool {
+        apart::xvr_permits6(list, u32::from(comes_again)) != 0
     }
 
     #[inline(always)]
@@ -788,12 +788,14 @@ impl<A: FamilyMaps> Flows<A> for Maps {
             icmp,
             hop_limit,
             tcp_flags,
+            is_early,
             bytes,
         } = *arrival;
         room.key = key;
         (room.now, room.ifindex, room.generation) = (now, ifindex, generation);
         (room.slot, room.role, room.flags, room.transport) = (slot, role, flags, transport);
         (room.icmp, room.hop_limit, room.tcp_flags, room.bytes) = (icmp, hop_limit, tcp_flags, bytes);
+        room.is_early = is_early;
     }
 
     #[inline(always)]
@@ -886,8 +888,8 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     }
 
     #[inline(always)]
-    fn permits(&self, _arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool {
-        A::permits(list, dst, dst_port)
+    fn permits(&self, _arrival: &Arrival<A>, list: u32, to: (A, Be16), comes_again: bool) -> bool {
+        A::permits(list, to, comes_again)
     }
 
     #[inline(always)]

@@ -109,14 +109,23 @@ impl Case {
     }
 }
 
-/// Whether the list lets it pass. The rule that has decided, or the list, counts it.
+/// Whether the list lets it pass. The rule that has decided, or the list, counts it, unless it passes now and is
+/// asked about again.
 #[inline(always)]
-pub fn permits<A: Family, T: Tables>(tables: &T, list: &List, case: &mut Case, bytes: u32) -> bool {
+pub fn permits<A: Family, T: Tables>(
+    tables: &T,
+    list: &List,
+    case: &mut Case,
+    bytes: u32,
+    comes_again: bool,
+) -> bool {
     (case.rank, case.allows, case.counter) = (NO_RULE, u32::from(list.default_allows), list.counter);
     (case.next, case.count) = (A::root(list), 0);
     for _ in 0..ROUNDS {
         if tables.search(case) {
-            tables.count_rule(case.counter, bytes);
+            if case.allows == 0 || !comes_again {
+                tables.count_rule(case.counter, bytes);
+            }
             return case.allows != 0;
         }
     }

@@ -210,7 +210,7 @@ pub trait Flows<A: Family>: Tables + Sized {
     fn claim(&self, attempt: u32) -> Result<Claim, DropReason>;
     /// [`policy::permits`](crate::policy::permits) of the packet that arrived last, to where it is going as the list
     /// sees it; the programs make it a function of its own.
-    fn permits(&self, arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool;
+    fn permits(&self, arrival: &Arrival<A>, list: u32, to: (A, Be16), comes_again: bool) -> bool;
     /// Keeps what the slow path needs of a fragment, for [`World::decide`].
     fn leave(&self, parsed: &Parsed<A>, now: u64);
     /// The ports of the fragment that was left last, and the identification it leaves with.

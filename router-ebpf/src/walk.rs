@@ -300,6 +300,7 @@ fn arrival<A: Family, B: Deref<Target = Port>, P: Packet>(
         icmp: packet.load(parsed.l4).unwrap_or_default(),
         hop_limit: parsed.hop_limit,
         tcp_flags: parsed.tcp_flags,
+        is_early: packet.hook() == Hook::Xdp,
         bytes: parsed.length as u32,
     }
 }

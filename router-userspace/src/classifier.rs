@@ -1,10 +1,10 @@
 //! Classifier: lists of rules → the tries that the programs go down to find the first that matches
 //! ([`router_common::policy`], `router_ebpf::policy`).
 //!
-//! A list that is much like one that is there already is made from it: what has changed is taken out and put in,
-//! on copies of the blocks on the way there, and all else is shared. So one changed rule costs as much among a
+//! A list that is much like the one whose place it takes is made from it: what has changed is taken out and put
+//! in, on copies of the blocks on the way there, and all else is shared. So one changed rule costs as much among a
 //! hundred thousand as among ten, and until a port is switched to the new list nothing has happened. Rules that
-//! two such lists have in common keep their counters.
+//! two such lists have in common keep their counters; lists that stay beside each other have none in common.
 //!
 //! Invariant: a block of a list that was handed out is not written again until the list is forgotten.
 
@@ -25,6 +25,15 @@ use crate::model::policy::{AccessList, Action, Rule};
 
 /// Ranks are at most so far from each other, which leaves half of them for rules that come later.
 const WIDEST_GAP: u32 = 1 << 16;
+
+/// What becomes of a list that the same flows were judged by as are by a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Former {
+    /// The new one takes its place.
+    Leaves,
+    /// Other flows still are judged by it.
+    Stays,
+}
 
 /// What a list has decided so far.
 #[derive(Clone, Debug)]
@@ -80,15 +89,35 @@ impl<M: Memory> Classifier<M> {
         classifier
     }
 
-    /// A list for the programs, beside those that are there.
+    /// A list for the programs, beside those that are there, each of which it may take the place of.
+    ///
+    /// # Errors
+    /// As [`Self::write_after`].
+    pub fn write(&mut self, number: u32, list: &Arc<AccessList>) -> Result<List, Full> {
+        self.write_after(number, list, |_| Some(Former::Leaves))
+    }
+
+    /// A list for the programs, beside those that are there, of which `former` tells those that the same flows
+    /// were judged by. What rules have decided that are in one of these, and that list's default, is counted on:
+    /// by the same counters where it leaves. Where it stays, or where the two have little in common, each has
+    /// counters of its own from now on, and the new list is made anew, since a rule's block names its counter.
     ///
     /// # Errors
     /// There is no room for it; the others are as they were.
-    pub fn write(&mut self, number: u32, list: &Arc<AccessList>) -> Result<List, Full> {
+    pub fn write_after(
+        &mut self,
+        number: u32,
+        list: &Arc<AccessList>,
+        former: impl Fn(u32) -> Option<Former>,
+    ) -> Result<List, Full> {
         self.store.begin();
-        let result = match self.like(list) {
+        let leaves = |number: u32| former(number) == Some(Former::Leaves);
+        let result = match self.like(list, leaves).filter(|base| is_base(base, list)) {
             Some(base) => self.derive(&base, list),
-            None => self.build(list),
+            None => {
+                let old = self.like(list, |number| former(number).is_some());
+                self.build(list, old.as_ref())
+            }
         };
         match result {
             Ok(written) => {
@@ -169,19 +198,18 @@ impl<M: Memory> Classifier<M> {
         &self.store.memory
     }
 
-    /// The list with the most rules in front and at the end that this one has there, too, if that is half of them.
-    fn like(&self, list: &AccessList) -> Option<Written> {
-        let alike = self.lists.values().filter_map(|written| {
-            let content = written.content.as_ref().filter(|content| !content.is_short)?;
+    /// Of these, the list with the most rules in front and at the end that this one has there, too.
+    fn like(&self, list: &AccessList, is_one: impl Fn(u32) -> bool) -> Option<Written> {
+        let alike = self.lists.iter().filter_map(|(number, written)| {
+            let content = written.content.as_ref().filter(|_| is_one(*number))?;
             let (front, end) = ends(&content.list.rules, &list.rules);
-            Some((front + end, content.list.rules.len(), written))
+            Some((front + end, written))
         });
-        let (common, rules, written) = alike.max_by_key(|(common, _, _)| *common)?;
-        let longer = rules.max(list.rules.len());
-        (longer > 0 && common * 2 >= longer).then(|| written.clone())
+        alike.max_by_key(|(common, _)| *common).map(|(_, written)| written.clone())
     }
 
-    fn build(&mut self, list: &Arc<AccessList>) -> Result<Written, Full> {
+    /// A list that shares no block, and no counter; what rules have decided in an old one it goes on with.
+    fn build(&mut self, list: &Arc<AccessList>, old: Option<&Written>) -> Result<Written, Full> {
         let gap = (u32::MAX / 2 / (list.rules.len() as u32 + 1)).clamp(1, WIDEST_GAP);
         let ranks: Vec<u32> = (1..=list.rules.len() as u32).map(|place| place * gap).collect();
         let mut counters = Vec::with_capacity(ranks.len());
@@ -200,14 +228,37 @@ impl<M: Memory> Classifier<M> {
             *root = self.store.copy_in(&draft, *root)?;
         }
         let content = Content { list: Arc::clone(list), ranks, counters, is_short };
-        Ok(Written { value: value(list, roots, counter), content: Some(content) })
+        let written = Written { value: value(list, roots, counter), content: Some(content) };
+        if let Some(old) = old {
+            self.go_on_counting(&written, old);
+        }
+        Ok(written)
     }
 
-    /// A list from one that is much like it.
+    /// What rules have decided that are in an old list, too, is counted on, beside that one.
+    fn go_on_counting(&mut self, new: &Written, old: &Written) {
+        let (Some(to), Some(from)) = (&new.content, &old.content) else { return };
+        let mut counters: HashMap<_, VecDeque<u32>> = HashMap::new();
+        for (rule, counter) in from.list.rules.iter().zip(&from.counters) {
+            counters.entry(rule.content()).or_default().push_back(*counter);
+        }
+        let memory = &mut self.store.memory;
+        let mut go_on = |counter: u32, after: u32| memory.set_count(counter, memory.count(after));
+        for (rule, counter) in to.list.rules.iter().zip(&to.counters) {
+            if let Some(after) = counters.get_mut(&rule.content()).and_then(VecDeque::pop_front) {
+                go_on(*counter, after);
+            }
+        }
+        if to.list.default == from.list.default {
+            go_on(new.value.counter, old.value.counter);
+        }
+    }
+
+    /// A list from one that is much like it and leaves.
     fn derive(&mut self, base: &Written, list: &Arc<AccessList>) -> Result<Written, Full> {
         let content = base.content.as_ref();
         let Some((old, steps)) = content.and_then(|old| Some((old, steps(old, list)?))) else {
-            return self.build(list);
+            return self.build(list, Some(base));
         };
         let mut roots = base.value.roots.map(Pointer);
         for root in roots {
@@ -236,9 +287,15 @@ impl<M: Memory> Classifier<M> {
             ranks.push(rank);
             counters.push(counter);
         }
-        self.use_counter(base.value.counter);
+        let counter = match old.list.default == list.default {
+            true => {
+                self.use_counter(base.value.counter);
+                base.value.counter
+            }
+            false => self.new_counter()?,
+        };
         let content = Content { list: Arc::clone(list), ranks, counters, is_short };
-        Ok(Written { value: value(list, roots, base.value.counter), content: Some(content) })
+        Ok(Written { value: value(list, roots, counter), content: Some(content) })
     }
 
     fn let_go(&mut self, written: Option<Written>) {
@@ -277,7 +334,7 @@ impl<M: Memory> Classifier<M> {
             None => return Err(Full { what: "rules", most }),
         };
         self.counter_users[counter as usize] = 1;
-        self.store.memory.reset_count(counter);
+        self.store.memory.set_count(counter, RuleCount { packets: 0, bytes: 0 });
         Ok(counter)
     }
 
@@ -355,6 +412,15 @@ fn ends(old: &[Arc<Rule>], new: &[Arc<Rule>]) -> (usize, usize) {
     let front = old.iter().zip(new).take_while(|(old, new)| is_same(old, new)).count();
     let rest = old[front..].iter().rev().zip(new[front..].iter().rev());
     (front, rest.take_while(|(old, new)| is_same(old, new)).count())
+}
+
+/// Whether a list is made from another one: half of the longer one has to be the same.
+fn is_base(base: &Written, list: &AccessList) -> bool {
+    base.content.as_ref().filter(|old| !old.is_short).is_some_and(|old| {
+        let (front, end) = ends(&old.list.rules, &list.rules);
+        let longer = old.list.rules.len().max(list.rules.len());
+        longer > 0 && (front + end) * 2 >= longer
+    })
 }
 
 /// How a list is made from another.

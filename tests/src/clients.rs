@@ -99,8 +99,18 @@ pub fn ping_once(from: &Host, to: IpAddr, payload: usize) -> Result<u8> {
 
 /// The TCP ports of an address that are open, of these (`1-1024,8080`), as nmap sees them.
 pub fn open_ports(from: &Host, to: IpAddr, ports: &str) -> Result<Vec<u16>> {
+    scan(from, to, "-sS", ports)
+}
+
+/// The same of UDP ports. Open is what answers an empty datagram; one that is silent may be either.
+pub fn open_udp_ports(from: &Host, to: IpAddr, ports: &str) -> Result<Vec<u16>> {
+    scan(from, to, "-sU", ports)
+}
+
+fn scan(from: &Host, to: IpAddr, how: &str, ports: &str) -> Result<Vec<u16>> {
     let mut command = from.namespace.command("nmap");
-    command.args(["-n", "-Pn", "-sS", "-T5", "--max-retries", "2", "-p", ports, "-oG", "-", &to.to_string()]);
+    command.args(["-n", "-Pn", how, "-T5", "--max-retries", "2", "--min-rate", "500", "-p", ports]);
+    command.args(to.is_ipv6().then_some("-6")).args(["-oG", "-", &to.to_string()]);
     let output = run_bounded(&mut command, Duration::from_secs(180))?.ok()?;
     // `Host: 203.0.113.31 ()\tPorts: 22/open/tcp//ssh///, 80/closed/tcp//http///\tIgnored ...`
     let list = output.stdout.lines().find_map(|line| line.split_once("Ports: ")?.1.split('\t').next());

@@ -17,6 +17,7 @@ pub mod needs;
 pub mod netns;
 pub mod packet;
 pub mod router;
+pub mod rules;
 pub mod scenario;
 pub mod servers;
 pub mod vpn;

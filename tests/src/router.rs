@@ -12,6 +12,7 @@ use router_common::account::Hook;
 use serde_json::Value;
 
 use crate::lab::Lab;
+use crate::needs;
 use crate::netns::{Namespace, Output, Process, run_bounded};
 
 /// How long a command of the router may take before a test gives up.
@@ -326,6 +327,17 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
         if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
     }
     files
+}
+
+/// Runs a test with the programs at each hook in turn, if this machine has the programs that the test runs.
+pub fn for_both_hooks(programs: &[&str], test: impl Fn(&'static str) -> Result<()>) -> Result<()> {
+    if !needs::are_met(programs) {
+        return Ok(());
+    }
+    for attach in ["tc", "xdp"] {
+        test(attach).with_context(|| format!("attached as {attach}"))?;
+    }
+    Ok(())
 }
 
 /// Linux itself as the router of [`Lab::vpc`]: forwarding, and masquerading by nftables. It

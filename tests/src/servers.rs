@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::clients::fresh_port;
 use crate::lab::Host;
+use crate::netns::Namespace;
 
 /// How often a server looks whether it should stop.
 const TICK: Duration = Duration::from_millis(20);
@@ -31,16 +32,8 @@ struct Server {
 }
 
 impl Server {
-    fn start<S: Send + 'static>(
-        host: &Host,
-        open: impl FnOnce(SocketAddr) -> io::Result<S> + Send + 'static,
-        serve: impl FnOnce(S, &AtomicBool) + Send + 'static,
-    ) -> Result<Self> {
-        Self::start_on(host, fresh_port(), open, serve)
-    }
-
-    fn start_on<S: Send + 'static>(
-        host: &Host,
+    fn start_in<S: Send + 'static>(
+        namespace: &Namespace,
         port: u16,
         open: impl FnOnce(SocketAddr) -> io::Result<S> + Send + 'static,
         serve: impl FnOnce(S, &AtomicBool) + Send + 'static,
@@ -50,7 +43,7 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let (opened, is_open) = std::sync::mpsc::channel();
         let stopped = Arc::clone(&stop);
-        let thread = host.namespace.spawn(move || {
+        let thread = namespace.spawn(move || {
             let socket = open(address);
             match socket {
                 Ok(socket) => {
@@ -60,7 +53,7 @@ impl Server {
                 Err(error) => drop(opened.send(Err(error))),
             }
         })?;
-        is_open.recv()?.with_context(|| format!("listen on port {port} of {}", host.name))?;
+        is_open.recv()?.with_context(|| format!("listen on port {port} of {}", namespace.name()))?;
         Ok(Self { port, stop, thread: Some(thread) })
     }
 }
@@ -92,7 +85,7 @@ impl HttpServer {
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
-        Server::start_on(host, port, open, serve_http).map(Self)
+        Server::start_in(&host.namespace, port, open, serve_http).map(Self)
     }
 
     /// Where it listens, seen from a client that reaches the host by `address`.
@@ -199,6 +192,7 @@ impl Read for Body {
 /// Starts a server that answers every datagram; `answer` is told what it is and whose.
 fn answer_datagrams(
     host: &Host,
+    port: u16,
     answer: impl Fn(&[u8], SocketAddr) -> Vec<u8> + Send + 'static,
 ) -> Result<Server> {
     let open = |address| {
@@ -214,7 +208,7 @@ fn answer_datagrams(
             }
         }
     };
-    Server::start(host, open, serve)
+    Server::start_in(&host.namespace, port, open, serve)
 }
 
 /// Sends every datagram back to where it came from.
@@ -224,7 +218,12 @@ pub struct UdpEcho(Server);
 impl UdpEcho {
     /// Starts it.
     pub fn start(host: &Host) -> Result<Self> {
-        answer_datagrams(host, |datagram, _| datagram.to_vec()).map(Self)
+        Self::start_on(host, fresh_port())
+    }
+
+    /// Starts it on this port.
+    pub fn start_on(host: &Host, port: u16) -> Result<Self> {
+        answer_datagrams(host, port, |datagram, _| datagram.to_vec()).map(Self)
     }
 
     /// Where it listens, seen from a client that reaches the host by `address`.
@@ -241,7 +240,7 @@ impl UdpMirror {
     /// Starts it.
     pub fn start(host: &Host) -> Result<Self> {
         let seen = |sender: SocketAddr| SocketAddr::new(sender.ip().to_canonical(), sender.port());
-        answer_datagrams(host, move |_, sender| seen(sender).to_string().into_bytes()).map(Self)
+        answer_datagrams(host, fresh_port(), move |_, sender| seen(sender).to_string().into_bytes()).map(Self)
     }
 
     /// Where it listens, seen from a client that reaches the host by `address`.
@@ -262,13 +261,18 @@ impl TcpEcho {
 
     /// Starts it on this port.
     pub fn start_on(host: &Host, port: u16) -> Result<Self> {
+        Self::start_in(&host.namespace, port)
+    }
+
+    /// Starts it on this port of a namespace that need be no host's.
+    pub fn start_in(namespace: &Namespace, port: u16) -> Result<Self> {
         // Before the server has open files of its own: tokio's first runtime opens some for all.
         drop(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
         let open = |address| {
             own_open_files()?;
             TcpListener::bind(address)
         };
-        Server::start_on(host, port, open, echo_tcp).map(Self)
+        Server::start_in(namespace, port, open, echo_tcp).map(Self)
     }
 
     /// Where it listens, seen from a client that reaches the host by `address`.

@@ -539,11 +539,17 @@ impl<A: WorldFamily> Flows<A> for World {
         conntrack::claim(self, &arrival, &opening, attempt)
     }
 
-    fn permits(&self, arrival: &Arrival<A>, list: u32, dst: A, dst_port: Be16) -> bool {
+    fn permits(
+        &self,
+        arrival: &Arrival<A>,
+        list: u32,
+        (dst, dst_port): (A, Be16),
+        comes_again: bool,
+    ) -> bool {
         let Some(list) = self.list(list) else { return false };
         let mut case = Case::EMPTY;
         case.ask_about(arrival, dst, dst_port);
-        policy::permits::<A, _>(self, &list, &mut case, arrival.bytes)
+        policy::permits::<A, _>(self, &list, &mut case, arrival.bytes, comes_again)
     }
 
     fn leave(&self, parsed: &Parsed<A>, now: u64) {

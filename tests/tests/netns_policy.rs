@@ -9,21 +9,10 @@ use router_tests::clients;
 use router_tests::daemons::{FtpMode, Vsftpd};
 use router_tests::lab::{Host, Lab};
 use router_tests::nat::{FORWARDING, NatRouter, Rule, STATIC_NAT, is_closed};
-use router_tests::needs;
-use router_tests::router::{ISOLATED_COMMANDS, Router, TIER1, TIER2, VPC_COMMANDS};
+use router_tests::router::{ISOLATED_COMMANDS, Router, TIER1, TIER2, VPC_COMMANDS, for_both_hooks};
+use router_tests::rules::{firewall, firewall_rule};
 use router_tests::servers::{Conversation, TcpEcho, UdpEcho, udp_round_trip};
 use serde_json::{Value, json};
-
-/// With the programs at each hook in turn.
-fn for_both_hooks(programs: &[&str], test: impl Fn(&'static str) -> Result<()>) -> Result<()> {
-    if !needs::are_met(programs) {
-        return Ok(());
-    }
-    for attach in ["tc", "xdp"] {
-        test(attach).with_context(|| format!("attached as {attach}"))?;
-    }
-    Ok(())
-}
 
 fn reaches(from: &Host, to: IpAddr) -> Result<bool> {
     Ok(clients::ping(from, to, 3, Duration::from_millis(10))?.received > 0)
@@ -145,34 +134,6 @@ fn ftp_passes_an_acl_that_opens_its_control_port_alone() -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// A rule of the firewall of an isolated network.
-fn firewall_rule(
-    id: u32,
-    ip: &str,
-    protocol: &str,
-    ports: Option<(u16, u16)>,
-    sources: &[&str],
-    egress: bool,
-) -> Value {
-    let mut rule = json!({
-        "id": id, "src_ip": ip, "protocol": protocol, "revoked": false, "already_added": false,
-        "source_cidr_list": sources, "dest_cidr_list": if egress { vec!["0.0.0.0/0"] } else { vec![] },
-        "purpose": "Firewall", "traffic_type": if egress { "Egress" } else { "Ingress" },
-        "default_egress_policy": false,
-    });
-    match (protocol, ports) {
-        ("icmp", _) => (rule["icmp_type"], rule["icmp_code"]) = (json!(-1), json!(-1)),
-        (_, Some((first, last))) => rule["src_port_range"] = json!([first, last]),
-        _ => {}
-    }
-    rule
-}
-
-fn firewall(router: &Router<'_>, rules: &[Value]) -> Result<()> {
-    let message = json!({ "rules": rules, "type": "firewallrules", "delete_from_processed_cache": false });
-    router.update_config_with("firewall_rules", message.to_string().as_bytes())?.ok().map(drop)
 }
 
 #[test]

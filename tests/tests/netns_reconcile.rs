@@ -40,7 +40,7 @@ impl Programs for Memory {
         Ok(())
     }
 
-    fn recognise_lists(&mut self, _lists: &BTreeMap<u32, ListEntry>) {}
+    fn recognise_lists(&mut self, _there: &TableSet, _wanted: &TableSet) {}
 
     fn remove_list(&mut self, number: u32) -> Result<()> {
         self.tables.lists.remove(&number);

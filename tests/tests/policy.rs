@@ -132,11 +132,11 @@ fn permitted(router: &HostRouter, number: u32, question: &Question) -> bool {
     match (question.source, question.destination) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             case.ask::<Ipv4>((src.into(), dst.into()), protocol, port);
-            permits::<Ipv4, _>(world, &list, &mut case, 1)
+            permits::<Ipv4, _>(world, &list, &mut case, 1, false)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             case.ask::<Ipv6>((src.into(), dst.into()), protocol, port);
-            permits::<Ipv6, _>(world, &list, &mut case, 1)
+            permits::<Ipv6, _>(world, &list, &mut case, 1, false)
         }
         _ => unreachable!("both ends are of one family"),
     }

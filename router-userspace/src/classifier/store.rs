@@ -29,8 +29,8 @@ pub trait Memory {
     fn blocks(&self) -> u32;
     /// What a rule has decided.
     fn count(&self, counter: u32) -> RuleCount;
-    /// It has decided nothing yet.
-    fn reset_count(&mut self, counter: u32);
+    /// It has decided so much.
+    fn set_count(&mut self, counter: u32, decided: RuleCount);
     /// How many counters there are, the first included, which counts for none.
     fn counters(&self) -> u32;
 }
@@ -80,9 +80,9 @@ impl Memory for OwnMemory {
         self.counts.get(counter as usize).copied().unwrap_or(RuleCount { packets: 0, bytes: 0 })
     }
 
-    fn reset_count(&mut self, counter: u32) {
+    fn set_count(&mut self, counter: u32, decided: RuleCount) {
         if let Some(count) = self.counts.get_mut(counter as usize) {
-            *count = RuleCount { packets: 0, bytes: 0 };
+            *count = decided;
         }
     }
 

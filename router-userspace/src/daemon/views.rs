@@ -14,7 +14,8 @@ use crate::cloudstack::{notices, remarks};
 use crate::compile::{KernelTarget, Nic};
 use crate::dataplane::{FlowRecord, Outcome};
 use crate::error::ConfigError;
-use crate::model::PortRange;
+use crate::model::policy::Scope;
+use crate::model::{DesiredState, PortRange, PortSelector};
 use crate::reconcile::guard;
 use crate::show::{
     Count, CounterView, FlowView, ListView, NatView, PortForwardView, PortView, RestView, RouteView,
@@ -248,13 +249,24 @@ pub fn nat(control: &Control) -> Result<NatView> {
 
 /// The lists of rules in force, those that CloudStack sends first, and what they have decided.
 pub fn rules(control: &mut Control) -> Result<Vec<ListView>> {
-    let policy = &control.memory.as_ref().map_err(Clone::clone)?.desired.policy;
+    let DesiredState { policy, ports, .. } = &control.memory.as_ref().map_err(Clone::clone)?.desired;
+    // To the router ports are known by their MAC addresses, to people by their names.
+    let named = |selector: &PortSelector| {
+        let port = ports.iter().find(|port| port.selector == *selector);
+        port.map_or_else(|| selector.clone(), |port| PortSelector::Name(port.name.clone()))
+    };
+    let flows = |scope: &Scope| match scope {
+        Scope::PublicAddress(_) => scope.to_string(),
+        Scope::Outside(port) => Scope::Outside(named(port)).to_string(),
+        Scope::From(port) => Scope::From(named(port)).to_string(),
+        Scope::To(port) => Scope::To(named(port)).to_string(),
+    };
     let tables = &control.compiled.tables;
     let number = |content| tables.lists.iter().find(|(_, entry)| entry.content == content);
     let mut of_lists: BTreeMap<(bool, u32), Vec<String>> = BTreeMap::new();
     for (scope, list) in &policy.lists {
         if let Some((number, _)) = number(list.content()) {
-            of_lists.entry((false, *number)).or_default().push(scope.to_string());
+            of_lists.entry((false, *number)).or_default().push(flows(scope));
         }
     }
     for ((ifindex, _, _), port) in tables.ports.iter().filter(|(_, port)| port.own_list != NO_LIST) {

@@ -3,7 +3,7 @@
 //! The [`Classifier`] writes a list's blocks, which nobody reads before its entry in `LISTS` leads to them. What
 //! an earlier daemon has left is found by that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -11,11 +11,11 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{HashMap, Map, MapData};
 use router_common::net::Ipv4;
 use router_common::policy::{BLOCKS, Block, List, RULE_COUNTS, RuleCount};
-use router_common::port::LocalKey;
+use router_common::port::{LocalKey, Port};
 
 use super::mapped::Mapped;
 use super::maps::{Tables, absent_is_fine, local_key};
-use crate::classifier::{Classifier, ListCounts, Memory};
+use crate::classifier::{Classifier, Former, ListCounts, Memory};
 use crate::compile::TableSet;
 use crate::compile::policy::ListEntry;
 use crate::model::policy::Content;
@@ -25,6 +25,46 @@ pub(super) struct PolicyTables {
     firewalls: HashMap<MapData, LocalKey<Ipv4>, u32>,
     lists: HashMap<MapData, u32, List>,
     classifier: Classifier<Shared>,
+    succession: Option<Succession>,
+}
+
+/// Which lists take the place of which.
+struct Succession {
+    /// By list that is to be: those that the same flows are judged by so far.
+    formers: BTreeMap<u32, BTreeSet<u32>>,
+    /// Those that other flows still are judged by.
+    staying: BTreeSet<u32>,
+}
+
+impl Succession {
+    fn of(there: &TableSet, wanted: &TableSet) -> Self {
+        let mut formers: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        let mut follows = |new: u32, old: u32| {
+            if new != old {
+                formers.entry(new).or_default().insert(old);
+            }
+        };
+        for (key, new) in &wanted.ports {
+            let Some(old) = there.ports.get(key) else { continue };
+            let lists = |port: &Port| [port.own_list, port.from_list, port.to_list, port.outside_list];
+            lists(new).into_iter().zip(lists(old)).for_each(|(new, old)| follows(new, old));
+        }
+        for (address, new) in &wanted.firewalls {
+            there.firewalls.get(address).into_iter().for_each(|old| follows(*new, *old));
+        }
+        Self { formers, staying: wanted.lists.keys().copied().collect() }
+    }
+
+    fn former(&self, new: u32, number: u32) -> Option<Former> {
+        let stays = self.staying.contains(&number);
+        let is_former = self.formers.get(&new).is_some_and(|formers| formers.contains(&number));
+        is_former.then_some(if stays { Former::Stays } else { Former::Leaves })
+    }
+
+    /// One has taken the place of its formers: for others they are no more to be had.
+    fn taken(&mut self, new: u32) {
+        self.staying.extend(self.formers.get(&new).into_iter().flatten());
+    }
 }
 
 /// How much of the policy's memory is in use.
@@ -60,6 +100,7 @@ impl PolicyTables {
             firewalls: HashMap::try_from(map("FIREWALLS")?)?,
             lists,
             classifier: Classifier::new(memory, there),
+            succession: None,
         })
     }
 
@@ -136,9 +177,9 @@ impl Memory for Shared {
         RuleCount { packets, bytes }
     }
 
-    fn reset_count(&mut self, counter: u32) {
-        for word in self.counted(counter) {
-            word.store(0, Ordering::Relaxed);
+    fn set_count(&mut self, counter: u32, RuleCount { packets, bytes }: RuleCount) {
+        for (word, value) in self.counted(counter).into_iter().zip([packets, bytes]) {
+            word.store(value, Ordering::Relaxed);
         }
     }
 
@@ -154,11 +195,20 @@ impl Tables {
     /// There is no room for it, or a table cannot be written.
     pub fn add_list(&mut self, number: u32, entry: &ListEntry) -> Result<()> {
         let list = entry.list.as_ref().context("a list that was found cannot be written")?;
-        let PolicyTables { lists, classifier, .. } = &mut self.policy;
-        let written = classifier.write(number, list).map_err(anyhow::Error::from).and_then(|value| {
+        let PolicyTables { lists, classifier, succession, .. } = &mut self.policy;
+        let value = match succession {
+            Some(succession) => {
+                classifier.write_after(number, list, |there| succession.former(number, there))
+            }
+            None => classifier.write(number, list),
+        };
+        let written = value.map_err(anyhow::Error::from).and_then(|value| {
             let inserted = lists.insert(number, value, 0);
             inserted.inspect_err(|_| classifier.forget(number)).context("write LISTS")
         });
+        if let Some(succession) = succession {
+            succession.taken(number);
+        }
         written.with_context(|| format!("write policy list {number:08x}, {entry:?}"))
     }
 
@@ -173,9 +223,10 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes in what lists that an earlier daemon has left say.
-    pub fn recognise_lists(&mut self, lists: &BTreeMap<u32, ListEntry>) {
-        for (number, entry) in lists {
+    /// Takes in which lists are to take the place of which, and what those that an earlier daemon has left say.
+    pub fn recognise_lists(&mut self, there: &TableSet, wanted: &TableSet) {
+        self.policy.succession = Some(Succession::of(there, wanted));
+        for (number, entry) in &wanted.lists {
             if let Some(list) = &entry.list {
                 self.policy.classifier.recognise(*number, list);
             }

@@ -93,7 +93,7 @@ impl<P: Programs> Backend for Machine<P> {
             routes: self.netlink.routes().await?,
             ..Observed::default()
         };
-        self.programs.recognise_lists(&desired.tables.lists);
+        self.programs.recognise_lists(&observed.tables, &desired.tables);
         self.macs.clear();
         let mut addresses = self.netlink.addresses().await?;
         for link in self.netlink.links().await? {

@@ -20,8 +20,8 @@ pub trait Programs {
     fn set_flags(&mut self, flags: u32) -> Result<()>;
     /// Writes a list of rules.
     fn add_list(&mut self, number: u32, list: &ListEntry) -> Result<()>;
-    /// Takes in what lists that are there already say.
-    fn recognise_lists(&mut self, lists: &BTreeMap<u32, ListEntry>);
+    /// Takes in which lists of rules are to take the place of which, and what those that are there already say.
+    fn recognise_lists(&mut self, there: &TableSet, wanted: &TableSet);
     /// Removes a list of rules; one that is not there is removed already.
     fn remove_list(&mut self, number: u32) -> Result<()>;
     /// Writes the list of a public address.
@@ -65,8 +65,8 @@ impl Programs for Dataplane {
         self.tables().add_list(number, list)
     }
 
-    fn recognise_lists(&mut self, lists: &BTreeMap<u32, ListEntry>) {
-        self.tables().recognise_lists(lists);
+    fn recognise_lists(&mut self, there: &TableSet, wanted: &TableSet) {
+        self.tables().recognise_lists(there, wanted);
     }
 
     fn remove_list(&mut self, number: u32) -> Result<()> {
