@@ -8,6 +8,7 @@
 //!
 //! Invariant: a block of a list that was handed out is not written again until the list is forgotten.
 
+mod judge;
 mod record;
 mod store;
 mod trie;

@@ -90,7 +90,7 @@ pub enum Guard {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// To [`Request::Status`].
-    Status(StatusView),
+    Status(Box<StatusView>),
     /// To [`Request::Ports`].
     Ports(Vec<PortView>),
     /// To [`Request::Flows`].

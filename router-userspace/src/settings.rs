@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 use crate::error::ConfigError;
 use crate::json::{self, Place, kind};
 use crate::model::settings::{
-    ExhaustedPorts, Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings, Timeouts,
-    UnsolicitedSyn,
+    DeniedFlows, ExhaustedPorts, Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings,
+    Timeouts, UnsolicitedSyn,
 };
 
 /// What the file is called, in messages too.
@@ -41,6 +41,7 @@ fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
             "timeouts" => settings.timeouts = timeouts(&place, value)?,
             "hairpin_source" => settings.hairpin_source = choice(&place, value, HAIRPIN_SOURCES)?,
             "filtering" => settings.filtering = choice(&place, value, FILTERINGS)?,
+            "denied_flows" => settings.denied_flows = choice(&place, value, DENIED_FLOWS)?,
             "exhausted_ports" => settings.exhausted_ports = choice(&place, value, EXHAUSTED_PORTS)?,
             "unsolicited_syn" => settings.unsolicited_syn = choice(&place, value, UNSOLICITED_SYNS)?,
             "helpers" => settings.helpers = helpers(&place, value)?,
@@ -60,6 +61,8 @@ const FILTERINGS: &[(&str, Filtering)] = &[
     ("address-and-port-dependent", Filtering::AddressAndPortDependent),
     ("endpoint-independent", Filtering::EndpointIndependent),
 ];
+
+const DENIED_FLOWS: &[(&str, DeniedFlows)] = &[("kept", DeniedFlows::Kept), ("cut", DeniedFlows::Cut)];
 
 const EXHAUSTED_PORTS: &[(&str, ExhaustedPorts)] =
     &[("shared", ExhaustedPorts::Shared), ("refused", ExhaustedPorts::Refused)];
@@ -226,6 +229,7 @@ mod tests {
                 },
                 "hairpin_source": "external",
                 "filtering": "endpoint-independent",
+                "denied_flows": "cut",
                 "unsolicited_syn": "answered",
                 "exhausted_ports": "refused",
                 "helpers": ["tftp"],
@@ -264,6 +268,7 @@ mod tests {
             timeouts,
             hairpin_source,
             filtering,
+            denied_flows: DeniedFlows::Cut,
             unsolicited_syn: UnsolicitedSyn::Answered,
             exhausted_ports: ExhaustedPorts::Refused,
             helpers,
@@ -291,6 +296,7 @@ mod tests {
         for (text, expected) in [
             ("[]", "#: expected an object, found a list"),
             (r#"{ "timeout": {} }"#, "#/timeout: unknown key"),
+            (r#"{ "denied_flows": "flushed" }"#, r#"#/denied_flows: "flushed" is not "kept" or "cut""#),
             (r#"{ "timeouts": 3 }"#, "#/timeouts: expected an object, found a number"),
             (r#"{ "timeouts": { "sctp": 3 } }"#, "#/timeouts/sctp: unknown key"),
             (r#"{ "timeouts": { "udp": "3" } }"#, "#/timeouts/udp: expected a number of seconds, found text"),

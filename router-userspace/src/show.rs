@@ -53,6 +53,9 @@ pub struct StatusView {
     pub evicted_flows: u64,
     /// Seconds since the last of them; nothing if there were none.
     pub evicted_seconds_ago: Option<u64>,
+    /// Flows that were cut because the policy denies them, since the daemon started.
+    #[serde(default)]
+    pub cut_flows: u64,
     /// How many rules are in force, the router's own and each list's default among them.
     #[serde(default)]
     pub policy_rules: u32,
@@ -326,6 +329,10 @@ impl StatusView {
             ),
             None => "; none had to make room for others.\n".to_owned(),
         };
+        if self.cut_flows > 0 {
+            let cut = plural(usize::try_from(self.cut_flows).unwrap_or(usize::MAX), "flow");
+            let _ = writeln!(text, "{cut} ended early because the policy denies what it let begin.");
+        }
         let rules = usize::try_from(self.policy_rules).unwrap_or(usize::MAX);
         let percent = self.policy_permille / 10;
         let _ =

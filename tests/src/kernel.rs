@@ -167,6 +167,24 @@ impl KernelRouter {
         if number > 1 { tables.remove_list(number - 1) } else { Ok(()) }
     }
 
+    /// A NIC's port as it is without lists, and its key.
+    pub fn port(&self, nic: Nic) -> ((u32, u16, u16), Port) {
+        ((self.ifindexes[&(nic as u8)], 0, 0), host::port(nic))
+    }
+
+    /// Somebody is expected, as if a helper had read so.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn expect(&self, external: &ExternalKey, whom: &Expected) -> Result<()> {
+        self.expected()?.insert(external, whom, 0).context("write EXPECTED")
+    }
+
+    fn expected(&self) -> Result<HashMap<MapData, ExternalKey, Expected>> {
+        let map = MapData::from_pin(self.pin_dir.join("EXPECTED")).context("open EXPECTED")?;
+        Ok(HashMap::try_from(Map::LruHashMap(map))?)
+    }
+
     /// Another hand on its policy, for another thread.
     ///
     /// # Errors
@@ -180,8 +198,7 @@ impl KernelRouter {
 
     /// Nobody is expected any longer.
     fn forget_expected(&self) -> Result<()> {
-        let map = MapData::from_pin(self.pin_dir.join("EXPECTED")).context("open EXPECTED")?;
-        let mut expected: HashMap<_, ExternalKey, Expected> = HashMap::try_from(Map::LruHashMap(map))?;
+        let mut expected = self.expected()?;
         let keys = expected.keys().collect::<Result<Vec<_>, _>>()?;
         for key in keys {
             expected.remove(&key)?;
@@ -318,6 +335,14 @@ impl Switcher {
     pub fn judge_tier1_by(&mut self, number: u32) -> Result<()> {
         let port = Port { from_list: number, ..host::port(Nic::Tier1) };
         self.dataplane.tables().set_port((self.tier1, 0, 0), &port)
+    }
+
+    /// Cuts flows that are denied; how many.
+    ///
+    /// # Errors
+    /// The tables cannot be written.
+    pub fn cut_denied(&mut self) -> Result<usize> {
+        self.dataplane.cut_denied()
     }
 
     /// Removes a list.

@@ -1,5 +1,6 @@
 //! Firewall rules and network ACLs through both hooks, as those behind and outside the router notice them.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -112,6 +113,48 @@ fn a_connection_outlives_the_rule_that_let_it_in_and_another_one_does_not_begin(
         router.apply(&VPC_COMMANDS[5..])?;
         conversation.go_on()?;
         Conversation::begin(web1, echo.at(db1.v4)).map(drop)
+    })
+}
+
+#[test]
+fn where_denied_flows_are_cut_a_connection_ends_with_its_rule_and_no_other_does() -> Result<()> {
+    for_both_hooks(&[], |attach| {
+        let lab = Lab::vpc()?;
+        let router = Router::start(&lab, attach)?;
+        router.apply(&VPC_COMMANDS)?;
+        fs::write(router.root().join("etc/xvr/settings.json"), r#"{ "denied_flows": "cut" }"#)?;
+        router.xvr(&["reload"])?.ok()?;
+        let open = |ports: &[u16]| {
+            let rule = |port| json!({ "type": "tcp", "first_port": port, "last_port": port, "cidr": "0.0.0.0/0,::/0", "allowed": true });
+            acl_of_tier2(&router, &ports.iter().map(rule).collect(), &json!([]))
+        };
+        open(&[2000, 3000])?;
+        let (web1, db1, far) = (lab.host("web1"), lab.host("db1"), lab.host("far"));
+        let (revoked, kept) = (TcpEcho::start_on(db1, 2000)?, TcpEcho::start_on(db1, 3000)?);
+        let outside = TcpEcho::start(far)?;
+        let mut revoked = [
+            Conversation::begin(web1, revoked.at(db1.v4))?,
+            Conversation::begin(web1, revoked.at(db1.v6)).context("IPv6")?,
+        ];
+        let mut others = [
+            Conversation::begin(web1, kept.at(db1.v4))?,
+            Conversation::begin(web1, kept.at(db1.v6)).context("IPv6")?,
+            Conversation::begin(db1, outside.at(far.v4)).context("from the tier to the outside")?,
+            Conversation::begin(web1, outside.at(far.v4)).context("of a tier that is not concerned")?,
+        ];
+        let cut = || router.show("status")?["cut_flows"].as_u64().context("status has no count of cut flows");
+        assert_eq!(cut()?, 0);
+        open(&[3000])?;
+        assert_eq!(cut()?, 2);
+        for conversation in &mut revoked {
+            is_closed("a connection whose rule is revoked", conversation.go_on())?;
+        }
+        for (index, conversation) in others.iter_mut().enumerate() {
+            conversation.go_on().with_context(|| format!("connection {index} of the others"))?;
+        }
+        open(&[3000])?;
+        assert_eq!(cut()?, 2, "nothing has changed");
+        Ok(())
     })
 }
 

@@ -10,9 +10,9 @@ use router_tests::lab::Lab;
 use router_tests::nat::{FORWARDING, NatRouter, Rule, SOURCE_NAT, STATIC_NAT, is_closed};
 use router_tests::needs;
 use router_tests::netns::{Output, wait_until};
-use router_tests::router::Router;
-use router_tests::servers::{UdpEcho, UdpMirror, udp_round_trip};
-use serde_json::Value;
+use router_tests::router::{Router, TIER2};
+use router_tests::servers::{Conversation, TcpEcho, UdpEcho, UdpMirror, udp_round_trip};
+use serde_json::{Value, json};
 
 /// Runs a test with a router that takes NAT rules, with the programs in TC.
 fn run(test: impl FnOnce(&Lab, NatRouter<'_>) -> Result<()>) -> Result<()> {
@@ -374,5 +374,22 @@ fn show_nat_has_the_rules_and_the_ports() -> Result<()> {
         let text = router.xvr(&["show", "nat"])?.ok()?.stdout;
         assert!(text.contains("203.0.113.31:9000-9002  10.10.1.11:7000-7002"), "{text}");
         Ok(())
+    })
+}
+
+#[test]
+fn flows_that_the_policy_denies_end_as_soon_as_that_is_chosen() -> Result<()> {
+    run_xvr(|lab, router| {
+        let (web1, db1) = (lab.host("web1"), lab.host("db1"));
+        let echo = TcpEcho::start(db1)?;
+        let mut conversation = Conversation::begin(web1, echo.at(db1.v4))?;
+        router.apply_acl(TIER2, &json!([]), &json!([]))?;
+        conversation.go_on().context("what is known passes by default")?;
+        write(router, r#"{ "denied_flows": "cut" }"#)?;
+        assert_eq!(router.plan()?, ["cut flows that the policy denies"]);
+        conversation.go_on().context("a plan changes nothing")?;
+        router.xvr(&["reload"])?.ok()?;
+        assert_eq!(router.show("status")?["cut_flows"], 1);
+        is_closed("a connection that the policy denies", conversation.go_on())
     })
 }

@@ -1,4 +1,4 @@
-//! Lists of rules: the tables say what the list says, read rule by rule.
+//! Lists of rules: the tables say what the list says, read rule by rule; and flows that they deny can be cut.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
 use router_common::account::Hook;
+use router_common::nat::{Expected, ExternalKey};
 use router_common::net::{Be16, Ipv4, Ipv6};
+use router_common::port::Port;
 use router_common::verdict::{DropReason, FORWARDED};
 use router_ebpf::policy::{Case, permits};
 use router_ebpf::tables::Tables;
@@ -16,7 +18,8 @@ use router_tests::kernel::{KernelRouter, in_new_namespace};
 use router_tests::model::generate::Random;
 use router_tests::needs;
 use router_tests::packet::{Frame, Payload};
-use router_tests::scenario::{Nic, Router, host_mac};
+use router_tests::scenario::{Nic, PUBLIC, Router, host_mac};
+use router_userspace::compile::policy::ListEntry;
 use router_userspace::dataplane::MAX_BINDINGS;
 use router_userspace::model::PortRange;
 use router_userspace::model::policy::{AccessList, Action, Question, Rule, Traffic};
@@ -389,4 +392,287 @@ fn a_thousand_switches_show_the_tc_program_no_mixture() {
 #[test]
 fn a_thousand_switches_show_the_xdp_program_no_mixture() {
     no_packet_meets_a_mixture(Hook::Xdp);
+}
+
+/// A first frame of each kind of flow that lists see differently, which are known by their source ports.
+fn openings(first_port: u16) -> Vec<(u16, Nic, Vec<u8>)> {
+    use Nic::{Public, Public2, Tier1, Tier2};
+    let tcp = |dst| move |src| Payload::Tcp { src, dst, flags: 2 };
+    let udp = |dst| move |src| Payload::Udp { src, dst };
+    let echo = |kind| move |id| Payload::Echo { kind, id };
+    type Kind<'a> = (Nic, &'a str, &'a str, &'a dyn Fn(u16) -> Payload);
+    let kinds: &[Kind<'_>] = &[
+        (Tier1, "10.1.1.50", "192.0.2.9", &tcp(80)),
+        (Tier1, "10.1.1.51", "192.0.2.9", &udp(53)),
+        (Tier1, "10.1.1.50", "192.0.2.9", &echo(8)),
+        (Tier1, "10.1.1.60", "192.0.2.9", &tcp(1024)),
+        (Tier1, "10.1.1.50", "10.1.2.50", &tcp(22)),
+        (Tier2, "10.1.2.50", "10.1.1.50", &udp(443)),
+        (Tier2, "10.1.2.60", "203.0.113.21", &tcp(8080)),
+        (Public, "192.0.2.9", "203.0.113.21", &tcp(8080)),
+        (Public, "192.0.2.9", "203.0.113.21", &udp(30_005)),
+        (Public, "192.0.2.8", "203.0.113.20", &udp(1023)),
+        (Public, "192.0.2.8", "203.0.113.20", &echo(8)),
+        (Public2, "192.0.2.9", "203.0.114.20", &tcp(1)),
+        (Tier1, "fd00:1::50", "2001:db8:100::77", &tcp(443)),
+        (Tier1, "fd00:1::50", "fd00:2::50", &echo(128)),
+        (Public, "2001:db8:100::77", "fd00:1::50", &tcp(80)),
+        (Public, "2001:db8:100::77", "fd00:2::50", &udp(80)),
+    ];
+    let frame = |(port, (nic, src, dst, payload)): (u16, &Kind<'_>)| {
+        (port, *nic, Frame::new((nic.mac(), host_mac(*nic)), src, dst, payload(port)).bytes())
+    };
+    (first_port..).zip(kinds).map(frame).collect()
+}
+
+/// Everything passes, and is judged by a list where nothing passes without one.
+fn judge_nothing(router: &mut KernelRouter) {
+    let everything = Arc::new(AccessList::new(vec![], Action::Allow));
+    router.dataplane().tables().add_list(1, &ListEntry::of(&everything)).expect("the list is written");
+    for nic in Nic::ALL {
+        let (key, mut port) = router.port(nic);
+        port.to_list = 1;
+        router.dataplane().tables().set_port(key, &port).expect("the port is written");
+    }
+    for address in FIREWALLED {
+        router.dataplane().tables().remove_firewall(address).expect("the table is written");
+    }
+}
+
+const FIREWALLED: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(203, 0, 113, 20), Ipv4Addr::new(203, 0, 113, 21), Ipv4Addr::new(203, 0, 114, 20)];
+
+/// Ports and public addresses get lists of their own, some of them none.
+fn judge_by_anything(router: &mut KernelRouter, random: &mut Random) {
+    let mut number = 1;
+    let mut some_list = |router: &mut KernelRouter, random: &mut Random| {
+        if random.below(2) == 0 {
+            return 0;
+        }
+        number += 1;
+        let list = ListEntry::of(&list(random));
+        router.dataplane().tables().add_list(number, &list).expect("the list is written");
+        number
+    };
+    for nic in Nic::ALL {
+        let (key, mut port) = router.port(nic);
+        port.from_list = some_list(router, random);
+        port.to_list = some_list(router, random);
+        port.outside_list = some_list(router, random);
+        router.dataplane().tables().set_port(key, &port).expect("the port is written");
+    }
+    for address in FIREWALLED {
+        let list = some_list(router, random);
+        if list != 0 {
+            router.dataplane().tables().set_firewall(address, list).expect("the table is written");
+        }
+    }
+}
+
+/// Flows begin, then lists come, and flows are cut: those that could not begin any more, as the programs themselves
+/// say when the same frames come again as first ones.
+fn cuts_are_what_could_not_begin(hook: Hook) {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(move || {
+        let mut router = KernelRouter::new(hook).expect("the programs load");
+        let mut random = Random::new(5);
+        let (mut answers, mut all) = ([0; 2], 0);
+        for round in 0..100 {
+            judge_nothing(&mut router);
+            let frames = openings(2000 + 20 * round);
+            for (port, nic, frame) in &frames {
+                assert_eq!(router.send(*nic, frame).outcome, FORWARDED, "port {port} by {nic:?}");
+            }
+            judge_by_anything(&mut router, &mut random);
+            let cut = router.dataplane().cut_denied().expect("flows are cut");
+            assert_eq!(router.dataplane().flow_entries().expect("flows can be read").1, 0, "half a flow");
+            let left = router.dataplane().flows().expect("flows can be read");
+            let left: HashSet<u16> = left.iter().map(|flow| flow.src.1).collect();
+            assert_eq!(cut + left.len(), frames.len());
+            all += cut as u64;
+            router.forget_flows().expect("flows can be forgotten");
+            for (port, nic, frame) in &frames {
+                let begins = router.send(*nic, frame).outcome == FORWARDED;
+                assert_eq!(left.contains(port), begins, "kind {} by {nic:?}", port % 20);
+                answers[usize::from(begins)] += 1;
+            }
+            router.forget_flows().expect("flows can be forgotten");
+        }
+        assert!(answers.iter().all(|answers| *answers > 400), "{answers:?}");
+        assert_eq!(router.dataplane().cut_flows(), all);
+    });
+}
+
+#[test]
+fn cut_flows_are_those_that_the_tc_program_would_not_let_begin() {
+    cuts_are_what_could_not_begin(Hook::Tc);
+}
+
+#[test]
+fn cut_flows_are_those_that_the_xdp_program_would_not_let_begin() {
+    cuts_are_what_could_not_begin(Hook::Xdp);
+}
+
+#[test]
+fn a_flow_that_a_helper_expected_is_not_cut() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router = KernelRouter::new(Hook::Tc).expect("the programs load");
+        let address = |text: &str| Ipv4::from(text.parse::<Ipv4Addr>().expect("an address"));
+        let external = ExternalKey {
+            external: address(PUBLIC),
+            port: Be16::new(5500),
+            router: 0,
+            protocol: 6,
+            pad: [0; 3],
+        };
+        let (peer, guest) = (address("192.0.2.9"), address("10.1.1.50"));
+        let whom = Expected { until: u64::MAX, peer, guest, port: Be16::new(2000), pad: [0; 6] };
+        router.expect(&external, &whom).expect("it is written");
+        let from_outside = |dst: &str, port: u16| {
+            let macs = (Nic::Public.mac(), host_mac(Nic::Public));
+            Frame::new(macs, "192.0.2.9", dst, Payload::Tcp { src: 20, dst: port, flags: 2 }).bytes()
+        };
+        for (dst, port) in [(PUBLIC, 5500), ("203.0.113.21", 8080)] {
+            assert_eq!(router.send(Nic::Public, &from_outside(dst, port)).outcome, FORWARDED);
+        }
+        let nothing = Arc::new(AccessList::new(vec![], Action::Deny));
+        router.dataplane().tables().add_list(1, &ListEntry::of(&nothing)).expect("the list is written");
+        let (key, mut port) = router.port(Nic::Tier1);
+        port.to_list = 1;
+        router.dataplane().tables().set_port(key, &port).expect("the port is written");
+        assert_eq!(router.dataplane().cut_denied().expect("flows are cut"), 1);
+        let left = router.dataplane().flows().expect("flows can be read");
+        assert_eq!(left.iter().map(|flow| flow.dst.1).collect::<Vec<_>>(), [5500]);
+        // Whoever comes under the same port later, when nobody is expected any more, is like others.
+        router.expect(&external, &Expected { until: 1, ..whom }).expect("it is written");
+        assert_eq!(router.dataplane().cut_denied().expect("flows are cut"), 1);
+    });
+}
+
+/// Neither end of a TCP connection brings it back, until it may begin again.
+fn what_is_cut_stays_cut(hook: Hook) {
+    const ACK: u8 = 16;
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(move || {
+        let mut router = KernelRouter::new(hook).expect("the programs load");
+        let frame = |nic: Nic, (src, dst), (src_port, dst_port), flags| {
+            let payload = Payload::Tcp { src: src_port, dst: dst_port, flags };
+            Frame::new((nic.mac(), host_mac(nic)), src, dst, payload).bytes()
+        };
+        // From a guest to another tier, and from outside to static NAT.
+        let (guest, other) = ("10.1.1.50", "10.1.2.50");
+        let (far, public, behind) = ("192.0.2.9", "203.0.114.20", "10.1.2.60");
+        let questions = |flags| {
+            let outside = frame(Nic::Public2, (far, public), (4000, 22), flags);
+            [(Nic::Tier1, frame(Nic::Tier1, (guest, other), (4000, 22), flags)), (Nic::Public2, outside)]
+        };
+        let answers = [
+            (Nic::Tier2, frame(Nic::Tier2, (other, guest), (22, 4000), ACK)),
+            (Nic::Tier2, frame(Nic::Tier2, (behind, far), (22, 4000), ACK)),
+        ];
+        let outcomes = |router: &mut KernelRouter| {
+            let frames = questions(ACK).into_iter().chain(answers.clone());
+            frames.map(|(nic, frame)| router.send(nic, &frame).outcome).collect::<Vec<_>>()
+        };
+        for (nic, frame) in questions(2) {
+            assert_eq!(router.send(nic, &frame).outcome, FORWARDED);
+        }
+        assert_eq!(outcomes(&mut router), [FORWARDED; 4]);
+        let nothing = Arc::new(AccessList::new(vec![], Action::Deny));
+        router.dataplane().tables().add_list(1, &ListEntry::of(&nothing)).expect("the list is written");
+        let (key, port) = router.port(Nic::Tier2);
+        let closed = Port { to_list: 1, ..port };
+        for forgets in [false, true] {
+            router.dataplane().tables().set_port(key, &closed).expect("the port is written");
+            assert_eq!(router.dataplane().cut_denied().expect("flows are cut"), 2);
+            assert_eq!(router.dataplane().cut_denied().expect("flows are cut"), 0, "again");
+            assert!(router.dataplane().flows().expect("flows can be read").is_empty());
+            assert_eq!(outcomes(&mut router), [DropReason::WrongPort.outcome(); 4]);
+            assert_eq!(router.dataplane().flow_entries().expect("flows can be read"), (4, 0));
+            router.dataplane().tables().set_port(key, &port).expect("the port is written");
+            if forgets {
+                router.dataplane().forget_cut().expect("it is forgotten");
+            } else {
+                assert_eq!(router.dataplane().cut_denied().expect("flows are cut"), 0);
+            }
+            assert_eq!(outcomes(&mut router), [FORWARDED; 4], "they may begin again");
+        }
+        assert_eq!(router.dataplane().cut_flows(), 4);
+    });
+}
+
+#[test]
+fn a_connection_that_was_cut_stays_cut_in_the_tc_program() {
+    what_is_cut_stays_cut(Hook::Tc);
+}
+
+#[test]
+fn a_connection_that_was_cut_stays_cut_in_the_xdp_program() {
+    what_is_cut_stays_cut(Hook::Xdp);
+}
+
+/// Flows that are denied in one direction are cut while packets of both come in, those of the other opening flows of
+/// their own: whatever is left is whole.
+fn no_flow_is_split(hook: Hook) {
+    const FLOWS: u16 = 200;
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(move || {
+        let mut router = KernelRouter::new(hook).expect("the programs load");
+        let frame = |nic: Nic, (src, dst), (src_port, dst_port)| {
+            let payload = Payload::Udp { src: src_port, dst: dst_port };
+            Frame::new((nic.mac(), host_mac(nic)), src, dst, payload).bytes()
+        };
+        let (one, other) = ("10.1.1.50", "10.1.2.50");
+        let questions: Vec<_> =
+            (2000..2000 + FLOWS).map(|port| frame(Nic::Tier1, (one, other), (port, 53))).collect();
+        let answers: Vec<_> =
+            (2000..2000 + FLOWS).map(|port| frame(Nic::Tier2, (other, one), (53, port))).collect();
+        let nothing = Arc::new(AccessList::new(vec![], Action::Deny));
+        let mut switcher = router.second().expect("the tables open twice");
+        switcher.write(1, &nothing).expect("the list is written");
+        let mut all = 0;
+        for _ in 0..60 {
+            let (key, port) = router.port(Nic::Tier1);
+            router.dataplane().tables().set_port(key, &port).expect("the port is written");
+            for question in &questions {
+                assert_eq!(router.send(Nic::Tier1, question).outcome, FORWARDED);
+            }
+            all += std::thread::scope(|scope| {
+                let cutting = scope.spawn(|| {
+                    switcher.judge_tier1_by(1).expect("the port is switched");
+                    switcher.cut_denied().expect("flows are cut")
+                });
+                while !cutting.is_finished() {
+                    for (question, answer) in questions.iter().zip(&answers) {
+                        router.push(Nic::Tier2, answer).expect("the program runs");
+                        router.push(Nic::Tier1, question).expect("the program runs");
+                    }
+                }
+                cutting.join().expect("the thread ends")
+            });
+            let (entries, alone) = router.dataplane().flow_entries().expect("flows can be read");
+            assert_eq!(alone, 0, "of {entries} entries");
+            router.forget_flows().expect("flows can be forgotten");
+        }
+        assert!(all > usize::from(FLOWS) * 50, "{all} flows were cut");
+    });
+}
+
+#[test]
+fn no_flow_is_split_by_cutting_it_under_the_tc_program() {
+    no_flow_is_split(Hook::Tc);
+}
+
+#[test]
+fn no_flow_is_split_by_cutting_it_under_the_xdp_program() {
+    no_flow_is_split(Hook::Xdp);
 }

@@ -57,8 +57,17 @@ impl Key {
     /// The slot of a node of a level that the key belongs to, see [`router_common::policy`].
     pub fn slot(self, level: u32) -> usize {
         let bits = (self.length - 3 * level).min(3);
-        let three = (self.bits << (3 * level)) >> 125;
-        1 << bits | (three as usize) >> (3 - bits)
+        1 << bits | self.three(level) >> (3 - bits)
+    }
+
+    /// The slots of a node of a level that are on the way to a whole key, from the shortest prefix.
+    pub fn slots(self, level: u32) -> [usize; 4] {
+        let three = self.three(level);
+        [0, 1, 2, 3].map(|bits| 1 << bits | three >> (3 - bits))
+    }
+
+    fn three(self, level: u32) -> usize {
+        ((self.bits << (3 * level)) >> 125) as usize
     }
 }
 

@@ -4,14 +4,15 @@
 //! another list, which is written beside the old one before a port is switched to it. How a list is looked
 //! through is the [`classifier`](crate::classifier)'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use router_common::policy::NO_LIST;
 use router_common::port::Port as PortEntry;
 
-use super::{Compiled, port};
+use super::{Compiled, TableSet, port};
 use crate::model::PortRange;
 use crate::model::policy::{AccessList, Action, Content, Policy, Rule, Scope, Traffic};
 use crate::model::port::{PortSelector, Role};
@@ -46,6 +47,34 @@ impl Eq for ListEntry {}
 impl fmt::Debug for ListEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} rules", self.rules)
+    }
+}
+
+/// By what new flows are judged, and where. Two that are equal judge alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Jurisdiction {
+    /// By port: its role, and the lists of what comes in, what leaves, and what leaves outside.
+    ports: BTreeMap<(u32, u16, u16), [u32; 4]>,
+    firewalls: BTreeMap<Ipv4Addr, u32>,
+    /// Numbers say the same again only of the same contents.
+    contents: BTreeMap<u32, Content>,
+}
+
+impl TableSet {
+    /// By what new flows are judged with these tables.
+    pub fn jurisdiction(&self) -> Jurisdiction {
+        let lists =
+            |port: &PortEntry| [u32::from(port.role), port.from_list, port.to_list, port.outside_list];
+        let ports: BTreeMap<_, _> = self.ports.iter().map(|(key, port)| (*key, lists(port))).collect();
+        let numbers: BTreeSet<u32> = ports
+            .values()
+            .flat_map(|[_, lists @ ..]| lists)
+            .chain(self.firewalls.values())
+            .copied()
+            .collect();
+        let contents = self.lists.iter().filter(|(number, _)| numbers.contains(number));
+        let contents = contents.map(|(number, entry)| (*number, entry.content)).collect();
+        Jurisdiction { ports, firewalls: self.firewalls.clone(), contents }
     }
 }
 

@@ -1,9 +1,11 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use router_common::config::RouterConfig;
 use router_common::port::{Port as PortEntry, Role};
 
 use super::*;
+use crate::model::policy::{AccessList, Action, Policy, Rule, Scope, Traffic};
 use crate::model::settings::{
     ExhaustedPorts, Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, UnsolicitedSyn,
 };
@@ -272,4 +274,41 @@ fn a_network_that_no_guest_port_has_is_a_problem_but_no_commands() {
     let said = |network| format!("network {network} of the settings: no guest port has an address in it");
     assert_eq!(problems, ["10.1.9.0/24", "203.0.113.0/24"].map(said));
     assert!(compiled.refusals(&DesiredState::default(), &router()).is_empty());
+}
+
+#[test]
+fn new_flows_are_judged_otherwise_by_another_list_or_elsewhere() {
+    let list = |id, default| {
+        let rule = Rule::new(id, Action::Allow, Traffic::Tcp(None), vec![], vec![]);
+        Arc::new(AccessList::new(vec![Arc::new(rule)], default))
+    };
+    type Lists = [(Scope, Arc<AccessList>)];
+    let of = |lists: &Lists, settings: &Settings| {
+        let desired = DesiredState { policy: Policy { lists: lists.to_vec() }, ..router() };
+        compile_with(&desired, settings).tables.jurisdiction()
+    };
+    let (guest, public) = (by_mac(GUEST), by_mac(PUBLIC));
+    let address = Scope::PublicAddress("203.0.113.2".parse().unwrap());
+    let (open, closed) = (list(1, Action::Allow), list(1, Action::Deny));
+    let before = [(Scope::To(guest.clone()), Arc::clone(&open)), (address.clone(), Arc::clone(&open))];
+    let judged = of(&before, &Settings::default());
+    let moved = |change: &dyn Fn(&mut Lists)| {
+        let mut lists = before.clone();
+        change(&mut lists);
+        of(&lists, &Settings::default()) != judged
+    };
+    assert!(!moved(&|_| {}));
+    assert!(!moved(&|lists| lists.reverse()));
+    assert!(!moved(&|lists| lists[0].1 = list(1, Action::Allow)), "the same, written anew");
+    assert!(moved(&|lists| lists[0].1 = Arc::clone(&closed)));
+    assert!(moved(&|lists| lists[1].1 = Arc::clone(&closed)));
+    assert!(moved(&|lists| lists[0].0 = Scope::From(guest.clone())));
+    assert!(moved(&|lists| lists[0].0 = Scope::To(public.clone())));
+    let more = [&before[..], &[(Scope::Outside(guest), open)]].concat();
+    for other in [&more, &before[..1]] {
+        assert_ne!(of(other, &Settings::default()), judged);
+    }
+    // What is chosen besides changes nothing about it.
+    let settings = Settings { hairpin_source: HairpinSource::External, ..Settings::default() };
+    assert_eq!(of(&before, &settings), judged);
 }

@@ -15,10 +15,11 @@ use tracing::{debug, error, info, warn};
 use super::pace::Pace;
 use super::{Options, inbox, unsolicited, views};
 use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks};
+use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
 use crate::error::ConfigError;
-use crate::model::settings::UnsolicitedSyn;
+use crate::model::settings::{DeniedFlows, UnsolicitedSyn};
 use crate::model::{DesiredState, Settings};
 use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
@@ -50,6 +51,8 @@ pub struct Control {
     pub(super) trouble: Option<String>,
     neighbours: Keeper,
     pace: Pace,
+    /// What flows were last cut by; `None` where they are not cut.
+    cut_by: Option<Jurisdiction>,
     /// Interfaces that are ports, an earlier daemon's included.
     ports: BTreeSet<u32>,
 }
@@ -108,6 +111,7 @@ impl Control {
             trouble: None,
             neighbours: Keeper::default(),
             pace: Pace::default(),
+            cut_by: None,
             ports,
         })
     }
@@ -140,7 +144,7 @@ impl Control {
     /// Answers a request.
     pub async fn answer(&mut self, request: Request) -> Answer {
         let result = match request {
-            Request::Status => Ok(Answer::Status(views::status(self))),
+            Request::Status => Ok(Answer::Status(Box::new(views::status(self)))),
             Request::Ports => views::ports(self).map(Answer::Ports),
             Request::Flows => views::flows(self).map(Answer::Flows),
             Request::Drops => views::drops(self).map(Answer::Drops),
@@ -286,7 +290,15 @@ impl Control {
     fn sentences(&self, settings: &Settings, changes: &[Change]) -> Vec<String> {
         let timeouts =
             (settings.timeouts != self.settings.timeouts).then(|| "set timeouts of flows".to_owned());
-        timeouts.into_iter().chain(changes.iter().map(ToString::to_string)).collect()
+        let denied_flows = (settings.denied_flows != self.settings.denied_flows).then(|| {
+            let word = match settings.denied_flows {
+                DeniedFlows::Kept => "keep",
+                DeniedFlows::Cut => "cut",
+            };
+            format!("{word} flows that the policy denies")
+        });
+        let own = timeouts.into_iter().chain(denied_flows);
+        own.chain(changes.iter().map(ToString::to_string)).collect()
     }
 
     fn compile(&self, desired: &DesiredState, settings: &Settings) -> Compiled {
@@ -351,10 +363,33 @@ impl Control {
                 info!("{change}");
             }
             if converged.changes.is_empty() {
-                return Ok(());
+                return self.cut_denied();
             }
         }
         Err(anyhow!("NICs and tables keep changing each other"))
+    }
+
+    /// Where that is chosen, flows end that the lists in force would not let begin: once they are in force, and only
+    /// if they judge otherwise than when that was last done.
+    fn cut_denied(&mut self) -> Result<()> {
+        if self.settings.denied_flows == DeniedFlows::Kept {
+            if self.cut_by.is_some() {
+                self.reconciler.backend.programs.forget_cut().context("forget what was cut")?;
+                self.cut_by = None;
+            }
+            return Ok(());
+        }
+        let jurisdiction = self.compiled.tables.jurisdiction();
+        if self.cut_by.as_ref() == Some(&jurisdiction) {
+            return Ok(());
+        }
+        let cut =
+            self.reconciler.backend.programs.cut_denied().context("cut flows that the policy denies")?;
+        if cut > 0 {
+            info!("cut flows that the policy denies: {cut}");
+        }
+        self.cut_by = Some(jurisdiction);
+        Ok(())
     }
 
     /// Flows look their way out up again: a link, an address or a route changed.

@@ -44,6 +44,7 @@ pub fn status(control: &mut Control) -> StatusView {
         evicted_flows: evictions.flows,
         evicted_seconds_ago: (evictions.flows > 0)
             .then(|| monotonic_now().saturating_sub(evictions.last) / 1_000_000_000),
+        cut_flows: control.reconciler.backend.programs.cut_flows(),
         policy_rules: policy.rules,
         policy_permille: policy.permille(),
         problems,

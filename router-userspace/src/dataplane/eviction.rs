@@ -21,6 +21,7 @@ use router_common::flow::{FlowEntry, FlowKey};
 use router_common::nat::{Binding, BindingKey, ExternalKey};
 use router_common::net::{Ipv4, Ipv6};
 
+use super::cutting::is_cut;
 use super::expiry::{TcpStage, refreshed, remove_flows};
 use super::{Dataplane, batch};
 use crate::model::Timeouts;
@@ -38,7 +39,7 @@ const YOUNG: Duration = Duration::from_secs(2);
 pub(super) enum Worth {
     /// Nobody has answered; of TCP, not both sides have acknowledged.
     HalfOpen,
-    /// TCP after RST, or FIN from both sides.
+    /// TCP after RST, or FIN from both sides, or cut.
     Closing,
     /// Answered, but silent for longer than an unanswered flow may be.
     Silent,
@@ -54,6 +55,7 @@ impl Worth {
         timeouts: &Timeouts,
     ) -> Option<Self> {
         match protocol {
+            _ if is_cut(original) => Some(Self::Closing),
             6 => match TcpStage::of(original, reply) {
                 TcpStage::Opening => Some(Self::HalfOpen),
                 TcpStage::Closing => Some(Self::Closing),

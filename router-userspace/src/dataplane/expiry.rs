@@ -92,7 +92,7 @@ impl Dataplane {
         let now = monotonic_now();
         let is_limited = self.tables.config()?.ports_per_guest != 0;
         let source_nats: HashSet<Ipv4> = match is_limited {
-            true => self.tables.observe_ports()?.iter().map(|port| port.source_nat).collect(),
+            true => self.tables.observe_ports()?.values().map(|port| port.source_nat).collect(),
             false => HashSet::new(),
         };
         let mut guests = Guests::new();

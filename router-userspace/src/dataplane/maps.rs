@@ -1,5 +1,6 @@
 //! A typed handle per map, and the tables as the control walk compares them.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
@@ -129,6 +130,7 @@ pub struct Tables {
     pub(super) bindings: HashMap<MapData, BindingKey, Binding>,
     pub(super) externals: HashMap<MapData, ExternalKey, Internal>,
     pub(super) guests: HashMap<MapData, GuestKey, GuestUse>,
+    pub(super) expected: HashMap<MapData, ExternalKey, Expected>,
     pub(super) syns: HashMap<MapData, FlowKey<Ipv6>, Syn>,
     pub(super) pools: Pools,
 }
@@ -157,6 +159,7 @@ impl Tables {
             bindings: HashMap::try_from(map("BINDINGS")?)?,
             externals: HashMap::try_from(map("EXTERNALS")?)?,
             guests: HashMap::try_from(map("GUESTS")?)?,
+            expected: HashMap::try_from(map("EXPECTED")?)?,
             syns: HashMap::try_from(map("SYNS")?)?,
             pools: match map("POOLS")? {
                 Map::Array(data) => Pools::map(&data).context("map POOLS into memory")?,
@@ -305,9 +308,10 @@ impl Tables {
         absent_is_fine(removed).with_context(|| format!("remove {key}"))
     }
 
-    /// The ports that the programs know.
-    pub(super) fn observe_ports(&self) -> Result<Vec<Port>> {
-        self.ports.iter().map(|entry| Ok(entry.context("read PORTS")?.1)).collect()
+    /// The ports that the programs know, by interface.
+    pub(super) fn observe_ports(&self) -> Result<BTreeMap<u32, Port>> {
+        let by_interface = |(key, port): (PortKey, Port)| (key.ifindex, port);
+        self.ports.iter().map(|entry| entry.map(by_interface).context("read PORTS")).collect()
     }
 
     /// Adds or replaces a port.

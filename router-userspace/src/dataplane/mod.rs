@@ -11,6 +11,7 @@
 
 mod attach;
 mod batch;
+mod cutting;
 mod eviction;
 mod expiry;
 mod guests;
@@ -65,6 +66,7 @@ pub struct Dataplane {
     adopted: bool,
     settling: pools::Settling,
     evictions: Evictions,
+    cut: u64,
 }
 
 impl Dataplane {
@@ -117,6 +119,7 @@ impl Dataplane {
             adopted,
             settling: pools::Settling::default(),
             evictions: Evictions::default(),
+            cut: 0,
         })
     }
 

@@ -18,7 +18,7 @@ use super::maps::{Tables, absent_is_fine, local_key};
 use crate::classifier::{Classifier, Former, ListCounts, Memory};
 use crate::compile::TableSet;
 use crate::compile::policy::ListEntry;
-use crate::model::policy::Content;
+use crate::model::policy::{Action, Content, Question};
 
 /// The tables.
 pub(super) struct PolicyTables {
@@ -104,11 +104,19 @@ impl PolicyTables {
         })
     }
 
+    /// The lists of public addresses.
+    pub(super) fn firewalls(&self) -> Result<BTreeMap<Ipv4Addr, u32>> {
+        let by_address = |(key, list): (LocalKey<Ipv4>, u32)| (key.address.into(), list);
+        self.firewalls.iter().map(|entry| entry.map(by_address).context("read FIREWALLS")).collect()
+    }
+
+    /// What a list says; one that is not there lets nothing pass.
+    pub(super) fn judge(&self, list: u32, question: &Question) -> Action {
+        self.classifier.judge(list, question).unwrap_or(Action::Deny)
+    }
+
     pub(super) fn observe(&self, tables: &mut TableSet) -> Result<()> {
-        for entry in self.firewalls.iter() {
-            let (key, list) = entry.context("read FIREWALLS")?;
-            tables.firewalls.insert(key.address.into(), list);
-        }
+        tables.firewalls = self.firewalls()?;
         for entry in self.lists.iter() {
             let (number, List { content, rules, .. }) = entry.context("read LISTS")?;
             tables.lists.insert(number, ListEntry { content: Content(content), rules, list: None });

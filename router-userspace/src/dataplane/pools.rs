@@ -176,7 +176,7 @@ impl Dataplane {
     /// The pools in use: address and protocol → index.
     fn pool_rows(&self) -> Result<Vec<((Ipv4, u8), u32)>> {
         let mut rows = Vec::new();
-        for port in self.tables.observe_ports()? {
+        for port in self.tables.observe_ports()?.into_values() {
             if port.source_nat != Ipv4::UNSPECIFIED {
                 let of = |protocol| Some(((port.source_nat, protocol), pool_index(port.slot, protocol)?));
                 rows.extend([6, 17, 1].into_iter().filter_map(of));

@@ -13,6 +13,7 @@ use router_common::flow::{Direction, FlowEntry, FlowKey};
 use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, OUTCOMES, PuntReason};
 
+use super::cutting::is_cut;
 use super::{Dataplane, batch};
 
 /// What became of packets.
@@ -112,7 +113,7 @@ impl Dataplane {
         Ok(rows)
     }
 
-    /// Every flow, IPv4 first.
+    /// Every flow, IPv4 first, without those that were cut.
     ///
     /// # Errors
     /// A map cannot be read.
@@ -174,7 +175,8 @@ where
     FlowEntry<A>: Pod,
 {
     let entries = entries(flows)?;
-    let originals = entries.iter().filter(|(_, entry)| entry.direction == Direction::Original as u8);
+    let is_flow = |entry: &FlowEntry<A>| entry.direction == Direction::Original as u8 && !is_cut(entry);
+    let originals = entries.iter().filter(|(_, entry)| is_flow(entry));
     let record = |(key, entry): (&FlowKey<A>, &FlowEntry<A>)| {
         let reply = entries.get(&reply_key(key, entry));
         let traffic = |entry: &FlowEntry<A>| Traffic { packets: entry.packets, bytes: entry.bytes };

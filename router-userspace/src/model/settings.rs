@@ -15,6 +15,8 @@ pub struct Settings {
     pub hairpin_source: HairpinSource,
     /// Who may send to a binding's external port.
     pub filtering: Filtering,
+    /// What becomes of flows that the policy would not let begin any more.
+    pub denied_flows: DeniedFlows,
     /// What becomes of SYNs over IPv6 that nobody inside has asked for.
     pub unsolicited_syn: UnsolicitedSyn,
     /// What a new socket gets of an address that has no port left.
@@ -86,6 +88,16 @@ pub enum Filtering {
     AddressAndPortDependent,
     /// Anybody.
     EndpointIndependent,
+}
+
+/// What becomes of a flow that is there when the policy changes and denies its first packet from then on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedFlows {
+    /// It goes on: what is known passes.
+    #[default]
+    Kept,
+    /// It ends at once.
+    Cut,
 }
 
 /// What becomes of a SYN over IPv6 towards a guest that nobody inside has asked for: it is dropped, and then?
