@@ -7,15 +7,16 @@
 //! keep:
 //!
 //! - *The type of an ICMP query.* It counts as an echo request, which nearly all are.
-//! - *That a helper expected the flow*, which no list was asked about. The programs remember whom they expected, also when the time is
-//!   over, until 16,384 others were expected since.
+//! - *That a helper expected the flow*, which no list was asked about. The programs remember whom they expected,
+//!   also when the time is over, until 16,384 others were expected since.
 //!
 //! A flow whose ports are gone is no list's business and stays.
 //!
-//! What is cut is removed, but for TCP, which any of its packets begins anew, those of the other end included: a connection would be
-//! back as soon as that sends something, where the lists let it. So its entries stay, as expected from an interface that there is not:
-//! whatever comes is dropped, `wrong-port`. They go when the lists let the flow begin again, or when a connection in
-//! use would have gone, or make room like a closing one's.
+//! What is cut is removed, but for TCP, which any of its acknowledgments begins anew, those of the other end
+//! included: a connection would be back as soon as that sends something, where the lists let it. So its entries
+//! stay, as expected from an interface that there is not: whatever comes is dropped, `wrong-port`. They go when the
+//! lists let the flow begin again, or when a connection would have gone that is silent from now on, or make room
+//! like a closing one's.
 //!
 //! Invariant: a flow goes with both its entries. The original goes first: nobody can open it anew, since the lists
 //! deny it, and as long as its reply is there nobody opens another flow by that.
