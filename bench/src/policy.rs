@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::daemon;
 use crate::generator::{Frames, KNOWN, Passed, Window};
-use crate::lab::Lab;
+use crate::lab::{Lab, Router};
 use crate::references::{Means, Reference};
 use crate::report::{Report, Series, Time};
 use crate::rules::{Family, HITS, RuleSet, Shape};
@@ -171,11 +171,9 @@ impl Subject {
         if let Target::Xvr(list) = self.target {
             xvr.judge_by(list)?;
         }
-        let router = match &self.target {
-            Target::Xvr(_) => &xvr.router,
-            Target::Reference(reference) => &reference.router,
-        };
+        self.warm(lab, xvr)?;
         let hop = lab.send(None, Frames::New, self.window)?;
+        let router = self.router(xvr);
         let new = (lab.send(Some(router), Frames::New, self.window)?, hop);
         let opening = Window { frames: KNOWN, limit: Duration::MAX, ..self.window };
         for frames in [Frames::Opening, Frames::Answers, Frames::Known] {
@@ -183,17 +181,36 @@ impl Subject {
         }
         let hop = lab.send(None, Frames::Known, Window::of(TUPLES))?;
         let known = (lab.send(Some(router), Frames::Known, Window::of(TUPLES))?, hop);
-        match &self.target {
-            Target::Xvr(_) => xvr.forget_flows()?,
-            Target::Reference(reference) => reference.forget_flows()?,
-        }
+        self.forget_flows(xvr)?;
         Ok(Measured { new, known, spread: None })
+    }
+
+    /// As many first packets as are measured then, so that caches are as this subject's own traffic leaves them, and
+    /// not as that of the one before.
+    fn warm(&self, lab: &mut Lab, xvr: &mut Xvr) -> Result<()> {
+        lab.send(Some(self.router(xvr)), Frames::New, self.window)?;
+        self.forget_flows(xvr)
+    }
+
+    fn router<'a>(&'a self, xvr: &'a Xvr) -> &'a Router {
+        match &self.target {
+            Target::Xvr(_) => &xvr.router,
+            Target::Reference(reference) => &reference.router,
+        }
+    }
+
+    fn forget_flows(&self, xvr: &mut Xvr) -> Result<()> {
+        match &self.target {
+            Target::Xvr(_) => xvr.forget_flows(),
+            Target::Reference(reference) => reference.forget_flows(),
+        }
     }
 
     fn measure_spread(&self, lab: &mut Lab, xvr: &mut Xvr) -> Result<Option<(Passed, Passed)>> {
         if !matches!(self.target, Target::Xvr(_)) {
             return Ok(None);
         }
+        self.warm(lab, xvr)?;
         let hop = lab.send(None, Frames::New, self.window)?;
         let new = lab.send(Some(&xvr.router), Frames::New, self.window)?;
         xvr.forget_flows()?;
