@@ -1,14 +1,13 @@
 //! XVR as a subject: its programs on a router's two ports, its tables filled directly, no daemon.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
+use router_tests::kernel::end_flows;
 use router_userspace::compile::Attachment;
 use router_userspace::compile::attach::Front;
 use router_userspace::compile::policy::ListEntry;
-use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Timeouts, mount_bpffs};
+use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, mount_bpffs};
 
 use crate::lab::{Lab, Router, inside, pin_dir};
 
@@ -76,22 +75,7 @@ impl Xvr {
     /// # Errors
     /// The tables cannot be written, or flows are left.
     pub fn forget_flows(&mut self) -> Result<()> {
-        // Longer than a tick of the clock that flows are stamped with.
-        std::thread::sleep(Duration::from_millis(12));
-        let none = Duration::ZERO;
-        self.dataplane.expire(&Timeouts {
-            tcp_opening: none,
-            tcp_established: none,
-            tcp_closing: none,
-            udp_unanswered: none,
-            udp: none,
-            icmp: none,
-            other: none,
-            hold_down: none,
-        })?;
-        let (left, _) = self.dataplane.flow_entries()?;
-        ensure!(left == 0, "{left} flow entries are left");
-        Ok(())
+        end_flows(&mut self.dataplane)
     }
 }
 

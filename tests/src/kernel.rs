@@ -51,6 +51,29 @@ pub fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Ends every flow and every binding.
+///
+/// # Errors
+/// The tables cannot be written, or flows are left.
+pub fn end_flows(dataplane: &mut Dataplane) -> Result<()> {
+    // Longer than a tick of the clock that flows are stamped with.
+    std::thread::sleep(Duration::from_millis(12));
+    let none = Duration::ZERO;
+    dataplane.expire(&Timeouts {
+        tcp_opening: none,
+        tcp_established: none,
+        tcp_closing: none,
+        udp_unanswered: none,
+        udp: none,
+        icmp: none,
+        other: none,
+        hold_down: none,
+    })?;
+    let (left, _) = dataplane.flow_entries()?;
+    ensure!(left == 0, "{left} flow entries are left");
+    Ok(())
+}
+
 /// The programs over a network namespace of their own.
 pub struct KernelRouter {
     dataplane: Dataplane,
@@ -135,22 +158,8 @@ impl KernelRouter {
     /// # Errors
     /// The tables cannot be written.
     pub fn forget_flows(&mut self) -> Result<()> {
-        // Longer than a tick of the clock that flows are stamped with.
-        std::thread::sleep(Duration::from_millis(12));
-        let none = Duration::ZERO;
-        self.dataplane.expire(&Timeouts {
-            tcp_opening: none,
-            tcp_established: none,
-            tcp_closing: none,
-            udp_unanswered: none,
-            udp: none,
-            icmp: none,
-            other: none,
-            hold_down: none,
-        })?;
+        end_flows(&mut self.dataplane)?;
         self.forget_expected()?;
-        let left = self.dataplane.flows()?.len();
-        ensure!(left == 0, "{left} flows are left");
         self.forget_fragments::<Ipv4>("4")?;
         self.forget_fragments::<Ipv6>("6")
     }
