@@ -76,6 +76,26 @@ struct Content {
     is_short: bool,
 }
 
+/// A list that is like a new one.
+struct Alike {
+    written: Written,
+    /// How many rules both have in front, and of the others at the end.
+    ends: (usize, usize),
+    /// How many the new one has.
+    rules: usize,
+}
+
+impl Alike {
+    /// Whether the new one is made from it: half of the longer one has to be the same.
+    fn is_base(&self) -> bool {
+        let (front, end) = self.ends;
+        self.written.content.as_ref().filter(|old| !old.is_short).is_some_and(|old| {
+            let longer = old.list.rules.len().max(self.rules);
+            longer > 0 && (front + end) * 2 >= longer
+        })
+    }
+}
+
 impl<M: Memory> Classifier<M> {
     /// Over memory that holds these lists already, and nothing else.
     pub fn new(memory: M, lists: impl IntoIterator<Item = (u32, List)>) -> Self {
@@ -113,11 +133,11 @@ impl<M: Memory> Classifier<M> {
     ) -> Result<List, Full> {
         self.store.begin();
         let leaves = |number: u32| former(number) == Some(Former::Leaves);
-        let result = match self.like(list, leaves).filter(|base| is_base(base, list)) {
+        let result = match self.like(list, leaves).filter(Alike::is_base) {
             Some(base) => self.derive(&base, list),
             None => {
                 let old = self.like(list, |number| former(number).is_some());
-                self.build(list, old.as_ref())
+                self.build(list, old.map(|old| old.written).as_ref())
             }
         };
         match result {
@@ -142,11 +162,26 @@ impl<M: Memory> Classifier<M> {
         self.let_go(written);
     }
 
-    /// What a list that was found is.
-    pub fn recognise(&mut self, number: u32, list: &Arc<AccessList>) {
-        let Some(written) = self.lists.get_mut(&number) else { return };
-        if written.content.is_some() || written.value.content != list.content().0 {
-            return;
+    /// What lists that were found are.
+    pub fn recognise<'a>(&mut self, lists: impl IntoIterator<Item = (u32, &'a Arc<AccessList>)>) {
+        let mut is_any = false;
+        for (number, list) in lists {
+            let content = self.found(number, list);
+            if let (Some(content), Some(written)) = (content, self.lists.get_mut(&number)) {
+                written.content = Some(content);
+                is_any = true;
+            }
+        }
+        if is_any {
+            self.recount();
+        }
+    }
+
+    /// A list that was found, if that is what it is and nobody has said so before.
+    fn found(&self, number: u32, list: &Arc<AccessList>) -> Option<Content> {
+        let written = self.lists.get(&number).filter(|written| written.content.is_none())?;
+        if written.value.content != list.content().0 {
+            return None;
         }
         let mut counters_by_rank = BTreeMap::new();
         for root in written.value.roots {
@@ -159,19 +194,14 @@ impl<M: Memory> Classifier<M> {
         for rule in &list.rules {
             let (rank, counter) = match records(rule, 0, 0).is_empty() {
                 true => (ranks.last().copied().unwrap_or_default(), 0),
-                // Rules were left out, nobody can say which.
-                false => match found.next() {
-                    Some(place) => place,
-                    None => return,
-                },
+                // Where rules were left out, nobody can say which.
+                false => found.next()?,
             };
             ranks.push(rank);
             counters.push(counter);
         }
-        if found.next().is_none() {
-            written.content = Some(Content { list: Arc::clone(list), ranks, counters, is_short: false });
-            self.recount();
-        }
+        let content = Content { list: Arc::clone(list), ranks, counters, is_short: false };
+        found.next().is_none().then_some(content)
     }
 
     /// What a list has decided; `None` if there is none of that number, or nobody knows its rules.
@@ -200,13 +230,13 @@ impl<M: Memory> Classifier<M> {
     }
 
     /// Of these, the list with the most rules in front and at the end that this one has there, too.
-    fn like(&self, list: &AccessList, is_one: impl Fn(u32) -> bool) -> Option<Written> {
+    fn like(&self, list: &AccessList, is_one: impl Fn(u32) -> bool) -> Option<Alike> {
         let alike = self.lists.iter().filter_map(|(number, written)| {
             let content = written.content.as_ref().filter(|_| is_one(*number))?;
-            let (front, end) = ends(&content.list.rules, &list.rules);
-            Some((front + end, written))
+            Some((ends(&content.list.rules, &list.rules), written))
         });
-        alike.max_by_key(|(common, _)| *common).map(|(_, written)| written.clone())
+        let (ends, written) = alike.max_by_key(|((front, end), _)| front + end)?;
+        Some(Alike { written: written.clone(), ends, rules: list.rules.len() })
     }
 
     /// A list that shares no block, and no counter; what rules have decided in an old one it goes on with.
@@ -256,9 +286,10 @@ impl<M: Memory> Classifier<M> {
     }
 
     /// A list from one that is much like it and leaves.
-    fn derive(&mut self, base: &Written, list: &Arc<AccessList>) -> Result<Written, Full> {
+    fn derive(&mut self, base: &Alike, list: &Arc<AccessList>) -> Result<Written, Full> {
+        let Alike { written: base, ends, .. } = base;
         let content = base.content.as_ref();
-        let Some((old, steps)) = content.and_then(|old| Some((old, steps(old, list)?))) else {
+        let Some((old, steps)) = content.and_then(|old| Some((old, steps(old, list, *ends)?))) else {
             return self.build(list, Some(base));
         };
         let mut roots = base.value.roots.map(Pointer);
@@ -415,15 +446,6 @@ fn ends(old: &[Arc<Rule>], new: &[Arc<Rule>]) -> (usize, usize) {
     (front, rest.take_while(|(old, new)| is_same(old, new)).count())
 }
 
-/// Whether a list is made from another one: half of the longer one has to be the same.
-fn is_base(base: &Written, list: &AccessList) -> bool {
-    base.content.as_ref().filter(|old| !old.is_short).is_some_and(|old| {
-        let (front, end) = ends(&old.list.rules, &list.rules);
-        let longer = old.list.rules.len().max(list.rules.len());
-        longer > 0 && (front + end) * 2 >= longer
-    })
-}
-
 /// How a list is made from another.
 struct Steps {
     /// Places of rules of the old one that the new one lacks, or has in another order.
@@ -441,9 +463,8 @@ enum Step {
 }
 
 /// `None` where there is no rank left between two rules.
-fn steps(base: &Content, list: &AccessList) -> Option<Steps> {
+fn steps(base: &Content, list: &AccessList, (front, end): (usize, usize)) -> Option<Steps> {
     let (old, new) = (&base.list.rules, &list.rules);
-    let (front, end) = ends(old, new);
     let mut places: HashMap<_, VecDeque<usize>> = HashMap::new();
     for (place, rule) in (front..).zip(&old[front..old.len() - end]) {
         places.entry(rule.content()).or_default().push_back(place);

@@ -234,11 +234,10 @@ impl Tables {
     /// Takes in which lists are to take the place of which, and what those that an earlier daemon has left say.
     pub fn recognise_lists(&mut self, there: &TableSet, wanted: &TableSet) {
         self.policy.succession = Some(Succession::of(there, wanted));
-        for (number, entry) in &wanted.lists {
-            if let Some(list) = &entry.list {
-                self.policy.classifier.recognise(*number, list);
-            }
-        }
+        let lists = wanted.lists.iter();
+        self.policy
+            .classifier
+            .recognise(lists.filter_map(|(number, entry)| Some((*number, entry.list.as_ref()?))));
     }
 
     /// What a list has decided; `None` if there is none of that number, or nobody knows its rules.
