@@ -41,7 +41,8 @@ fn address(random: &mut Random, v6: bool) -> IpAddr {
 }
 
 fn network(random: &mut Random, v6: bool) -> IpNet {
-    let lengths: &[u8] = if v6 { &[0, 32, 48, 64, 112, 128] } else { &[0, 8, 15, 16, 17, 24, 31, 32] };
+    let lengths: &[u8] =
+        if v6 { &[0, 32, 47, 48, 64, 112, 127, 128] } else { &[0, 8, 15, 16, 17, 24, 31, 32] };
     IpNet::new(address(random, v6), random.pick(lengths)).expect("a length")
 }
 
@@ -66,7 +67,7 @@ fn traffic(random: &mut Random) -> Traffic {
             _ => PortRange::new(a.min(b), a.max(b)).ok(),
         }
     };
-    let byte = |random: &mut Random| random.pick(&[None, Some(0), Some(3), Some(8)]);
+    let byte = |random: &mut Random| random.pick(&[None, Some(0), Some(3), Some(8), Some(13)]);
     match random.pick(&[0, 1, 1, 1, 2, 2, 3, 4]) {
         0 => Traffic::Any,
         1 => Traffic::Tcp(range(random)),
@@ -152,6 +153,8 @@ fn agree(router: &HostRouter, number: u32, list: &AccessList, random: &mut Rando
         let allowed = permitted(router, number, &question);
         asked[usize::from(allowed)] += 1;
         assert_eq!(allowed, action == Action::Allow, "{question:?}: {rule:?} of {list:#?}");
+        let judged = router.world.classifier.borrow().judge(number, &question);
+        assert_eq!(judged, Some(action), "{question:?}: {rule:?} of {list:#?}");
     }
 }
 
@@ -201,9 +204,30 @@ fn lists_share_what_they_have_in_common_and_do_not_disturb_each_other() {
 }
 
 #[test]
+fn many_lists_that_were_made_from_each_other_say_what_each_says() {
+    let router = HostRouter::new(Hook::Tc);
+    let mut random = Random::new(5);
+    let mut asked = [0; 2];
+    let first = AccessList::new((0..100).map(|_| rule(&mut random)).collect(), Action::Deny);
+    let mut lists = vec![Arc::new(first)];
+    for number in 1..=30 {
+        lists.push(edited(&mut random, &lists[number - 1]));
+    }
+    for (number, list) in (1..).zip(&lists) {
+        router.world.set_list(number, list);
+    }
+    for (number, list) in (1..).zip(&lists) {
+        agree(&router, number, list, &mut random, &mut asked);
+        agree(&router, number, list, &mut random, &mut asked);
+    }
+}
+
+#[test]
 fn a_list_that_is_not_there_lets_nothing_pass() {
     let router = HostRouter::new(Hook::Tc);
-    assert!(!permitted(&router, 1, &question(&mut Random::new(1))));
+    let question = question(&mut Random::new(1));
+    assert!(!permitted(&router, 1, &question));
+    assert_eq!(router.world.classifier.borrow().judge(1, &question), None);
 }
 
 /// The programs judge by the list of tier 1, from whose hosts packets go anywhere: lists that are new, and lists
