@@ -29,7 +29,7 @@ pub fn install(root: &Root) -> Result<Vec<PathBuf>> {
     let binary = root.binary();
     let running = fs::read("/proc/self/exe").context("read the running binary")?;
     write(&binary, &running, 0o755, &mut written)?;
-    for name in scripts::NAMES {
+    for name in scripts::names() {
         link(&root.scripts().join(name), Path::new(FROM_SCRIPTS), &mut written)?;
     }
     write(&root.unit(), unit(root).as_bytes(), 0o644, &mut written)?;
