@@ -171,7 +171,7 @@ fn report(root: &Root, request: &Request) -> Result<()> {
         let changes = plural(document.changes.len(), "change");
         println!("{}: in force, {changes}, {} ms", document.name, document.milliseconds);
     }
-    refused.map_or(Ok(()), |reason| bail!(reason))
+    refused.map_or(Ok(()), |refusal| bail!(refusal.reason))
 }
 
 fn plan(root: &Root, paths: &[PathBuf], json: bool) -> Result<()> {

@@ -40,12 +40,10 @@ pub enum Request {
         /// The documents.
         documents: Vec<Document>,
     },
-    /// Apply a file from CloudStack's folder, as `update_config.py` does.
+    /// Apply files from CloudStack's folder, all of them or none, as `update_config.py` and `vr_cfg.sh` do.
     UpdateConfig {
-        /// Name of the file in `var/cache/cloud`.
-        name: String,
-        /// What becomes of the file.
-        afterwards: Afterwards,
+        /// The files, in order.
+        files: Vec<InboxFile>,
     },
     /// Read the operator's settings again and put them in force.
     Reload,
@@ -63,6 +61,15 @@ pub struct Document {
     pub name: String,
     /// Its text.
     pub text: String,
+}
+
+/// A file in CloudStack's folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxFile {
+    /// Its name in `var/cache/cloud`.
+    pub name: String,
+    /// What becomes of it.
+    pub afterwards: Afterwards,
 }
 
 /// What becomes of a file that was applied.
@@ -114,13 +121,22 @@ pub enum Answer {
     Applied {
         /// What is in force.
         applied: Vec<Applied>,
-        /// Why the next document is not; those behind it were not looked at.
-        refused: Option<String>,
+        /// Which document is not; those behind it were not looked at.
+        refused: Option<Refusal>,
     },
     /// To [`Request::Remove`].
     Removed,
     /// No.
     Refused(String),
+}
+
+/// A document that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Its name.
+    pub name: String,
+    /// Why, with the place.
+    pub reason: String,
 }
 
 /// A document that is in force.
@@ -182,9 +198,10 @@ mod tests {
 
     #[test]
     fn requests_are_written_as_documented() {
-        let request = Request::UpdateConfig { name: "ips.json".to_owned(), afterwards: Afterwards::Archive };
+        let file = InboxFile { name: "ips.json".to_owned(), afterwards: Afterwards::Archive };
+        let request = Request::UpdateConfig { files: vec![file] };
         let text = serde_json::to_string(&request).unwrap();
-        assert_eq!(text, r#"{"update_config":{"name":"ips.json","afterwards":"archive"}}"#);
+        assert_eq!(text, r#"{"update_config":{"files":[{"name":"ips.json","afterwards":"archive"}]}}"#);
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
         assert_eq!(serde_json::to_string(&Request::Status).unwrap(), r#""status""#);
     }

@@ -5,6 +5,7 @@
 //! management server believe in a router that it does not have.
 
 mod update_config;
+mod vr_cfg;
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -34,7 +35,7 @@ const SCRIPTS: &[(&str, Script)] = &[
     ("update_config.py", update_config::run),
     ("update_interface_config.sh", missing),
     ("vpc_netusage.sh", missing),
-    ("vr_cfg.sh", missing),
+    ("vr_cfg.sh", vr_cfg::run),
 ];
 
 /// A daemon that is just being restarted is waited for: CloudStack does not ask again.

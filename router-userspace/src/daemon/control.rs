@@ -24,7 +24,7 @@ use crate::model::{DesiredState, Settings};
 use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
 use crate::root::Root;
-use crate::rpc::{Answer, Applied, Document, Request};
+use crate::rpc::{Answer, Applied, Document, Refusal, Request};
 use crate::settings;
 
 /// How long a command may wait for a NIC that the hypervisor is just plugging.
@@ -57,6 +57,14 @@ pub struct Control {
     ports: BTreeSet<u32>,
 }
 
+/// A message of CloudStack's as it came.
+pub struct Message<'a> {
+    /// What to call it in errors.
+    pub name: &'a str,
+    /// Its text.
+    pub bytes: &'a [u8],
+}
+
 /// What CloudStack has said, and what it means.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
@@ -73,7 +81,36 @@ impl Memory {
 
     /// After a command.
     fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
-        let bags = self.bags.merge(command, inventory)?;
+        self.with(self.bags.merge(command, inventory)?)
+    }
+
+    /// After commands, all of them: what holds in between need not make sense. `at` becomes the name of the
+    /// one that an error is about.
+    fn merge_all<'a>(
+        &self,
+        commands: &[(&'a str, Command)],
+        inventory: &Inventory,
+        at: &mut &'a str,
+    ) -> Result<Self, ConfigError> {
+        let mut bags = self.bags.clone();
+        for (name, command) in commands {
+            *at = name;
+            bags = bags.merge(command, inventory)?;
+        }
+        let error = match self.with(bags) {
+            Ok(memory) => return Ok(memory),
+            Err(error) => error,
+        };
+        // The first after which it is so; or else they do not make sense together.
+        let mut memory = self.clone();
+        for (name, command) in commands {
+            *at = name;
+            memory = memory.merge(command, inventory)?;
+        }
+        Err(error)
+    }
+
+    fn with(&self, bags: Databags) -> Result<Self, ConfigError> {
         let mut desired = desired(&bags)?;
         desired.policy.share(&self.desired.policy);
         Ok(Self { bags, desired })
@@ -156,9 +193,7 @@ impl Control {
             Request::Reload => {
                 self.reload().await.map(|reloaded| Answer::Applied { applied: vec![reloaded], refused: None })
             }
-            Request::UpdateConfig { name, afterwards } => {
-                Ok(inbox::update_config(self, &name, afterwards).await)
-            }
+            Request::UpdateConfig { files } => Ok(inbox::update_config(self, &files).await),
             // The loop's, since it ends the daemon.
             Request::Remove { .. } => Err(anyhow!("removing is not answered here")),
         };
@@ -168,37 +203,58 @@ impl Control {
     async fn apply_all(&mut self, documents: &[Document]) -> Answer {
         let mut applied = Vec::new();
         for document in documents {
-            match self.apply(&document.name, document.text.as_bytes()).await {
+            let message = Message { name: &document.name, bytes: document.text.as_bytes() };
+            match self.apply(document.name.clone(), &[message]).await {
                 Ok(done) => applied.push(done),
-                Err(error) => return Answer::Applied { applied, refused: Some(format!("{error:#}")) },
+                Err(refusal) => return Answer::Applied { applied, refused: Some(refusal) },
             }
         }
         Answer::Applied { applied, refused: None }
     }
 
-    /// Applies one command. When it returns without an error the change is in force and saved; with
-    /// one, the router is as it was, or the error says what differs.
-    pub async fn apply(&mut self, name: &str, bytes: &[u8]) -> Result<Applied> {
+    /// Applies messages, all of them or none. When it returns without an error the change is in force and
+    /// saved; with one, the router is as it was, or the error says what differs. `name` is what to call them.
+    pub async fn apply(&mut self, name: String, messages: &[Message<'_>]) -> Result<Applied, Refusal> {
         let begun = Instant::now();
-        let walked = self.walk(name, bytes, begun).await;
-        let applied = walked.inspect_err(|error| warn!("refused: {error:#}"))?;
-        for warning in &applied.warnings {
+        let mut at = "";
+        let walked = self.walk(messages, &mut at, begun).await;
+        let (changes, warnings, in_force) = walked.map_err(|error| {
+            warn!("refused: {error:#}");
+            Refusal { name: at.to_owned(), reason: format!("{error:#}") }
+        })?;
+        for warning in &warnings {
             warn!("{warning}");
         }
-        let (changes, in_force) = (applied.changes.len(), applied.milliseconds);
+        let milliseconds = u64::try_from(in_force.as_millis()).unwrap_or(u64::MAX);
         let saved = begun.elapsed().as_millis();
-        info!("{name}: in force with {changes} changes after {in_force} ms, saved after {saved} ms");
-        Ok(applied)
+        info!(
+            "{name}: in force with {} changes after {milliseconds} ms, saved after {saved} ms",
+            changes.len()
+        );
+        Ok(Applied { name, changes, warnings, milliseconds })
     }
 
-    async fn walk(&mut self, name: &str, bytes: &[u8], begun: Instant) -> Result<Applied> {
-        let Parsed { command, warnings } = Command::parse(name, bytes)?;
+    /// `at` becomes the name of the message that an error is about. Gives the changes, the warnings, and how
+    /// long it took until they were in force.
+    async fn walk<'a>(
+        &mut self,
+        messages: &[Message<'a>],
+        at: &mut &'a str,
+        begun: Instant,
+    ) -> Result<(Vec<String>, Vec<String>, Duration)> {
+        let (mut commands, mut warnings) = (Vec::new(), Vec::new());
+        for Message { name, bytes } in messages {
+            *at = name;
+            let parsed = Command::parse(name, bytes)?;
+            warnings.extend(parsed.warnings.iter().map(ToString::to_string));
+            commands.push((*name, parsed.command));
+        }
         self.recall()?;
-        self.wait_for_nics(&command).await?;
+        self.wait_for_nics(&commands).await?;
         let before = self.memory.clone()?;
-        let after = before.merge(&command, &self.inventory)?;
+        let after = before.merge_all(&commands, &self.inventory, at)?;
         let compiled = self.compile(&after.desired, &self.settings);
-        refuse(name, &compiled, &before.desired, &after.desired)?;
+        refuse(at, &compiled, &before.desired, &after.desired)?;
         let files = &mut self.files;
         let mut in_force = Duration::ZERO;
         let save = || {
@@ -216,12 +272,7 @@ impl Control {
         self.trouble = None;
         // Attaching programs may have changed what NICs can do.
         self.look_again().await;
-        Ok(Applied {
-            name: name.to_owned(),
-            changes: converged.changes.iter().map(ToString::to_string).collect(),
-            warnings: warnings.iter().map(ToString::to_string).collect(),
-            milliseconds: u64::try_from(in_force.as_millis()).unwrap_or(u64::MAX),
-        })
+        Ok((converged.changes.iter().map(ToString::to_string).collect(), warnings, in_force))
     }
 
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
@@ -319,12 +370,14 @@ impl Control {
         }
     }
 
-    async fn wait_for_nics(&mut self, command: &Command) -> Result<()> {
+    async fn wait_for_nics(&mut self, commands: &[(&str, Command)]) -> Result<()> {
         const PAUSE: Duration = Duration::from_millis(20);
         let deadline = Instant::now() + HOT_PLUG;
         loop {
             self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
-            if command.absent_nics(&self.inventory).is_empty() || Instant::now() >= deadline {
+            let are_there =
+                commands.iter().all(|(_, command)| command.absent_nics(&self.inventory).is_empty());
+            if are_there || Instant::now() >= deadline {
                 return Ok(());
             }
             sleep(PAUSE).await;

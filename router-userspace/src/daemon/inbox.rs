@@ -17,59 +17,63 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tracing::warn;
 
-use super::control::Control;
+use super::control::{Control, Message};
 use crate::root::Root;
-use crate::rpc::{Afterwards, Answer, Applied};
+use crate::rpc::{Afterwards, Answer, Applied, InboxFile, Refusal};
 
 /// The boot line, which everything else rests on.
 const BOOT_LINE: &str = "cmd_line.json";
 
-/// Applies a file of the inbox.
-pub async fn update_config(control: &mut Control, name: &str, afterwards: Afterwards) -> Answer {
+/// Applies files of the inbox, all of them or none; before them the boot line, if one waits.
+pub async fn update_config(control: &mut Control, files: &[InboxFile]) -> Answer {
     let mut applied = Vec::new();
-    let refused = both(control, name, afterwards, &mut applied).await.err();
-    Answer::Applied { applied, refused: refused.map(|error| format!("{error:#}")) }
+    let refused = both(control, files, &mut applied).await.err();
+    Answer::Applied { applied, refused }
 }
 
-async fn both(
-    control: &mut Control,
-    name: &str,
-    afterwards: Afterwards,
-    applied: &mut Vec<Applied>,
-) -> Result<()> {
+async fn both(control: &mut Control, files: &[InboxFile], applied: &mut Vec<Applied>) -> Result<(), Refusal> {
+    let is_boot_line = |file: &InboxFile| file.name == BOOT_LINE;
+    if !files.iter().any(is_boot_line) && control.root().inbox().join(BOOT_LINE).exists() {
+        let boot_line = InboxFile { name: BOOT_LINE.to_owned(), afterwards: Afterwards::Archive };
+        applied.extend(together(control, &[boot_line]).await?);
+    }
+    applied.extend(together(control, files).await?);
+    Ok(())
+}
+
+/// `None`: all of it was done before.
+async fn together(control: &mut Control, files: &[InboxFile]) -> Result<Option<Applied>, Refusal> {
+    let root = control.root().clone();
+    let mut texts = Vec::new();
+    for file in files {
+        let refusal = |error| Refusal { name: file.name.clone(), reason: format!("{error:#}") };
+        texts.extend(read(&root, &file.name).map_err(refusal)?.map(|text| (file, text)));
+    }
+    let Some((last, _)) = texts.last() else { return Ok(None) };
+    let messages: Vec<Message> =
+        texts.iter().map(|(file, text)| Message { name: &file.name, bytes: text }).collect();
+    let mut applied = control.apply(last.name.clone(), &messages).await?;
+    for (file, text) in &texts {
+        // In force and remembered: what fails from here on does not make it less so.
+        if let Err(error) = put_away(&root, &file.name, text, file.afterwards) {
+            warn!("{} is in force, but could not be put away: {error:#}", file.name);
+            applied.warnings.push(format!("{} could not be put away: {error:#}", file.name));
+        }
+    }
+    Ok(Some(applied))
+}
+
+/// A file's content; nothing if it was applied before.
+fn read(root: &Root, name: &str) -> Result<Option<Vec<u8>>> {
     if name.is_empty() || name == "." || name == ".." || name.contains('/') {
         bail!("{name:?} is no file name");
     }
-    let root = control.root().clone();
-    if name != BOOT_LINE && root.inbox().join(BOOT_LINE).exists() {
-        one(control, &root, BOOT_LINE, Afterwards::Archive, applied).await?;
-    }
-    one(control, &root, name, afterwards, applied).await
-}
-
-async fn one(
-    control: &mut Control,
-    root: &Root,
-    name: &str,
-    afterwards: Afterwards,
-    applied: &mut Vec<Applied>,
-) -> Result<()> {
     let path = root.inbox().join(name);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && archived(root, name).exists() => {
-            return Ok(());
-        }
-        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-    };
-    let mut document = control.apply(name, &bytes).await?;
-    // In force and remembered: what fails from here on does not make it less so.
-    if let Err(error) = put_away(root, name, &bytes, afterwards) {
-        warn!("{name} is in force, but could not be put away: {error:#}");
-        document.warnings.push(format!("{name} could not be put away: {error:#}"));
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && archived(root, name).exists() => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
-    applied.push(document);
-    Ok(())
 }
 
 fn put_away(root: &Root, name: &str, bytes: &[u8], afterwards: Afterwards) -> Result<()> {
