@@ -18,6 +18,7 @@ use crate::daemon;
 use crate::install;
 use crate::root::Root;
 use crate::rpc::{self, Answer, Document, Guard, Request};
+use crate::scripts::ssh;
 use crate::show::{self, plural};
 
 /// XVR: CloudStack's virtual router with its packet path in eBPF.
@@ -71,6 +72,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Run what a client of the router's SSH server asks for
+    #[command(hide = true)]
+    SshCommand,
     /// Take the programs off all ports and forget all flows; the daemon ends
     Remove {
         /// Take the guard away too, after switching forwarding off
@@ -150,6 +154,7 @@ impl Cli {
                 let wait = Duration::try_from_secs_f64(wait).context("--wait")?;
                 show(&root, What::Status, json, wait)
             }
+            Command::SshCommand => Err(ssh::run(&root)),
             Command::Remove { all } => remove(&root, if all { Guard::Goes } else { Guard::Stays }),
         }
     }

@@ -9,9 +9,11 @@
 //! One task owns everything; connections only carry requests to it. What forwards is pinned in the
 //! kernel: the daemon may end at any point, however it ends, and the next one takes over.
 
+mod boot;
 mod control;
 mod inbox;
 mod listen;
+mod log;
 mod notify;
 mod pace;
 mod unsolicited;
@@ -29,7 +31,6 @@ use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info};
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::compile::AttachMode;
 use crate::dataplane;
@@ -65,7 +66,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// socket cannot be opened. Whatever else goes wrong is reported and retried.
 pub fn run(options: Options) -> Result<()> {
     let started = Instant::now();
-    start_logging();
+    log::start(&options.root);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
@@ -100,14 +101,6 @@ fn remove_guard(guard: Guard) -> Result<()> {
         fs::write(path, "0").with_context(|| format!("write {path}"))?;
     }
     guard::remove()
-}
-
-fn start_logging() {
-    let level = std::env::var("XVR_LOG").ok().and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::INFO);
-    let ansi = io::IsTerminal::is_terminal(&io::stderr());
-    // A second start in one process, as in tests, keeps the first one's.
-    let _ =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).try_init();
 }
 
 /// One daemon per root, and one per network namespace. The kernel lets go of both when we end.
@@ -151,6 +144,9 @@ struct Daemon {
     watch_at: Instant,
     /// When to look who is to hear of a SYN that was refused.
     answer_at: Instant,
+    /// When to look for a boot line.
+    boot_at: Instant,
+    boot: boot::Watch,
 }
 
 /// Why a daemon ends.
@@ -177,7 +173,7 @@ impl Daemon {
         control.ready();
         notify::ready();
         info!("ready after {} ms", started.elapsed().as_millis());
-        let (look_at, watch_at, answer_at) = (None, Instant::now(), Instant::now());
+        let (look_at, watch_at, answer_at, boot_at) = (None, Instant::now(), Instant::now(), Instant::now());
         Ok(Self {
             control,
             listener,
@@ -189,12 +185,14 @@ impl Daemon {
             look_at,
             watch_at,
             answer_at,
+            boot_at,
+            boot: boot::Watch::default(),
         })
     }
 
     async fn serve(&mut self) -> End {
         loop {
-            let (look_at, watch_at) = (self.look_at, self.watch_at);
+            let (look_at, watch_at, boot_at) = (self.look_at, self.watch_at, self.boot_at);
             let answer_at = self.control.answers_syns().then_some(self.answer_at);
             tokio::select! {
                 question = self.listener.next() => {
@@ -224,6 +222,10 @@ impl Daemon {
                     self.control.answer_syns();
                     self.answer_at = Instant::now() + unsolicited::EVERY;
                 }
+                () = until(Some(boot_at)) => {
+                    self.look_for_boot_line().await;
+                    self.boot_at = Instant::now() + boot::EVERY;
+                }
                 _ = self.hangup.recv() => {
                     info!("SIGHUP: reading the settings again");
                     // What is wrong with them is logged on the way.
@@ -233,6 +235,12 @@ impl Daemon {
                 _ = self.interrupt.recv() => return End::Signal("SIGINT"),
             }
         }
+    }
+
+    async fn look_for_boot_line(&mut self) {
+        let Some(line) = self.boot.look(self.control.root()) else { return };
+        let result = self.control.boot(&line).await.map_err(|error| format!("{error:#}"));
+        self.boot.taken(self.control.root(), result);
     }
 
     /// A mistake of ours in handling a request is that request's failure, not the router's.
@@ -268,7 +276,7 @@ impl Daemon {
             End::Signal(name) => info!("{name}: ending; what is in force stays in force"),
             End::Remove(guard, reply) => {
                 info!("xvr remove: taking the programs away");
-                let removed = self.control.remove().and_then(|()| remove_guard(guard));
+                let removed = self.control.remove().await.and_then(|()| remove_guard(guard));
                 let refused = |error| Answer::Refused(format!("{error:#}"));
                 reply.send(removed.map_or_else(refused, |()| Answer::Removed)).await;
             }

@@ -16,6 +16,10 @@ use crate::scripts;
 /// # Errors
 /// The first file or folder that cannot be written.
 pub fn install(root: &Root) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(root.path()).with_context(|| format!("create {}", root.path().display()))?;
+    // Links and the unit have it in full.
+    let root = fs::canonicalize(root.path()).with_context(|| format!("find {}", root.path().display()))?;
+    let root = &Root::new(root);
     let mut written = Vec::new();
     for (folder, mode) in [
         (root.databags(), 0o700),
@@ -30,14 +34,19 @@ pub fn install(root: &Root) -> Result<Vec<PathBuf>> {
     let running = fs::read("/proc/self/exe").context("read the running binary")?;
     write(&binary, &running, 0o755, &mut written)?;
     for name in scripts::names() {
-        link(&root.scripts().join(name), Path::new(FROM_SCRIPTS), &mut written)?;
+        link(&root.scripts().join(name), &binary, &mut written)?;
+    }
+    // Another router's, whose place this one takes, stays.
+    if !root.release().exists() {
+        write(&root.release(), RELEASE.as_bytes(), 0o644, &mut written)?;
     }
     write(&root.unit(), unit(root).as_bytes(), 0o644, &mut written)?;
     Ok(written)
 }
 
-/// From the scripts' folder to the binary.
-const FROM_SCRIPTS: &str = "../../../usr/sbin/xvr";
+/// CloudStack takes the third word for the version of the router's template, and gives no commands to one
+/// that is too old for it: this is the newest whose contract is kept.
+const RELEASE: &str = concat!("Cloudstack Release 4.22.1 XVR ", env!("CARGO_PKG_VERSION"), "\n");
 
 fn unit(root: &Root) -> String {
     let path = root.path().display();

@@ -21,5 +21,6 @@ pub mod reconcile;
 pub mod root;
 pub mod rpc;
 pub mod scripts;
+pub mod services;
 pub mod settings;
 pub mod show;

@@ -59,6 +59,21 @@ impl Root {
         self.path.join("var/cache/cloud/processed")
     }
 
+    /// Where CloudStack reads which release this is.
+    pub fn release(&self) -> PathBuf {
+        self.path.join("etc/cloudstack-release")
+    }
+
+    /// The checksum of CloudStack's scripts, which it compares with that of its own.
+    pub fn signature(&self) -> PathBuf {
+        self.inbox().join("cloud-scripts-signature")
+    }
+
+    /// The log that CloudStack's messages and tools speak of.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("var/log/cloud.log")
+    }
+
     /// What lives as long as the daemon.
     pub fn run(&self) -> PathBuf {
         self.path.join("run/xvr")

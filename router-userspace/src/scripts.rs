@@ -4,6 +4,9 @@
 //! them by exact form. One that this release does not have refuses: a script that pretends would make the
 //! management server believe in a router that it does not have.
 
+mod get_template_version;
+mod patch;
+pub mod ssh;
 mod update_config;
 mod vr_cfg;
 
@@ -25,7 +28,7 @@ const SCRIPTS: &[(&str, Script)] = &[
     ("filesystem_writable_check.py", missing),
     ("get_diagnostics_files.py", missing),
     ("get_haproxy_stats.sh", missing),
-    ("get_template_version.sh", missing),
+    ("get_template_version.sh", get_template_version::run),
     ("getRouterAlerts.sh", missing),
     ("getRouterMonitorResults.sh", missing),
     ("keystore-cert-import", missing),

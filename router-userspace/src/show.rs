@@ -26,6 +26,9 @@ impl std::ops::AddAssign for Count {
 pub struct StatusView {
     /// `running` when all that CloudStack asked for is in force, else `degraded`.
     pub state: String,
+    /// It has a boot line, so that CloudStack may send everything else.
+    #[serde(default)]
+    pub booted: bool,
     /// Version of the daemon.
     pub version: String,
     /// Its process.
@@ -62,11 +65,25 @@ pub struct StatusView {
     /// How full the memory for them is, in thousandths.
     #[serde(default)]
     pub policy_permille: u32,
+    /// The daemons that work is left to.
+    #[serde(default)]
+    pub services: Vec<ServiceView>,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
     /// What is not wrong and worth knowing, a sentence each: rules that never decide.
     #[serde(default)]
     pub notices: Vec<String>,
+}
+
+/// A daemon that work is left to, in `xvr show status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: String,
+    /// Its process, if it runs.
+    pub pid: Option<i32>,
+    /// How often it was started again because it had ended by itself.
+    pub restarts: u64,
 }
 
 /// One of `xvr show ports`.
@@ -316,6 +333,11 @@ impl StatusView {
             ),
             None => "The guard is missing.\n".to_owned(),
         };
+        for service in &self.services {
+            let Some(pid) = service.pid else { continue };
+            let restarts = plural(usize::try_from(service.restarts).unwrap_or(usize::MAX), "restart");
+            let _ = writeln!(text, "{} runs, process {pid}, {restarts}.", service.name);
+        }
         if let Some(permille) = self.flow_table_permille {
             let _ = write!(text, "The flow tables are {} % full", permille / 10);
         } else {

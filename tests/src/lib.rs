@@ -11,6 +11,7 @@ pub mod host;
 pub mod journeys;
 pub mod kernel;
 pub mod lab;
+pub mod management;
 pub mod model;
 pub mod nat;
 pub mod needs;

@@ -92,6 +92,7 @@ impl<'lab> Router<'lab> {
         let router = Self { namespace: &lab.router, root, attach, max_flows, daemon: None, kept: false };
         let mut install = router.namespace.command(binary()?);
         run_bounded(install.arg("install").arg("--root").arg(&router.root), COMMAND_TIME)?.ok()?;
+        router.bring_host_keys()?;
         Ok(router)
     }
 
@@ -108,6 +109,28 @@ impl<'lab> Router<'lab> {
         router.max_flows = Some(max_flows);
         router.start_daemon()?;
         Ok(router)
+    }
+
+    /// Gives it the keys of an earlier one: making them takes long, most of all in an emulated machine.
+    fn bring_host_keys(&self) -> Result<()> {
+        let all = std::env::temp_dir().join("xvr-test-host-keys");
+        if !all.exists() {
+            let own = self.root.join("host-keys");
+            fs::create_dir_all(own.join("etc/ssh"))?;
+            let mut keygen = self.namespace.command("ssh-keygen");
+            run_bounded(keygen.arg("-A").arg("-f").arg(&own), COMMAND_TIME)?.ok()?;
+            // Another test may have been faster.
+            if fs::rename(&own, &all).is_err() {
+                fs::remove_dir_all(&own).ok();
+            }
+        }
+        let own = self.root.join("etc/ssh");
+        fs::create_dir_all(&own)?;
+        for file in files_below(&all) {
+            let name = file.file_name().context("a key has a name")?;
+            fs::copy(&file, own.join(name))?;
+        }
+        Ok(())
     }
 
     /// Starts the daemon and waits until it takes commands.
@@ -283,6 +306,21 @@ impl<'lab> Router<'lab> {
         Ok(())
     }
 
+    /// Ends the daemons that a router leaves behind when nobody could stop them.
+    fn end_services(&self) {
+        for note in files_below(&self.root.join("run/xvr")) {
+            let is_note = note.extension().is_some_and(|kind| kind == "process");
+            let Some(noted) = is_note.then(|| fs::read(&note).ok()).flatten() else { continue };
+            let noted: Value = serde_json::from_slice(&noted).unwrap_or_default();
+            let Some(pid) = noted["pid"].as_i64() else { continue };
+            let root = self.root.display().to_string();
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if line.contains(&root) {
+                Command::new("kill").arg(pid.to_string()).status().ok();
+            }
+        }
+    }
+
     /// Leaves daemon, root and programs when the value is dropped.
     pub fn keep(&mut self) {
         self.kept = true;
@@ -309,6 +347,7 @@ impl Drop for Router<'_> {
             self.xvr(&["remove"]).ok();
         }
         self.daemon = None;
+        self.end_services();
         if let Ok(pins) = self.namespace.pin_dir() {
             fs::remove_dir_all(pins).ok();
         }

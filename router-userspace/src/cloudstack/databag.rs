@@ -93,6 +93,11 @@ impl Databags {
         Ok(bags)
     }
 
+    /// Whether there is a boot line, on which everything else rests.
+    pub fn has_boot_line(&self) -> bool {
+        self.cmdline.is_some()
+    }
+
     /// Whether nothing was ever said.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

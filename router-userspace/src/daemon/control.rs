@@ -12,9 +12,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
+use super::boot::{self, BootLine};
 use super::pace::Pace;
 use super::{Options, inbox, unsolicited, views};
-use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks};
+use crate::cloudstack::{Command, Databags, Files, Parsed, desired, from_boot_line, notices, remarks};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
@@ -25,6 +26,7 @@ use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
 use crate::root::Root;
 use crate::rpc::{Answer, Applied, Document, Refusal, Request};
+use crate::services::{self, Supervisor};
 use crate::settings;
 
 /// How long a command may wait for a NIC that the hypervisor is just plugging.
@@ -55,6 +57,8 @@ pub struct Control {
     cut_by: Option<Jurisdiction>,
     /// Interfaces that are ports, an earlier daemon's included.
     ports: BTreeSet<u32>,
+    /// The daemons that work is left to.
+    pub(super) supervisor: Supervisor,
 }
 
 /// A message of CloudStack's as it came.
@@ -134,6 +138,7 @@ impl Control {
         let ports = dataplane.tables().observe()?.ports.into_keys().map(|(ifindex, _, _)| ifindex).collect();
         let reconciler = Reconciler::new(Machine::new(dataplane)?);
         let inventory = reconciler.backend.inventory().await.context("look for NICs")?;
+        let supervisor = Supervisor::new(&options.root);
         Ok(Self {
             options,
             started,
@@ -150,6 +155,7 @@ impl Control {
             pace: Pace::default(),
             cut_by: None,
             ports,
+            supervisor,
         })
     }
 
@@ -160,6 +166,11 @@ impl Control {
         }
         if let Some(damage) = &self.settings_damage {
             error!("{damage}: all is as without settings until this is repaired and reloaded");
+        }
+        if let Some(line) = boot::from_hypervisor(&self.options.root)
+            && let Err(error) = self.boot(&line).await
+        {
+            error!("the boot line is refused: {error:#}");
         }
         self.look_again().await;
         for problem in &self.compiled.problems {
@@ -217,8 +228,9 @@ impl Control {
     pub async fn apply(&mut self, name: String, messages: &[Message<'_>]) -> Result<Applied, Refusal> {
         let begun = Instant::now();
         let mut at = "";
-        let walked = self.walk(messages, &mut at, begun).await;
-        let (changes, warnings, in_force) = walked.map_err(|error| {
+        let mut warnings = Vec::new();
+        let walked = self.walk(messages, &mut at, &mut warnings, begun).await;
+        let (changes, in_force) = walked.map_err(|error| {
             warn!("refused: {error:#}");
             Refusal { name: at.to_owned(), reason: format!("{error:#}") }
         })?;
@@ -226,33 +238,67 @@ impl Control {
             warn!("{warning}");
         }
         let milliseconds = u64::try_from(in_force.as_millis()).unwrap_or(u64::MAX);
-        let saved = begun.elapsed().as_millis();
-        info!(
-            "{name}: in force with {} changes after {milliseconds} ms, saved after {saved} ms",
-            changes.len()
-        );
+        let (count, saved) = (changes.len(), begun.elapsed().as_millis());
+        info!("{name}: in force with {count} changes after {milliseconds} ms, saved after {saved} ms");
+        let changes = changes.iter().map(ToString::to_string).collect();
         Ok(Applied { name, changes, warnings, milliseconds })
     }
 
-    /// `at` becomes the name of the message that an error is about. Gives the changes, the warnings, and how
-    /// long it took until they were in force.
+    /// Takes in a boot line that the hypervisor has delivered.
+    ///
+    /// # Errors
+    /// It is refused; all is as it was.
+    pub async fn boot(&mut self, line: &BootLine) -> Result<()> {
+        let boot = from_boot_line(boot::NAME, &line.text)?;
+        let password = boot.password.clone();
+        let before = if line.begins_anew { Memory::default() } else { self.remembered()? };
+        let commands = [(boot::NAME, Command::CmdLine(boot))];
+        let (changes, _) = self.carry_out(&commands, before, &mut "", Instant::now()).await?;
+        info!("the boot line is in force with {} changes", changes.len());
+        boot::done(&self.options.root);
+        if let Some(password) = password
+            && let Err(error) = boot::set_password(&self.options.root, &password)
+        {
+            error!("root's password is not set: {error:#}");
+        }
+        Ok(())
+    }
+
+    /// Whether it has a boot line, on which everything else rests.
+    pub fn is_booted(&self) -> bool {
+        self.memory.as_ref().is_ok_and(|memory| memory.bags.has_boot_line())
+    }
+
+    /// `at` becomes the name of the message that an error is about. Gives the changes, and how long it took until
+    /// they were in force.
     async fn walk<'a>(
         &mut self,
         messages: &[Message<'a>],
         at: &mut &'a str,
+        warnings: &mut Vec<String>,
         begun: Instant,
-    ) -> Result<(Vec<String>, Vec<String>, Duration)> {
-        let (mut commands, mut warnings) = (Vec::new(), Vec::new());
+    ) -> Result<(Vec<Change>, Duration)> {
+        let mut commands = Vec::new();
         for Message { name, bytes } in messages {
             *at = name;
             let parsed = Command::parse(name, bytes)?;
             warnings.extend(parsed.warnings.iter().map(ToString::to_string));
             commands.push((*name, parsed.command));
         }
-        self.recall()?;
-        self.wait_for_nics(&commands).await?;
-        let before = self.memory.clone()?;
-        let after = before.merge_all(&commands, &self.inventory, at)?;
+        let before = self.remembered()?;
+        self.carry_out(&commands, before, at, begun).await
+    }
+
+    /// From merging to saving.
+    async fn carry_out<'a>(
+        &mut self,
+        commands: &[(&'a str, Command)],
+        before: Memory,
+        at: &mut &'a str,
+        begun: Instant,
+    ) -> Result<(Vec<Change>, Duration)> {
+        self.wait_for_nics(commands).await?;
+        let after = before.merge_all(commands, &self.inventory, at)?;
         let compiled = self.compile(&after.desired, &self.settings);
         refuse(at, &compiled, &before.desired, &after.desired)?;
         let files = &mut self.files;
@@ -272,7 +318,7 @@ impl Control {
         self.trouble = None;
         // Attaching programs may have changed what NICs can do.
         self.look_again().await;
-        Ok((converged.changes.iter().map(ToString::to_string).collect(), warnings, in_force))
+        Ok((converged.changes, in_force))
     }
 
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
@@ -356,6 +402,11 @@ impl Control {
         compile(desired, settings, &self.inventory, self.options.attach)
     }
 
+    fn remembered(&mut self) -> Result<Memory> {
+        self.recall()?;
+        Ok(self.memory.clone()?)
+    }
+
     /// A damaged databag may have been repaired meanwhile.
     fn recall(&mut self) -> Result<()> {
         if self.memory.is_err() {
@@ -416,6 +467,8 @@ impl Control {
                 info!("{change}");
             }
             if converged.changes.is_empty() {
+                let desired = &self.memory.as_ref().map_err(Clone::clone)?.desired;
+                self.supervisor.want(services::render(desired, &self.options.root));
                 return self.cut_denied();
             }
         }
@@ -522,8 +575,9 @@ impl Control {
         }
     }
 
-    /// Takes the programs off all ports, and their tables away.
-    pub fn remove(self) -> Result<()> {
+    /// Ends all daemons, takes the programs off all ports, and their tables away.
+    pub async fn remove(self) -> Result<()> {
+        self.supervisor.stop().await;
         self.reconciler.backend.programs.remove()
     }
 

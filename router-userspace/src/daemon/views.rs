@@ -17,9 +17,10 @@ use crate::error::ConfigError;
 use crate::model::policy::Scope;
 use crate::model::{DesiredState, PortRange, PortSelector};
 use crate::reconcile::guard;
+use crate::services::ServiceState;
 use crate::show::{
     Count, CounterView, FlowView, ListView, NatView, PortForwardView, PortView, RestView, RouteView,
-    RuleView, SourceNatView, StaticNatView, StatusView,
+    RuleView, ServiceView, SourceNatView, StaticNatView, StatusView,
 };
 
 /// How the daemon is.
@@ -30,6 +31,7 @@ pub fn status(control: &mut Control) -> StatusView {
     let evictions = control.reconciler.backend.programs.evictions();
     StatusView {
         state: if problems.is_empty() { "running" } else { "degraded" }.to_owned(),
+        booted: control.is_booted(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         root: control.root().path().display().to_string(),
@@ -47,9 +49,20 @@ pub fn status(control: &mut Control) -> StatusView {
         cut_flows: control.reconciler.backend.programs.cut_flows(),
         policy_rules: policy.rules,
         policy_permille: policy.permille(),
+        services: services(control),
         problems,
         notices: said(control),
     }
+}
+
+fn services(control: &Control) -> Vec<ServiceView> {
+    let states = control.supervisor.states().into_iter();
+    let view = |(name, state): (&str, ServiceState)| ServiceView {
+        name: name.to_owned(),
+        pid: state.pid,
+        restarts: state.restarts,
+    };
+    states.map(view).collect()
 }
 
 /// What an operator may want to know although nothing is wrong.
@@ -63,6 +76,9 @@ fn problems(control: &Control) -> Vec<String> {
     problems.extend(control.trouble.clone());
     let refused = |damage: &ConfigError| format!("{damage}: the settings in the file are not in force");
     problems.extend(control.settings_damage.as_ref().map(refused));
+    for (name, state) in control.supervisor.states() {
+        problems.extend(state.trouble.map(|trouble| format!("{name}: {trouble}")));
+    }
     match &control.memory {
         Err(damage) => problems.push(format!("{damage}: commands are refused until this is repaired")),
         Ok(memory) => match notices(&memory.bags) {

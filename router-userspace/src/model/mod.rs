@@ -9,12 +9,14 @@ pub mod policy;
 pub mod port;
 pub mod route;
 pub mod settings;
+pub mod ssh;
 
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use policy::Policy;
 pub use port::{Mac, Port, PortSelector, SourceNat};
 pub use route::{Route, RouteTarget};
 pub use settings::{Settings, Timeouts};
+pub use ssh::Ssh;
 
 /// Everything the router should do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,4 +29,6 @@ pub struct DesiredState {
     pub nat: Nat,
     /// Which new flows may pass.
     pub policy: Policy,
+    /// How it is reached by those who tell it all this; nothing while it has no control NIC.
+    pub ssh: Option<Ssh>,
 }

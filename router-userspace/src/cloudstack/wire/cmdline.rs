@@ -132,6 +132,10 @@ pub struct CmdLine {
     pub source_nat_ip: Option<Ipv4Addr>,
     /// The VPC's range, of which its tiers have parts, host bits clear.
     pub vpc_cidr: Option<Ipv4Net>,
+    /// Whose key opens the router to CloudStack, base64 of a line of OpenSSH's `authorized_keys`.
+    pub authorized_key: Option<String>,
+    /// Password of root, for the console.
+    pub password: Option<String>,
     /// The keys as they were written.
     pub(in crate::cloudstack) config: Entry,
 }
@@ -158,6 +162,8 @@ impl CmdLine {
             has_public_network: object.boolean("has_public_network")?.unwrap_or(true),
             source_nat_ip: host_address(object, "source_nat_ip")?,
             vpc_cidr: object.parsed::<Ipv4Net>("vpccidr", "IPv4 network")?.map(|range| range.trunc()),
+            password: object.text("vmpassword")?.filter(|password| !password.is_empty()),
+            authorized_key: object.text("authorized_key")?.filter(|key| !key.is_empty()),
             config: object.to_entry(),
         })
     }

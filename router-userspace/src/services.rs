@@ -1,0 +1,69 @@
+//! The standard daemons that the router leaves work to, and how they are kept running.
+//!
+//! ```text
+//! desired state ──render──▶ Service ──Supervisor──▶ files checked and in place, process running
+//! ```
+//!
+//! A [`Service`] says what a daemon needs: its files, how they are checked, how it is started. The
+//! [`Supervisor`] has one task for each: it writes files that changed once the daemon's own checker takes
+//! them, has a running daemon read them again, starts it when it has ended, later and later while it keeps
+//! ending, and never waits for it on the control walk. What is wrong with one is said in `xvr status`; all
+//! else goes on.
+//!
+//! Daemons outlive us, as the programs do: a session that is just changing the router must not end with the
+//! daemon that is being replaced. The next daemon finds them by their files in `run/xvr/`.
+
+mod process;
+pub mod ssh;
+mod supervisor;
+
+use std::path::PathBuf;
+
+use crate::model::DesiredState;
+use crate::root::Root;
+
+pub use supervisor::{ServiceState, Supervisor};
+
+/// A daemon as it should run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What to call it, and its process file in `run/xvr/`.
+    pub name: &'static str,
+    /// The program; looked for in the system's folders if it is no path.
+    pub program: &'static str,
+    /// Its arguments. It has to stay in the foreground.
+    pub arguments: Vec<String>,
+    /// Its files.
+    pub files: Vec<Rendered>,
+    /// Folders that have to be there.
+    pub folders: Vec<PathBuf>,
+    /// What makes what is missing and is not ours to render, as keys are; run before each start.
+    pub prepare: Option<Call>,
+    /// What checks the first file; its path is appended to the arguments.
+    pub check: Option<Call>,
+}
+
+/// A file of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// Where.
+    pub path: PathBuf,
+    /// What.
+    pub content: String,
+    /// Who may read it.
+    pub mode: u32,
+}
+
+/// A program that is called and ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The program.
+    pub program: &'static str,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+/// The daemons of a desired state.
+pub fn render(desired: &DesiredState, root: &Root) -> Vec<Service> {
+    desired.ssh.iter().map(|ssh| ssh::render(ssh, root)).collect()
+}

@@ -1,0 +1,274 @@
+//! Keeps daemons running as they should.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use super::process::Process;
+use super::{Call, Rendered, Service};
+use crate::root::Root;
+
+/// How long to wait before a daemon that has ended is started again: first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// A daemon that has run for so long has not failed to start.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// How long a checker or a maker of keys may take.
+const CALL: Duration = Duration::from_secs(60);
+
+/// How a daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceState {
+    /// Its process, if it runs.
+    pub pid: Option<i32>,
+    /// How often it was started again because it had ended by itself.
+    pub restarts: u64,
+    /// What is wrong with it.
+    pub trouble: Option<String>,
+}
+
+/// Keeps daemons running, each in a task of its own.
+#[derive(Debug)]
+pub struct Supervisor {
+    root: Root,
+    keepers: BTreeMap<&'static str, Keeper>,
+    states: States,
+}
+
+type States = Arc<Mutex<BTreeMap<&'static str, ServiceState>>>;
+
+#[derive(Debug)]
+struct Keeper {
+    wanted: watch::Sender<Option<Service>>,
+    task: JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// Of a root's daemons.
+    pub fn new(root: &Root) -> Self {
+        Self { root: root.clone(), keepers: BTreeMap::new(), states: States::default() }
+    }
+
+    /// These should run and no others. Returns at once.
+    pub fn want(&mut self, services: Vec<Service>) {
+        let mut wanted: BTreeMap<_, _> =
+            services.into_iter().map(|service| (service.name, service)).collect();
+        for (name, keeper) in &self.keepers {
+            let service = wanted.remove(name);
+            keeper.wanted.send_if_modified(|known| {
+                let is_other = *known != service;
+                if is_other {
+                    *known = service;
+                }
+                is_other
+            });
+        }
+        for (name, service) in wanted {
+            let (sender, receiver) = watch::channel(Some(service));
+            let watcher = Watcher {
+                name,
+                note: self.root.run().join(format!("{name}.process")),
+                wanted: receiver,
+                states: self.states.clone(),
+            };
+            self.keepers.insert(name, Keeper { wanted: sender, task: tokio::spawn(watcher.watch()) });
+        }
+    }
+
+    /// How they are.
+    pub fn states(&self) -> BTreeMap<&'static str, ServiceState> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends all of them.
+    pub async fn stop(self) {
+        for (name, keeper) in self.keepers {
+            // Its task ends with the sender, and the process with it.
+            keeper.wanted.send_replace(None);
+            drop(keeper.wanted);
+            if let Err(error) = keeper.task.await {
+                error!("{name} may still run: {error}");
+            }
+        }
+    }
+}
+
+/// One daemon's task.
+struct Watcher {
+    name: &'static str,
+    note: PathBuf,
+    wanted: watch::Receiver<Option<Service>>,
+    states: States,
+}
+
+impl Watcher {
+    async fn watch(mut self) {
+        let mut running = Process::find(&self.note);
+        let mut pause = PAUSES.0;
+        loop {
+            let wanted = self.wanted.borrow_and_update().clone();
+            let Some(service) = wanted else {
+                if let Some(process) = running.take() {
+                    self.stop(process).await;
+                }
+                if self.wanted.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let (process, trouble) = self.bring_up(&service, running).await;
+            running = process;
+            let begun = Instant::now();
+            self.tell(|state| (state.pid, state.trouble) = (running.as_ref().map(Process::pid), trouble));
+            let Some(process) = &mut running else {
+                // Whatever it was may be mended, in the state or in the system.
+                tokio::select! {
+                    () = sleep(pause) => pause = (pause * 2).min(PAUSES.1),
+                    _ = self.wanted.changed() => {}
+                }
+                continue;
+            };
+            let how = tokio::select! {
+                how = process.ended() => how,
+                changed = self.wanted.changed() => match changed {
+                    Ok(()) => continue,
+                    // The daemon ends; its services stay.
+                    Err(_) => return,
+                }
+            };
+            running = None;
+            if begun.elapsed() >= STEADY {
+                pause = PAUSES.0;
+            }
+            warn!("{} has ended: {how}", self.name);
+            let trouble = format!("it has ended: {how}");
+            self.tell(|state| {
+                (state.pid, state.trouble) = (None, Some(trouble));
+                state.restarts += 1;
+            });
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Brings files and process to what they should be. Gives the process, if it runs, and what is wrong.
+    async fn bring_up(
+        &self,
+        service: &Service,
+        running: Option<Process>,
+    ) -> (Option<Process>, Option<String>) {
+        match self.try_to_bring_up(service, running).await {
+            Ok(process) => (Some(process), None),
+            Err((process, error)) => {
+                let trouble = format!("{error:#}");
+                error!("{}: {trouble}", self.name);
+                (process, Some(trouble))
+            }
+        }
+    }
+
+    async fn try_to_bring_up(
+        &self,
+        service: &Service,
+        running: Option<Process>,
+    ) -> Result<Process, (Option<Process>, anyhow::Error)> {
+        let written = match self.write(service).await {
+            Ok(written) => written,
+            // As it was.
+            Err(error) => return Err((running, error)),
+        };
+        if let Some(process) = running {
+            if process.runs_as(service) {
+                if written && let Err(error) = process.reload() {
+                    return Err((Some(process), error));
+                }
+                return Ok(process);
+            }
+            self.stop(process).await;
+        }
+        let process = Process::start(service, &self.note).map_err(|error| (None, error))?;
+        info!("{} runs, process {}", self.name, process.pid());
+        Ok(process)
+    }
+
+    /// Puts a service's files in place, once they are checked. Says whether any has changed.
+    async fn write(&self, service: &Service) -> Result<bool> {
+        for folder in &service.folders {
+            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        if let Some(prepare) = &service.prepare {
+            call(prepare, None).await?;
+        }
+        let mut changed = Vec::new();
+        for (index, file) in service.files.iter().enumerate() {
+            if fs::read_to_string(&file.path).is_ok_and(|old| old == file.content) {
+                continue;
+            }
+            let beside = write_beside(file).with_context(|| format!("write {}", file.path.display()))?;
+            if let Some(check) = service.check.as_ref().filter(|_| index == 0) {
+                call(check, Some(&beside)).await?;
+            }
+            changed.push((beside, &file.path));
+        }
+        for (beside, path) in &changed {
+            fs::rename(beside, path).with_context(|| format!("replace {}", path.display()))?;
+        }
+        Ok(!changed.is_empty())
+    }
+
+    async fn stop(&self, process: Process) {
+        let pid = process.pid();
+        match process.stop().await {
+            Ok(()) => info!("{} is stopped, it was process {pid}", self.name),
+            Err(error) => error!("{}: {error:#}", self.name),
+        }
+        self.tell(|state| *state = ServiceState { restarts: state.restarts, ..ServiceState::default() });
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut ServiceState)) {
+        what(self.states.lock().unwrap_or_else(PoisonError::into_inner).entry(self.name).or_default());
+    }
+}
+
+fn write_beside(file: &Rendered) -> io::Result<PathBuf> {
+    if let Some(folder) = file.path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut beside = file.path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let mut options = fs::OpenOptions::new();
+    let mut open = options.write(true).create(true).truncate(true).mode(file.mode).open(&beside)?;
+    // One that was left may have another mode.
+    open.set_permissions(fs::Permissions::from_mode(file.mode))?;
+    io::Write::write_all(&mut open, file.content.as_bytes())?;
+    Ok(beside)
+}
+
+/// Calls a program, with one more argument if there is one. What it says is the error.
+async fn call(call: &Call, last: Option<&Path>) -> Result<()> {
+    let mut command = Command::new(call.program);
+    command.args(&call.arguments).args(last).stdin(Stdio::null()).kill_on_drop(true);
+    let output = match timeout(CALL, command.output()).await {
+        Ok(output) => output.with_context(|| format!("run {}", call.program))?,
+        Err(_) => bail!("{} does not end", call.program),
+    };
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{}: {}: {}", call.program, output.status, said.trim());
+    }
+    Ok(())
+}
