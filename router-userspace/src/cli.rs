@@ -73,8 +73,8 @@ enum Command {
         json: bool,
     },
     /// Run what a client of the router's SSH server asks for
-    #[command(hide = true)]
-    SshCommand,
+    #[command(hide = true, name = "ssh-command")]
+    Ssh,
     /// Take the programs off all ports and forget all flows; the daemon ends
     Remove {
         /// Take the guard away too, after switching forwarding off
@@ -154,7 +154,7 @@ impl Cli {
                 let wait = Duration::try_from_secs_f64(wait).context("--wait")?;
                 show(&root, What::Status, json, wait)
             }
-            Command::SshCommand => Err(ssh::run(&root)),
+            Command::Ssh => Err(ssh::run(&root)),
             Command::Remove { all } => remove(&root, if all { Guard::Goes } else { Guard::Stays }),
         }
     }

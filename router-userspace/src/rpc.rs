@@ -1,6 +1,7 @@
 //! What the command line and CloudStack's scripts say to the daemon, and what it answers: one JSON
 //! document per line, over a Unix socket below the root.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -161,17 +162,49 @@ pub const LONGEST_LINE: u64 = 256 << 20;
 /// Nobody answers at the socket; the connection breaks; the answer cannot be read, as when the
 /// daemon is another version.
 pub fn call(socket: &Path, request: &Request, patience: Duration) -> Result<Answer> {
-    let mut stream = connect(socket, patience)?;
+    let stream = connect(socket, patience)?;
     let mut line = serde_json::to_vec(request).context("write the request")?;
     line.push(b'\n');
-    stream.write_all(&line).context("ask the daemon")?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).context("wait for the daemon's answer")?;
-    if answer.is_empty() {
-        bail!("the daemon ended without an answer; its log says why");
+    let read = (&stream).write_all(&line).and_then(|()| BufReader::new(&stream).read_line(&mut answer));
+    match read {
+        Ok(_) if answer.ends_with('\n') => {}
+        // Ended in between, by a signal or an upgrade.
+        Ok(_) => return Err(Ended.into()),
+        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+            return Err(Ended.into());
+        }
+        Err(error) => return Err(error).context("ask the daemon"),
     }
     serde_json::from_str(&answer).context("the daemon's answer makes no sense: is it another version?")
 }
+
+/// [`call`]s until a daemon answers: the one that was asked may end before, and the next one is asked again. For
+/// requests that may be carried out twice.
+///
+/// # Errors
+/// As there, after `patience`.
+pub fn call_again(socket: &Path, request: &Request, patience: Duration) -> Result<Answer> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match call(socket, request, deadline.saturating_duration_since(Instant::now())) {
+            Err(error) if error.is::<Ended>() && Instant::now() < deadline => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// The daemon ended while it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended;
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the daemon ended without an answer; its log says why")
+    }
+}
+
+impl std::error::Error for Ended {}
 
 fn connect(socket: &Path, patience: Duration) -> Result<UnixStream> {
     const PAUSE: Duration = Duration::from_millis(5);

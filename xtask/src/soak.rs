@@ -1,5 +1,5 @@
-//! What takes minutes: the property tests of `tests/tests/model.rs` and `tests/tests/policy.rs` for longer, and
-//! timers in real time.
+//! What takes minutes: the property tests of `tests/tests/model.rs` and `tests/tests/policy.rs` for longer, timers in
+//! real time, and a daemon that is killed again and again.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,9 @@ pub struct Soak {
     /// Pairs of a list of rules and a first packet, half by XDP and half by TC.
     #[arg(long, default_value_t = 10_000_000)]
     pairs: u64,
+    /// How often the daemon is killed amid messages.
+    #[arg(long, default_value_t = 200)]
+    cuts: u32,
     /// The first sequence's seed, as a difference names it; another each time if none is given.
     #[arg(long)]
     seed: Option<u64>,
@@ -31,6 +34,7 @@ pub fn run(arguments: &Soak) -> Result<()> {
     let Soak { packets, pairs, .. } = arguments;
     println!("{packets} packets through the programs, {packets} on the host, from seed {seed} on");
     println!("then {pairs} pairs of a list of rules and a first packet");
+    println!("then a daemon that is killed {} times amid messages", arguments.cuts);
     println!("meanwhile the timers, which take five minutes");
     let mut timers = build::cargo("test");
     timers.args(["-p", "router-tests", "--test", "netns_timers", "--", "--ignored", "--nocapture"]);
@@ -45,8 +49,13 @@ pub fn run(arguments: &Soak) -> Result<()> {
         .args(["--release", "-p", "router-tests", "--test", "policy", "--", "says_what", "--nocapture"])
         .env("XVR_POLICY_PAIRS", arguments.pairs.div_ceil(2).to_string())
         .env("XVR_POLICY_SEED", seed.to_string());
+    let mut power = build::cargo("test");
+    power
+        .args(["-p", "router-tests", "--test", "netns_power", "--", "--nocapture"])
+        .env("XVR_POWER_CUTS", arguments.cuts.to_string());
     // All to their ends, whatever becomes of the first.
     let packets = crate::run(&mut model).and_then(|()| crate::run(&mut policy));
+    let packets = packets.and_then(|()| crate::run(&mut power));
     let status = timers.wait().context("wait for the timers")?;
     packets?;
     ensure!(status.success(), "flows do not live as long as they have to ({status})");

@@ -20,11 +20,12 @@ pub fn run(arguments: &[OsString]) -> u8 {
     }
 }
 
-/// Has the daemon apply files, all of them or none.
+/// Has the daemon apply files, all of them or none. One that ends meanwhile is waited for and asked again: it has
+/// either taken a file and put it away, or not.
 pub(super) fn apply(files: Vec<InboxFile>) -> Result<(), Refusal> {
     let name = files.last().map(|file| file.name.clone()).unwrap_or_default();
     let unheard = |reason| Refusal { name, reason };
-    match rpc::call(&Root::find(None).socket(), &Request::UpdateConfig { files }, PATIENCE) {
+    match rpc::call_again(&Root::find(None).socket(), &Request::UpdateConfig { files }, PATIENCE) {
         Ok(Answer::Applied { applied, refused }) => {
             for warning in applied.iter().flat_map(|document| &document.warnings) {
                 eprintln!("{NAME}: warning: {warning}");
