@@ -14,7 +14,7 @@
 use anyhow::{Context, Result};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
-use super::raw_netlink::{ACK, CREATE, Message, be32, exchange, find};
+use super::raw_netlink::{ACK, CREATE, DUMP, Message, be32, exchange, find};
 
 /// What the guard's chain has refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,23 @@ pub fn set() -> Result<()> {
 /// Takes the guard away. Forwarding should be switched off before.
 pub fn remove() -> Result<()> {
     transaction(vec![new_table(), delete_table()]).context("remove the guard")
+}
+
+/// All tables of nftables: family and name.
+pub fn tables() -> Result<Vec<(u8, String)>> {
+    // Of every family.
+    let all = Message::new(kind(GET_TABLE), DUMP, &[0; 4]);
+    let bodies = exchange(NETLINK_NETFILTER, vec![all], 1)?;
+    let table = |(_, body): &(u16, Vec<u8>)| {
+        let name = find(body.get(INET.len()..)?, TABLE_NAME)?;
+        Some((*body.first()?, String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()))
+    };
+    Ok(bodies.iter().filter_map(table).collect())
+}
+
+/// Removes a table of nftables with all that is in it.
+pub fn remove_table(family: u8, name: &str) -> Result<()> {
+    transaction(vec![Message::new(kind(DELETE_TABLE), ACK, &[family, 0, 0, 0]).with_text(TABLE_NAME, name)])
 }
 
 fn new_table() -> Message {

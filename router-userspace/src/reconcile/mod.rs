@@ -21,6 +21,7 @@ pub mod nics;
 pub mod plan;
 mod raw_netlink;
 mod sysctl;
+pub mod takeover;
 
 use std::fmt;
 use std::future::Future;

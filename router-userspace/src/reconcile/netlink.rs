@@ -1,6 +1,7 @@
 //! Links, addresses, routes and neighbours, by rtnetlink. One dump per kind and observation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
@@ -19,10 +20,12 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, LinkUnspec};
+use rtnetlink::{Handle, IpVersion, LinkUnspec};
 
 use super::neighbours::Neighbour;
+use super::takeover::is_its_table;
 use crate::compile::{KernelRoute, KernelTarget, ROUTE_PROTOCOL};
 
 /// A connection to the kernel's routing subsystem, of the network namespace it was opened in.
@@ -74,6 +77,60 @@ impl Netlink {
             }
         }
         Ok(routes)
+    }
+
+    /// The rules of routing policy that CloudStack's own router has made.
+    pub async fn foreign_rules(&self) -> Result<Vec<RuleMessage>> {
+        let mut rules = Vec::new();
+        for family in [IpVersion::V4, IpVersion::V6] {
+            let mut messages = self.handle.rule().get(family).execute();
+            while let Some(message) = messages.try_next().await.context("list rules of routing policy")? {
+                let table = message.attributes.iter().find_map(|attribute| match attribute {
+                    RuleAttribute::Table(number) => Some(*number),
+                    _ => None,
+                });
+                if is_its_table(table.unwrap_or(u32::from(message.header.table))) {
+                    rules.push(message);
+                }
+            }
+        }
+        Ok(rules)
+    }
+
+    /// The routes that CloudStack's own router has made: those of its tables, and those of the main table that
+    /// lead out by these links and are neither the kernel's nor XVR's.
+    pub async fn foreign_routes(&self, links: &BTreeSet<u32>) -> Result<Vec<RouteMessage>> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let mut messages = self.dump(RouteNetlinkMessage::GetRoute(message))?;
+            while let Some(message) = messages.next().await {
+                let RouteNetlinkMessage::NewRoute(message) = message? else { continue };
+                let is_by_hand =
+                    matches!(message.header.protocol, RouteProtocol::Boot | RouteProtocol::Static);
+                let leaves_by_port = message.attributes.iter().any(
+                    |attribute| matches!(attribute, RouteAttribute::Oif(index) if links.contains(index)),
+                );
+                let table = table_of(&message);
+                if is_its_table(table)
+                    || table == u32::from(RouteHeader::RT_TABLE_MAIN) && is_by_hand && leaves_by_port
+                {
+                    routes.push(message);
+                }
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Removes a rule of routing policy; one that has gone is no error.
+    pub async fn remove_foreign_rule(&self, rule: &RuleMessage) -> Result<()> {
+        gone_is_fine(self.request(RouteNetlinkMessage::DelRule(rule.clone()), 0).await)
+    }
+
+    /// Removes a route as it was listed; one that has gone is no error.
+    pub async fn remove_foreign_route(&self, route: &RouteMessage) -> Result<()> {
+        gone_is_fine(self.request(RouteNetlinkMessage::DelRoute(route.clone()), 0).await)
     }
 
     /// Every neighbour of both families.
@@ -179,6 +236,26 @@ impl Netlink {
             })
         }))
     }
+}
+
+fn gone_is_fine(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(is_gone) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// The number of the table that a route is in.
+pub(super) fn table_of(route: &RouteMessage) -> u32 {
+    let named = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(number) => Some(*number),
+        _ => None,
+    });
+    named.unwrap_or(u32::from(route.header.table))
 }
 
 fn own_address(message: &AddressMessage) -> Option<IpNet> {
