@@ -6,6 +6,7 @@
 mod daemon;
 mod generator;
 mod lab;
+mod message;
 mod policy;
 mod references;
 mod report;
@@ -33,6 +34,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Suite {
+    /// One change from end to end: a port forwarding, by CloudStack's script and by all that its agent does.
+    Message(message::Message),
     /// Lists of rules: 10 to 100,000 of them.
     Policy(policy::Policy),
 }
@@ -53,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     ensure!(root, "the bench makes network namespaces and loads BPF programs: run it as root");
     let mut report = Report::new();
     match &arguments.suite {
+        Suite::Message(message) => message::run(message, &mut report)?,
         Suite::Policy(policy) => policy::run(policy, &mut report)?,
     }
     report.finish(arguments.json.as_deref())
