@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::compile::AttachMode;
 use crate::daemon;
+use crate::health::{self, IfRunning};
 use crate::install;
 use crate::root::Root;
 use crate::rpc::{self, Answer, Document, Guard, Request};
@@ -70,6 +71,12 @@ enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Run health checks and save what they find, unless they are running already; the daemon does so by itself
+    #[command(hide = true)]
+    HealthChecks {
+        /// Which
+        kind: health::Kind,
     },
     /// Take the programs off all ports and forget all flows; the daemon ends
     Remove {
@@ -150,6 +157,7 @@ impl Cli {
                 let wait = Duration::try_from_secs_f64(wait).context("--wait")?;
                 show(&root, What::Status, json, wait)
             }
+            Command::HealthChecks { kind } => health::run(&root, kind, IfRunning::LeaveItThere),
             Command::Remove { all } => remove(&root, if all { Guard::Goes } else { Guard::Stays }),
         }
     }

@@ -10,10 +10,12 @@
 //! kernel: the daemon may end at any point, however it ends, and the next one takes over.
 
 mod control;
+mod health;
 mod inbox;
 mod listen;
 mod notify;
 mod pace;
+mod redundancy;
 mod unsolicited;
 mod views;
 
@@ -39,6 +41,7 @@ use crate::root::Root;
 use crate::rpc::{Answer, Guard, Request};
 
 use control::Control;
+use health::Schedule;
 use listen::{Listener, Question, Reply};
 
 /// What the command line says.
@@ -145,6 +148,7 @@ struct Daemon {
     interrupt: Signal,
     hangup: Signal,
     tick: Interval,
+    checks: Schedule,
     /// When to look what news from the kernel were about.
     look_at: Option<Instant>,
     /// When to look how full the flow tables are.
@@ -177,6 +181,7 @@ impl Daemon {
         control.ready();
         notify::ready();
         info!("ready after {} ms", started.elapsed().as_millis());
+        let checks = Schedule::new(&root);
         let (look_at, watch_at, answer_at) = (None, Instant::now(), Instant::now());
         Ok(Self {
             control,
@@ -186,6 +191,7 @@ impl Daemon {
             interrupt,
             hangup,
             tick,
+            checks,
             look_at,
             watch_at,
             answer_at,
@@ -215,6 +221,7 @@ impl Daemon {
                     let pause = self.control.age_flows();
                     self.watch_at = Instant::now() + pause;
                     self.control.look_again().await;
+                    self.checks.look(health::monitoring(&self.control).as_ref());
                 }
                 () = until(Some(watch_at)) => {
                     let pause = self.control.watch_flows();

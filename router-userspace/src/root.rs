@@ -59,6 +59,16 @@ impl Root {
         self.path.join("var/cache/cloud/processed")
     }
 
+    /// The checksum of the scripts that the management server has brought.
+    pub fn signature(&self) -> PathBuf {
+        self.path.join("var/cache/cloud/cloud-scripts-signature")
+    }
+
+    /// Where CloudStack fetches results and archives from.
+    pub fn home(&self) -> PathBuf {
+        self.path.join("root")
+    }
+
     /// What lives as long as the daemon.
     pub fn run(&self) -> PathBuf {
         self.path.join("run/xvr")

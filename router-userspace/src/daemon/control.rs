@@ -9,11 +9,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use ipnet::IpNet;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use super::pace::Pace;
-use super::{Options, inbox, unsolicited, views};
+use super::{Options, health, inbox, redundancy, unsolicited, views};
 use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
@@ -73,7 +74,11 @@ impl Memory {
 
     /// After a command.
     fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
-        let bags = self.bags.merge(command, inventory)?;
+        self.with(self.bags.merge(command, inventory)?)
+    }
+
+    /// After a change of the databags.
+    fn with(&self, bags: Databags) -> Result<Self, ConfigError> {
         let mut desired = desired(&bags)?;
         desired.policy.share(&self.desired.policy);
         Ok(Self { bags, desired })
@@ -151,6 +156,10 @@ impl Control {
             Request::Routes => views::routes(self).await.map(Answer::Routes),
             Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Rules => views::rules(self).map(Answer::Rules),
+            Request::Role => Ok(Answer::Role(redundancy::role(self))),
+            Request::Health => health::view(self).map(|view| Answer::Health(Box::new(view))),
+            Request::SetMtu { address, mtu } => self.set_mtu(address, mtu).await.map(Answer::Mtu),
+            Request::Converge => self.look_now().await.map(|()| Answer::Converged),
             Request::Apply { documents } => Ok(self.apply_all(&documents).await),
             Request::Plan { documents } => self.plan(&documents).await,
             Request::Reload => {
@@ -197,6 +206,39 @@ impl Control {
         self.wait_for_nics(&command).await?;
         let before = self.memory.clone()?;
         let after = before.merge(&command, &self.inventory)?;
+        let (changes, in_force) = self.put_in_force(name, &before, after, begun).await?;
+        Ok(Applied {
+            name: name.to_owned(),
+            changes: changes.iter().map(ToString::to_string).collect(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+            milliseconds: u64::try_from(in_force.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Gives the NIC that has an address another MTU, which is remembered. Says which NIC that is, if there is one.
+    async fn set_mtu(&mut self, address: IpNet, mtu: u16) -> Result<Option<String>> {
+        let begun = Instant::now();
+        self.recall()?;
+        self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+        let before = self.memory.clone()?;
+        let Some((bags, nic)) = before.bags.with_mtu(address, mtu) else { return Ok(None) };
+        let after = before.with(bags)?;
+        let name = format!("MTU of {nic}");
+        let put = self.put_in_force(&name, &before, after, begun).await;
+        let (changes, _) = put.inspect_err(|error| warn!("refused: {error:#}"))?;
+        info!("{name}: {mtu}, in force with {} changes", changes.len());
+        Ok(Some(nic))
+    }
+
+    /// Makes the system hold what the databags after a command say, and saves them. Returns what was changed, and
+    /// when that was in force, counted from `begun`. With an error everything is as it was, or the error says what differs.
+    async fn put_in_force(
+        &mut self,
+        name: &str,
+        before: &Memory,
+        after: Memory,
+        begun: Instant,
+    ) -> Result<(Vec<Change>, Duration)> {
         let compiled = self.compile(&after.desired, &self.settings);
         refuse(name, &compiled, &before.desired, &after.desired)?;
         let files = &mut self.files;
@@ -216,12 +258,7 @@ impl Control {
         self.trouble = None;
         // Attaching programs may have changed what NICs can do.
         self.look_again().await;
-        Ok(Applied {
-            name: name.to_owned(),
-            changes: converged.changes.iter().map(ToString::to_string).collect(),
-            warnings: warnings.iter().map(ToString::to_string).collect(),
-            milliseconds: u64::try_from(in_force.as_millis()).unwrap_or(u64::MAX),
-        })
+        Ok((converged.changes, in_force))
     }
 
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
@@ -297,7 +334,9 @@ impl Control {
             };
             format!("{word} flows that the policy denies")
         });
-        let own = timeouts.into_iter().chain(denied_flows);
+        let management_server = (settings.management_server != self.settings.management_server)
+            .then(|| "take the management server for another release".to_owned());
+        let own = timeouts.into_iter().chain(denied_flows).chain(management_server);
         own.chain(changes.iter().map(ToString::to_string)).collect()
     }
 
@@ -343,6 +382,16 @@ impl Control {
             }
         }
         self.trouble = trouble;
+    }
+
+    /// [`look_again`](Self::look_again) for somebody who waits for it.
+    async fn look_now(&mut self) -> Result<()> {
+        self.recall()?;
+        self.look_again().await;
+        match &self.trouble {
+            None => Ok(()),
+            Some(trouble) => Err(anyhow!("the router is not as it should be: {trouble}")),
+        }
     }
 
     /// Attaching programs changes what NICs can do, and that what the tables say of them: two
