@@ -116,3 +116,23 @@ impl Turn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_due_where_checks_are_off_or_never_run() {
+        let every = Some(Duration::from_secs(180));
+        let off =
+            Monitoring { enabled: false, basic_every: every, advanced_every: every, ..Monitoring::default() };
+        let never = Monitoring { enabled: true, basic_every: Some(Duration::ZERO), ..Monitoring::default() };
+        let mut schedule = Schedule::new(&Root::new("/nonexistent"));
+        for monitoring in [None, Some(&off), Some(&never)] {
+            schedule.look(monitoring);
+            for turn in [&schedule.basic, &schedule.advanced] {
+                assert!(turn.due.is_none() && turn.running.is_none(), "{monitoring:?}");
+            }
+        }
+    }
+}
