@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{failed, words};
@@ -51,5 +51,5 @@ fn tool(name: &str, arguments: &[&std::ffi::OsStr]) -> Result<(), String> {
 fn is_mounted(folder: &Path) -> bool {
     let Ok(folder) = fs::canonicalize(folder) else { return false };
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|place| PathBuf::from(place) == folder)
+    mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|place| folder == Path::new(place))
 }
