@@ -119,7 +119,52 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::compile::nat::tables;
+    use crate::model::{ForwardProtocol, PortForward, PortRange};
+
+    #[test]
+    fn a_port_forwarding_is_in_force_when_the_programs_hold_it() {
+        let ports = |first, last| Some(PortRange::new(first, last).unwrap());
+        let rule = PortForward {
+            public: Ipv4Addr::new(203, 0, 113, 11),
+            protocol: ForwardProtocol::Tcp,
+            public_ports: ports(2222, 2231),
+            internal: Ipv4Addr::new(10, 1, 1, 20),
+            internal_ports: ports(22, 31),
+            sources: Vec::new(),
+        };
+        let expected = ExpectedForward {
+            public: rule.public,
+            public_ports: ports(2222, 2231),
+            internal: rule.internal,
+            internal_ports: ports(22, 31),
+        };
+        let mut memory = Memory::default();
+        memory.desired.nat.forwards.push(rule);
+        let mut wanted = TableSet::default();
+        assert_eq!(state(&memory, &wanted, &BTreeMap::new(), &expected), ForwardState::Unknown);
+        wanted.local4.insert(expected.public, 3);
+        tables(&memory.desired.nat, &mut wanted);
+        let mut held = wanted.nat.clone();
+        assert_eq!(state(&memory, &wanted, &held, &expected), ForwardState::InForce);
+        held.pop_last();
+        assert_eq!(state(&memory, &wanted, &held, &expected), ForwardState::Missing);
+        for other in [
+            ExpectedForward {
+                public_ports: ports(2222, 2232),
+                internal_ports: ports(22, 32),
+                ..expected.clone()
+            },
+            ExpectedForward { internal: Ipv4Addr::new(10, 1, 1, 21), ..expected.clone() },
+            ExpectedForward { internal_ports: ports(23, 32), ..expected.clone() },
+            ExpectedForward { public_ports: None, internal_ports: None, ..expected },
+        ] {
+            assert_eq!(state(&memory, &wanted, &wanted.nat, &other), ForwardState::Unknown, "{other}");
+        }
+    }
 
     #[test]
     fn nothing_is_due_where_checks_are_off_or_never_run() {
