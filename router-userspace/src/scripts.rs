@@ -28,8 +28,8 @@ type Script = fn(&[OsString]) -> u8;
 const SCRIPTS: &[(&str, Script)] = &[
     ("bumpup_priority.sh", service::bump_up_priority),
     ("checkbatchs2svpn.sh", vpn::check_all),
-    ("checks2svpn.sh", vpn::check_one),
     ("checkrouter.sh", checkrouter::run),
+    ("checks2svpn.sh", vpn::check_one),
     ("cks_iso.sh", cks_iso::run),
     ("cleanup.sh", diagnostics_files::clean_up),
     ("configure.py", configure::run),
