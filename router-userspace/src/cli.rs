@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::compile::AttachMode;
 use crate::daemon;
+use crate::health::{self, IfRunning};
 use crate::install;
 use crate::root::Root;
 use crate::rpc::{self, Answer, Document, Guard, Request};
@@ -75,6 +76,12 @@ enum Command {
     /// Run what a client of the router's SSH server asks for
     #[command(hide = true, name = "ssh-command")]
     Ssh,
+    /// Run health checks and save what they find, unless they are running already; the daemon does so by itself
+    #[command(hide = true)]
+    HealthChecks {
+        /// Which
+        kind: health::Kind,
+    },
     /// Take the programs off all ports and forget all flows; the daemon ends
     Remove {
         /// Take the guard away too, after switching forwarding off
@@ -155,6 +162,7 @@ impl Cli {
                 show(&root, What::Status, json, wait)
             }
             Command::Ssh => Err(ssh::run(&root)),
+            Command::HealthChecks { kind } => health::run(&root, kind, IfRunning::LeaveItThere),
             Command::Remove { all } => remove(&root, if all { Guard::Goes } else { Guard::Stays }),
         }
     }

@@ -11,11 +11,13 @@
 
 mod boot;
 mod control;
+mod health;
 mod inbox;
 mod listen;
 mod log;
 mod notify;
 mod pace;
+mod redundancy;
 mod unsolicited;
 mod views;
 
@@ -40,6 +42,7 @@ use crate::root::Root;
 use crate::rpc::{Answer, Guard, Request};
 
 use control::Control;
+use health::Schedule;
 use listen::{Listener, Question, Reply};
 
 /// What the command line says.
@@ -138,6 +141,7 @@ struct Daemon {
     interrupt: Signal,
     hangup: Signal,
     tick: Interval,
+    checks: Schedule,
     /// When to look what news from the kernel were about.
     look_at: Option<Instant>,
     /// When to look how full the flow tables are.
@@ -174,6 +178,7 @@ impl Daemon {
         notify::ready();
         info!("ready after {} ms", started.elapsed().as_millis());
         let (look_at, watch_at, answer_at, boot_at) = (None, Instant::now(), Instant::now(), Instant::now());
+        let checks = Schedule::new(&root);
         Ok(Self {
             control,
             listener,
@@ -182,6 +187,7 @@ impl Daemon {
             interrupt,
             hangup,
             tick,
+            checks,
             look_at,
             watch_at,
             answer_at,
@@ -213,6 +219,7 @@ impl Daemon {
                     let pause = self.control.age_flows();
                     self.watch_at = Instant::now() + pause;
                     self.control.look_again().await;
+                    self.checks.look(health::monitoring(&self.control).as_ref());
                 }
                 () = until(Some(watch_at)) => {
                     let pause = self.control.watch_flows();

@@ -26,6 +26,7 @@ pub fn install(root: &Root) -> Result<Vec<PathBuf>> {
         (root.operator(), 0o755),
         (root.processed(), 0o755),
         (root.scripts(), 0o755),
+        (root.home(), 0o700),
         (root.run(), 0o755),
     ] {
         make_folder(&folder, mode, &mut written)?;

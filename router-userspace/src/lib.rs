@@ -7,6 +7,8 @@
 //!
 //! [`daemon`] walks it from top to bottom for every command, kernel event and timer.
 
+pub mod alerts;
+pub mod calendar;
 pub mod classifier;
 pub mod cli;
 pub mod cloudstack;
@@ -14,9 +16,12 @@ pub mod compile;
 pub mod daemon;
 pub mod dataplane;
 pub mod error;
+pub mod generation;
+pub mod health;
 pub mod install;
 pub mod json;
 pub mod model;
+pub mod program;
 pub mod reconcile;
 pub mod root;
 pub mod rpc;

@@ -74,6 +74,11 @@ impl Root {
         self.path.join("var/log/cloud.log")
     }
 
+    /// Where CloudStack fetches results and archives from.
+    pub fn home(&self) -> PathBuf {
+        self.path.join("root")
+    }
+
     /// What lives as long as the daemon.
     pub fn run(&self) -> PathBuf {
         self.path.join("run/xvr")

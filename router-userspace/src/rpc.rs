@@ -9,8 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::health::HealthView;
+use crate::model::redundancy::RouterRole;
 use crate::show::{CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView};
 
 /// What the daemon is asked.
@@ -46,6 +49,19 @@ pub enum Request {
         /// The files, in order.
         files: Vec<InboxFile>,
     },
+    /// What the router is to its network.
+    Role,
+    /// What health checks compare with.
+    Health,
+    /// Give the NIC that has an address another MTU.
+    SetMtu {
+        /// The address, with its prefix length.
+        address: IpNet,
+        /// The MTU, in bytes.
+        mtu: u16,
+    },
+    /// Make the system hold what it should, now.
+    Converge,
     /// Read the operator's settings again and put them in force.
     Reload,
     /// Take the programs off all ports, forget all flows, and end.
@@ -111,6 +127,14 @@ pub enum Answer {
     Nat(NatView),
     /// To [`Request::Rules`].
     Rules(Vec<ListView>),
+    /// To [`Request::Role`].
+    Role(RouterRole),
+    /// To [`Request::Health`].
+    Health(Box<HealthView>),
+    /// To [`Request::SetMtu`]: the NIC's name; nothing if none has the address.
+    Mtu(Option<String>),
+    /// To [`Request::Converge`].
+    Converged,
     /// To [`Request::Plan`].
     Plan {
         /// A sentence per change, in order.

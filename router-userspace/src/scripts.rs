@@ -4,10 +4,22 @@
 //! them by exact form. One that this release does not have refuses: a script that pretends would make the
 //! management server believe in a router that it does not have.
 
+mod alerts;
+mod checkrouter;
+mod cks_iso;
+mod configure;
+mod diagnostics;
+mod diagnostics_files;
+mod filesystem;
 mod get_template_version;
+mod haproxy_stats;
+mod interface;
+mod monitor_results;
 mod patch;
+mod service;
 pub mod ssh;
 mod update_config;
+mod vpn;
 mod vr_cfg;
 
 use std::ffi::OsString;
@@ -18,31 +30,32 @@ type Script = fn(&[OsString]) -> u8;
 
 /// Every name that is called, of the management server's and its agents' commands.
 const SCRIPTS: &[(&str, Script)] = &[
-    ("bumpup_priority.sh", missing),
-    ("checkbatchs2svpn.sh", missing),
-    ("checkrouter.sh", missing),
-    ("cks_iso.sh", missing),
-    ("cleanup.sh", missing),
-    ("configure.py", missing),
-    ("diagnostics.py", missing),
-    ("filesystem_writable_check.py", missing),
-    ("get_diagnostics_files.py", missing),
-    ("get_haproxy_stats.sh", missing),
+    ("bumpup_priority.sh", service::bump_up_priority),
+    ("checkbatchs2svpn.sh", vpn::check_all),
+    ("checkrouter.sh", checkrouter::run),
+    ("checks2svpn.sh", vpn::check_one),
+    ("cks_iso.sh", cks_iso::run),
+    ("cleanup.sh", diagnostics_files::clean_up),
+    ("configure.py", configure::run),
+    ("diagnostics.py", diagnostics::run),
+    ("filesystem_writable_check.py", filesystem::run),
+    ("get_diagnostics_files.py", diagnostics_files::run),
+    ("get_haproxy_stats.sh", haproxy_stats::run),
     ("get_template_version.sh", get_template_version::run),
-    ("getRouterAlerts.sh", missing),
-    ("getRouterMonitorResults.sh", missing),
-    ("keystore-cert-import", missing),
-    ("keystore-setup", missing),
-    ("manage_service.sh", missing),
+    ("getRouterAlerts.sh", alerts::run),
+    ("getRouterMonitorResults.sh", monitor_results::run),
+    ("keystore-cert-import", service::keystore),
+    ("keystore-setup", service::keystore),
+    ("manage_service.sh", service::manage),
     ("netusage.sh", missing),
     ("update_config.py", update_config::run),
-    ("update_interface_config.sh", missing),
+    ("update_interface_config.sh", interface::run),
     ("vpc_netusage.sh", missing),
     ("vr_cfg.sh", vr_cfg::run),
 ];
 
 /// A daemon that is just being restarted is waited for: CloudStack does not ask again.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The names.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -53,6 +66,18 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn run(name: &str, arguments: &[OsString]) -> Option<u8> {
     let (_, script) = SCRIPTS.iter().find(|(known, _)| *known == name)?;
     Some(script(arguments))
+}
+
+/// Arguments as text, without empty ones and without the word `null`, which CloudStack writes where it has none.
+fn words(arguments: &[OsString]) -> Vec<String> {
+    let words = arguments.iter().map(|argument| argument.to_string_lossy().trim().to_owned());
+    words.filter(|word| !word.is_empty() && word != "null").collect()
+}
+
+/// Says on standard error what is wrong; the exit status for that.
+fn failed(name: &str, message: impl std::fmt::Display) -> u8 {
+    eprintln!("{name}: {message}");
+    1
 }
 
 fn missing(_: &[OsString]) -> u8 {
@@ -67,5 +92,11 @@ mod tests {
     #[test]
     fn what_is_no_script_is_left_to_the_command_line() {
         assert_eq!(run("xvr", &[]), None);
+    }
+
+    #[test]
+    fn no_argument_the_word_null_and_nothing_at_all_are_the_same() {
+        let given = ["null", "", " a ", "nullx"].map(OsString::from);
+        assert_eq!(words(&given), ["a", "nullx"]);
     }
 }

@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 use crate::error::ConfigError;
 use crate::json::{self, Place, kind};
 use crate::model::settings::{
-    DeniedFlows, ExhaustedPorts, Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, Settings,
-    Timeouts, UnsolicitedSyn,
+    DeniedFlows, ExhaustedPorts, Filtering, HairpinSource, Helpers, ManagementServer, Mapping,
+    NetworkSettings, Settings, Timeouts, UnsolicitedSyn,
 };
 
 /// What the file is called, in messages too.
@@ -47,6 +47,7 @@ fn read(bytes: &[u8]) -> Result<Settings, ConfigError> {
             "helpers" => settings.helpers = helpers(&place, value)?,
             "ports_per_guest" => settings.ports_per_guest = Some(ports(&place, value)?),
             "untranslated" => settings.untranslated = destinations(&place, value)?,
+            "management_server" => settings.management_server = management_server(&place, value)?,
             "networks" => settings.networks = networks(&place, value)?,
             _ => return Err(place.error("unknown key")),
         }
@@ -137,6 +138,21 @@ fn ports(place: &Place, value: &Value) -> Result<NonZeroU16, ConfigError> {
     ports
         .and_then(NonZeroU16::new)
         .ok_or_else(|| place.error(format_args!("{number} is not a whole number of ports from 1 to {MOST}")))
+}
+
+fn management_server(place: &Place, value: &Value) -> Result<ManagementServer, ConfigError> {
+    let Value::String(text) = value else {
+        return Err(place.error(format_args!("expected text, found {}", kind(value))));
+    };
+    let mut numbers = text.split('.').map(str::parse::<u32>);
+    match (text.as_str(), numbers.next(), numbers.next()) {
+        ("auto", ..) => Ok(ManagementServer::Auto),
+        // What comes behind makes no difference, and yet is a number or a mistake.
+        (_, Some(Ok(major)), Some(Ok(minor))) if numbers.all(|number| number.is_ok()) => {
+            Ok(ManagementServer::Release { major, minor })
+        }
+        _ => Err(place.error(format_args!("{text:?} is neither \"auto\" nor a release like \"4.21\""))),
+    }
 }
 
 fn networks(place: &Place, value: &Value) -> Result<BTreeMap<Ipv4Net, NetworkSettings>, ConfigError> {
@@ -235,6 +251,7 @@ mod tests {
                 "helpers": ["tftp"],
                 "ports_per_guest": 500,
                 "untranslated": ["10.0.0.0/8", "192.0.2.9/32"],
+                "management_server": "4.21.0.0",
                 "networks": {
                     "10.1.1.0/24": { "mapping": "symmetric" },
                     "10.1.2.0/24": { "mapping": "endpoint-independent" },
@@ -274,6 +291,7 @@ mod tests {
             helpers,
             ports_per_guest,
             untranslated,
+            management_server: ManagementServer::Release { major: 4, minor: 21 },
             networks,
         };
         assert_eq!(settings, expected);
@@ -333,6 +351,11 @@ mod tests {
             (
                 r#"{ "untranslated": ["10.0.0.0/8", "10.1.1.1/24"] }"#,
                 "#/untranslated/1: write it as 10.1.1.0/24",
+            ),
+            (r#"{ "management_server": 4.21 }"#, "#/management_server: expected text, found a number"),
+            (
+                r#"{ "management_server": "4.x" }"#,
+                r#"#/management_server: "4.x" is neither "auto" nor a release like "4.21""#,
             ),
             (r#"{ "networks": ["10.1.1.0/24"] }"#, "#/networks: expected an object, found a list"),
             (r#"{ "networks": { "tier1": {} } }"#, r#"#/networks/tier1: "tier1" is no IPv4 network"#),

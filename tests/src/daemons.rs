@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::clients::{wait_for_listener, wait_for_udp};
 use crate::lab::Host;
-use crate::netns::{Process, run_bounded};
+use crate::netns::{Namespace, Process, run_bounded, wait_until};
 use crate::servers::{sha256_of_body, write_body};
 
 /// How long a client may take.
@@ -341,5 +341,44 @@ impl Telephone {
             .arg(format!("{address}:5060"))
             .stdout(Stdio::piped());
         run_bounded(&mut command, CLIENT_TIME)?.ok().map(drop).with_context(|| log(&self.scratch))
+    }
+}
+
+/// haproxy, as CloudStack's load balancer of 203.0.113.14:80 has it, in the router's namespace.
+#[derive(Debug)]
+pub struct Haproxy {
+    _server: Process,
+    scratch: Scratch,
+}
+
+impl Haproxy {
+    /// Starts it with these servers, which it looks after, and its socket for questions.
+    pub fn start(
+        namespace: &Namespace,
+        scratch: Scratch,
+        socket: &Path,
+        servers: &[SocketAddr],
+    ) -> Result<Self> {
+        let lines = servers.iter().enumerate().map(|(number, server)| {
+            format!("server 203_0_113_14-80_{number} {server} check inter 200 fall 1 rise 1\n")
+        });
+        let configuration = format!(
+            "global\nstats socket {} mode 600 level admin\ndefaults\nmode tcp\ntimeout connect 5s\n\
+             timeout client 1h\ntimeout server 1h\nlisten 203_0_113_14-80\nbind 127.0.0.1:8000\n\
+             balance roundrobin\n{}",
+            socket.display(),
+            lines.collect::<String>(),
+        );
+        let configuration = scratch.write("haproxy.cfg", &configuration)?;
+        let server = start(&scratch, namespace.command("haproxy").args(["-db", "-f"]).arg(configuration))?;
+        wait_for_listener(namespace, 8000).with_context(|| log(&scratch))?;
+        Ok(Self { _server: server, scratch })
+    }
+
+    /// Waits until it has noticed that the server of this number is not there.
+    pub fn wait_until_down(&self, number: usize) -> Result<()> {
+        let line = format!("203_0_113_14-80_{number} is DOWN");
+        let is_down = || log(&self.scratch).contains(&line);
+        wait_until("haproxy notices", CLIENT_TIME, is_down).with_context(|| log(&self.scratch))
     }
 }

@@ -219,6 +219,12 @@ impl<'lab> Router<'lab> {
         run_bounded(self.namespace.command(script).arg(&name), COMMAND_TIME)
     }
 
+    /// Runs one of CloudStack's scripts by its installed name, in the router's namespace.
+    pub fn script(&self, name: &str, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.namespace.command(self.root.join("opt/cloud/bin").join(name));
+        run_bounded(command.args(arguments), COMMAND_TIME)
+    }
+
     /// Sends fixtures one after the other; each must succeed.
     pub fn apply(&self, fixtures: &[&str]) -> Result<()> {
         for name in fixtures {

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -80,6 +81,11 @@ impl Charon {
     /// Builds the tunnel; what charon said about it.
     pub fn call(&self) -> Result<String> {
         self.swanctl(&["--initiate", "--child", "tunnel", "--timeout", "50"])
+    }
+
+    /// Where it takes questions.
+    pub fn socket(&self) -> PathBuf {
+        self.scratch.file("vici")
     }
 
     /// The tunnels there are.

@@ -8,6 +8,7 @@ use super::wire::firewallrules::FirewallRules;
 use super::wire::forwardrules::ForwardRules;
 use super::wire::guestnetwork::GuestNetwork;
 use super::wire::ips::Ips;
+use super::wire::monitorservice::MonitorService;
 use super::wire::networkacl::NetworkAcl;
 use super::wire::staticnatrules::StaticNatRules;
 use super::wire::staticroutes::StaticRoutes;
@@ -17,7 +18,7 @@ use crate::json::{Place, document};
 use crate::model::Mac;
 
 /// Types that CloudStack sends and this release does not apply.
-const UNSUPPORTED: [&str; 10] = [
+const UNSUPPORTED: [&str; 9] = [
     "loadbalancer",
     "dhcpentry",
     "vmdata",
@@ -25,7 +26,6 @@ const UNSUPPORTED: [&str; 10] = [
     "site2sitevpn",
     "remoteaccessvpn",
     "vpnuserlist",
-    "monitorservice",
     "bgppeers",
     "ipaliases",
 ];
@@ -49,6 +49,8 @@ pub enum Command {
     FirewallRules(FirewallRules),
     /// `networkacl`: the access lists of a VPC's tier or private gateway.
     NetworkAcl(NetworkAcl),
+    /// `monitorservice`: what is to be watched.
+    MonitorService(MonitorService),
     /// A type of CloudStack's that this release does not apply. [`merge`](super::Databags::merge)
     /// refuses it.
     Unsupported {
@@ -110,6 +112,9 @@ impl Command {
             "staticnatrules" => {
                 (Self::StaticNatRules(StaticNatRules::read(&message)?), StaticNatRules::warnings(&message)?)
             }
+            "monitorservice" => {
+                (Self::MonitorService(MonitorService::read(&message)?), MonitorService::warnings(&message))
+            }
             known if UNSUPPORTED.contains(&known) => (Self::Unsupported { place, name }, Vec::new()),
             other => {
                 let warning = place.error(format_args!("type {other:?} is not known, nothing is stored"));
@@ -131,6 +136,7 @@ impl Command {
             Self::FirewallRules(FirewallRules { family: Family::Ipv4, .. }) => "firewallrules",
             Self::FirewallRules(FirewallRules { family: Family::Ipv6, .. }) => "ipv6firewallrules",
             Self::NetworkAcl(_) => "networkacl",
+            Self::MonitorService(_) => "monitorservice",
             Self::Unsupported { name, .. } | Self::Unknown { name, .. } => name,
         }
     }
@@ -149,6 +155,7 @@ impl Command {
             | Self::StaticNatRules(_)
             | Self::FirewallRules(_)
             | Self::NetworkAcl(_)
+            | Self::MonitorService(_)
             | Self::Unsupported { .. }
             | Self::Unknown { .. } => Vec::new(),
         };

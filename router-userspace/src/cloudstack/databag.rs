@@ -8,6 +8,7 @@
 //! ips.json              ethN → list of addresses       cmdline, ips, guestnetwork
 //! guestnetwork.json     ethN → list of one tier        guestnetwork
 //! ipv6firewallrules.json  as firewallrules             ipv6firewallrules
+//! monitorservice.json   key → value                    monitorservice
 //! networkacl.json       ethN → message                 networkacl
 //! staticroutes.json     network → route                staticroutes
 //! ```
@@ -22,6 +23,8 @@ mod cmdline;
 mod forwardingrules;
 mod guestnetwork;
 mod ips;
+mod monitorservice;
+mod mtu;
 mod pieces;
 mod policy;
 mod staticroutes;
@@ -39,6 +42,7 @@ use super::command::Command;
 use super::object::{Entry, Object, list};
 use super::raw::Raw;
 use super::wire::Family;
+use super::wire::monitorservice::MonitorService;
 use crate::compile::Inventory;
 use crate::error::ConfigError;
 use crate::json::{Place, document};
@@ -58,6 +62,7 @@ pub struct Databags {
     pub(super) ips: ByKey,
     pub(super) firewallrules: Firewall,
     pub(super) ipv6firewallrules: Firewall,
+    pub(super) monitorservice: Entry,
     pub(super) networkacl: Acls,
     pub(super) staticroutes: BTreeMap<String, Entry>,
 }
@@ -88,6 +93,7 @@ impl Databags {
             Command::StaticNatRules(rules) => bags.merge_staticnatrules(rules),
             Command::FirewallRules(rules) => bags.merge_firewallrules(rules),
             Command::NetworkAcl(acl) => bags.merge_networkacl(acl, inventory)?,
+            Command::MonitorService(message) => bags.merge_monitorservice(message),
             Command::Unsupported { .. } | Command::Unknown { .. } => {}
         }
         Ok(bags)
@@ -130,11 +136,12 @@ impl Databags {
         let lists = |bag: &ByKey| bag.iter().map(|(key, list)| (key.clone(), json!(list))).collect();
         let routes = self.staticroutes.iter().map(|(key, route)| (key.clone(), json!(route))).collect();
         let config = self.cmdline.iter().map(|config| ("config".to_owned(), json!(config))).collect();
-        let bags: [(&'static str, Entry); 5] = [
+        let bags: [(&'static str, Entry); 6] = [
             ("cmdline", config),
             ("forwardingrules", lists(&self.forwardingrules)),
             ("guestnetwork", lists(&self.guestnetwork)),
             ("ips", lists(&self.ips)),
+            ("monitorservice", self.monitorservice.clone()),
             ("staticroutes", routes),
         ];
         let with_id = |(name, mut bag): (&'static str, Entry)| {
@@ -168,6 +175,10 @@ impl Databags {
             "forwardingrules" => self.forwardingrules = read_lists(&bag)?,
             "guestnetwork" => self.guestnetwork = read_lists(&bag)?,
             "ips" => self.ips = read_lists(&bag)?,
+            "monitorservice" => {
+                self.monitorservice = MonitorService::read(&bag)?.entry;
+                self.monitorservice.remove("id");
+            }
             "staticroutes" => self.staticroutes = read_routes(&bag)?,
             _ => return Err(bag.place().error("no databag has this name")),
         }

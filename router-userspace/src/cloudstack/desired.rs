@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use self::policy::PlacedPolicy;
 use super::databag::Databags;
 use super::object::Object;
-use super::wire::cmdline::CmdLine;
+use super::wire::cmdline::{CmdLine, RouterKind};
 use super::wire::guestnetwork::GuestNetwork;
 use super::wire::ips::IpAssociation;
 use super::wire::staticroutes::StaticRoute;
@@ -52,6 +52,27 @@ pub fn notices(bags: &Databags) -> Result<Vec<ConfigError>, ConfigError> {
 /// As [`desired`].
 pub fn remarks(bags: &Databags) -> Result<Vec<ConfigError>, ConfigError> {
     understand(bags).map(|meaning| meaning.policy.remarks(&meaning.state.policy))
+}
+
+/// Whether the boot line makes the router one of a pair, and whether it is a VPC's; `None` before the first.
+///
+/// # Errors
+///
+/// A boot line that cannot be read.
+pub fn boot(bags: &Databags) -> Result<Option<Boot>, ConfigError> {
+    let Some(config) = &bags.cmdline else { return Ok(None) };
+    let config = Object::new(Place::document("cmdline.json").at("config"), config);
+    let is_vpc = CmdLine::read(&config)?.kind == RouterKind::Vpc;
+    Ok(Some(Boot { is_vpc, is_redundant: config.boolean("redundant_router")?.unwrap_or(false) }))
+}
+
+/// What the boot line says of the router as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// It is a VPC's.
+    pub is_vpc: bool,
+    /// There is a second one, and one of them serves.
+    pub is_redundant: bool,
 }
 
 /// What the databags mean, and what is to be said about that.

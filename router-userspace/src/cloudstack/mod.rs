@@ -22,4 +22,4 @@ pub mod wire;
 pub use cmdline::from_boot_line;
 pub use command::{Command, Parsed};
 pub use databag::{Databags, Files};
-pub use desired::{desired, notices, remarks};
+pub use desired::{Boot, boot, desired, notices, remarks};

@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use ipnet::IpNet;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use super::boot::{self, BootLine};
 use super::pace::Pace;
-use super::{Options, inbox, unsolicited, views};
+use super::{Options, health, inbox, redundancy, unsolicited, views};
 use crate::cloudstack::{Command, Databags, Files, Parsed, desired, from_boot_line, notices, remarks};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
@@ -114,6 +115,7 @@ impl Memory {
         Err(error)
     }
 
+    /// After a change of the databags.
     fn with(&self, bags: Databags) -> Result<Self, ConfigError> {
         let mut desired = desired(&bags)?;
         desired.policy.share(&self.desired.policy);
@@ -199,6 +201,10 @@ impl Control {
             Request::Routes => views::routes(self).await.map(Answer::Routes),
             Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Rules => views::rules(self).map(Answer::Rules),
+            Request::Role => Ok(Answer::Role(redundancy::role(self))),
+            Request::Health => health::view(self).map(|view| Answer::Health(Box::new(view))),
+            Request::SetMtu { address, mtu } => self.set_mtu(address, mtu).await.map(Answer::Mtu),
+            Request::Converge => self.look_now().await.map(|()| Answer::Converged),
             Request::Apply { documents } => Ok(self.apply_all(&documents).await),
             Request::Plan { documents } => self.plan(&documents).await,
             Request::Reload => {
@@ -299,8 +305,35 @@ impl Control {
     ) -> Result<(Vec<Change>, Duration)> {
         self.wait_for_nics(commands).await?;
         let after = before.merge_all(commands, &self.inventory, at)?;
+        self.put_in_force(at, &before, after, begun).await
+    }
+
+    /// Gives the NIC that has an address another MTU, which is remembered. Says which NIC that is, if there is one.
+    async fn set_mtu(&mut self, address: IpNet, mtu: u16) -> Result<Option<String>> {
+        let begun = Instant::now();
+        self.recall()?;
+        self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+        let before = self.memory.clone()?;
+        let Some((bags, nic)) = before.bags.with_mtu(address, mtu) else { return Ok(None) };
+        let after = before.with(bags)?;
+        let name = format!("MTU of {nic}");
+        let put = self.put_in_force(&name, &before, after, begun).await;
+        let (changes, _) = put.inspect_err(|error| warn!("refused: {error:#}"))?;
+        info!("{name}: {mtu}, in force with {} changes", changes.len());
+        Ok(Some(nic))
+    }
+
+    /// Makes the system hold what the databags after a command say, and saves them. Returns what was changed, and
+    /// when that was in force, counted from `begun`. With an error everything is as it was, or the error says what differs.
+    async fn put_in_force(
+        &mut self,
+        name: &str,
+        before: &Memory,
+        after: Memory,
+        begun: Instant,
+    ) -> Result<(Vec<Change>, Duration)> {
         let compiled = self.compile(&after.desired, &self.settings);
-        refuse(at, &compiled, &before.desired, &after.desired)?;
+        refuse(name, &compiled, &before.desired, &after.desired)?;
         let files = &mut self.files;
         let mut in_force = Duration::ZERO;
         let save = || {
@@ -394,7 +427,9 @@ impl Control {
             };
             format!("{word} flows that the policy denies")
         });
-        let own = timeouts.into_iter().chain(denied_flows);
+        let management_server = (settings.management_server != self.settings.management_server)
+            .then(|| "take the management server for another release".to_owned());
+        let own = timeouts.into_iter().chain(denied_flows).chain(management_server);
         own.chain(changes.iter().map(ToString::to_string)).collect()
     }
 
@@ -447,6 +482,16 @@ impl Control {
             }
         }
         self.trouble = trouble;
+    }
+
+    /// [`look_again`](Self::look_again) for somebody who waits for it.
+    async fn look_now(&mut self) -> Result<()> {
+        self.recall()?;
+        self.look_again().await;
+        match &self.trouble {
+            None => Ok(()),
+            Some(trouble) => Err(anyhow!("the router is not as it should be: {trouble}")),
+        }
     }
 
     /// Attaching programs changes what NICs can do, and that what the tables say of them: two

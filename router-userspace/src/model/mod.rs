@@ -4,9 +4,11 @@
 //! Invariant: a `DesiredState` that exists is valid. `cloudstack::desired` makes it from the
 //! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
+pub mod health;
 pub mod nat;
 pub mod policy;
 pub mod port;
+pub mod redundancy;
 pub mod route;
 pub mod settings;
 pub mod ssh;

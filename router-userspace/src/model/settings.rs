@@ -27,8 +27,25 @@ pub struct Settings {
     pub ports_per_guest: Option<NonZeroU16>,
     /// Destinations towards which guests keep their source, whatever port they leave by (RFC 6888 REQ-6).
     pub untranslated: BTreeSet<Ipv4Net>,
+    /// Which release of CloudStack speaks with the router.
+    pub management_server: ManagementServer,
     /// Guest networks that are not as all others. A network may hold several; the narrowest counts.
     pub networks: BTreeMap<Ipv4Net, NetworkSettings>,
+}
+
+/// Which release of CloudStack speaks with the router. It never says so itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ManagementServer {
+    /// Guessed from what it has left here.
+    #[default]
+    Auto,
+    /// This one.
+    Release {
+        /// 4 of 4.21.
+        major: u32,
+        /// 21 of 4.21.
+        minor: u32,
+    },
 }
 
 /// How long a flow may be silent.

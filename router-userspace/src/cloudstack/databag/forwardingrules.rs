@@ -9,11 +9,19 @@ use std::net::Ipv4Addr;
 
 use super::{Databags, ips};
 use crate::cloudstack::object::{Entry, Object};
-use crate::cloudstack::wire::forwardrules::{ForwardRules, Identity};
+use crate::cloudstack::wire::forwardrules::{self, ForwardRules, Identity};
 use crate::cloudstack::wire::staticnatrules::StaticNatRules;
 use crate::json::Place;
+use crate::model::PortForward;
 
 impl Databags {
+    /// All port forwardings that were sent, in force or not.
+    pub fn forwards(&self) -> impl Iterator<Item = PortForward> {
+        let entries = self.forwardingrules.values().flatten();
+        let forwards = entries.filter(|entry| ips::text(entry, "type") == "forward");
+        forwards.filter_map(|entry| forwardrules::stored(&Object::new(Place::default(), entry)).ok())
+    }
+
     pub(super) fn merge_forwardrules(&mut self, message: &ForwardRules) {
         for rule in &message.rules {
             self.change_rules(rule.identity.public, |list| {

@@ -8,6 +8,7 @@ pub mod firewallrules;
 pub mod forwardrules;
 pub mod guestnetwork;
 pub mod ips;
+pub mod monitorservice;
 pub mod networkacl;
 pub mod staticnatrules;
 pub mod staticroutes;
