@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::pace::Pace;
 use super::{Options, inbox, unsolicited, views};
-use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks};
+use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
@@ -35,9 +35,7 @@ pub struct Control {
     pub(super) options: Options,
     pub(super) started: Instant,
     pub(super) ready_after: Duration,
-    /// What CloudStack has said, or why nobody knows: then nothing is changed, neither here nor
-    /// in the system, until the file is repaired.
-    pub(super) memory: Result<Memory, ConfigError>,
+    pub(super) memory: Memory,
     /// Where it is kept.
     files: Files,
     /// What the operator has chosen, as it is in force.
@@ -58,25 +56,38 @@ pub struct Control {
 }
 
 /// What CloudStack has said, and what it means.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Memory {
     pub bags: Databags,
-    pub desired: DesiredState,
+    /// Or why nobody knows: then nothing is changed of what is forwarded, neither here nor in the system,
+    /// until the file is repaired.
+    pub desired: Result<DesiredState, ConfigError>,
 }
 
 impl Memory {
-    fn load(root: &Root) -> Result<Self, ConfigError> {
-        let bags = Databags::load(&root.databags())?;
-        let desired = desired(&bags)?;
-        Ok(Self { bags, desired })
+    fn load(root: &Root) -> Self {
+        let bags = Databags::load(&root.databags());
+        let desired = desired(&bags);
+        Self { bags, desired }
+    }
+
+    /// What is to be forwarded.
+    pub fn known(&self) -> Result<&DesiredState, ConfigError> {
+        self.desired.as_ref().map_err(Clone::clone)
     }
 
     /// After a command.
-    fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
+    fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self> {
+        if !command.is_about_forwarding() {
+            let bags = self.bags.merge(command, inventory)?;
+            return Ok(Self { bags, desired: self.desired.clone() });
+        }
+        let before =
+            self.known().map_err(|damage| anyhow!("{damage}: a damaged databag is not written to"))?;
         let bags = self.bags.merge(command, inventory)?;
         let mut desired = desired(&bags)?;
-        desired.policy.share(&self.desired.policy);
-        Ok(Self { bags, desired })
+        desired.policy.share(&before.policy);
+        Ok(Self { bags, desired: Ok(desired) })
     }
 }
 
@@ -118,8 +129,11 @@ impl Control {
 
     /// Makes the system hold what the databags say. Trouble is reported and retried.
     pub async fn start(&mut self) {
-        if let Err(damage) = &self.memory {
-            error!("{damage}: nothing is changed until this is repaired; what was in force stays in force");
+        for damage in self.memory.bags.damage() {
+            error!("{damage}: the databag is not known, and not written to, until this is repaired");
+        }
+        if let Err(damage) = &self.memory.desired {
+            error!("{damage}: what is forwarded stays as it is until this is repaired");
         }
         if let Some(damage) = &self.settings_damage {
             error!("{damage}: all is as without settings until this is repaired and reloaded");
@@ -193,25 +207,28 @@ impl Control {
 
     async fn walk(&mut self, name: &str, bytes: &[u8], begun: Instant) -> Result<Applied> {
         let Parsed { command, warnings } = Command::parse(name, bytes)?;
-        self.recall()?;
+        self.recall();
+        if !command.is_about_forwarding() {
+            return self.remember(name, &command, warnings, begun);
+        }
         self.wait_for_nics(&command).await?;
-        let before = self.memory.clone()?;
+        let before = self.memory.clone();
         let after = before.merge(&command, &self.inventory)?;
-        let compiled = self.compile(&after.desired, &self.settings);
-        refuse(name, &compiled, &before.desired, &after.desired)?;
+        let compiled = self.compile(after.known()?, &self.settings);
+        refuse(name, &compiled, before.known()?, after.known()?)?;
         let files = &mut self.files;
         let mut in_force = Duration::ZERO;
         let save = || {
             in_force = begun.elapsed();
             let saved = files.save(&after.bags).map(drop).context("save the databags");
-            // Several files, and the first may be the new one already.
+            // Where renaming failed, some files may be the new ones already.
             saved.map_err(|error| match files.save(&before.bags) {
                 Ok(_) => error,
-                Err(_) => error.context("the databags on disk are neither old nor new"),
+                Err(_) => error.context("the databags on disk may be the new ones after the next start"),
             })
         };
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, save).await?;
-        self.memory = Ok(after);
+        self.memory = after;
         self.compiled = compiled;
         self.trouble = None;
         // Attaching programs may have changed what NICs can do.
@@ -224,17 +241,40 @@ impl Control {
         })
     }
 
+    /// A command that what is forwarded does not depend on: it is known and saved, also where that is damaged.
+    fn remember(
+        &mut self,
+        name: &str,
+        command: &Command,
+        mut warnings: Vec<ConfigError>,
+        begun: Instant,
+    ) -> Result<Applied> {
+        let after = self.memory.merge(command, &self.inventory)?;
+        self.files.save(&after.bags).context("save the databags")?;
+        self.memory = after;
+        let own = format!("{}.json", command.type_name());
+        warnings.extend(unserved(&self.memory.bags).into_iter().filter(|sentence| sentence.file == own));
+        Ok(Applied {
+            name: name.to_owned(),
+            changes: Vec::new(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+            milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
     /// no NIC.
     async fn plan(&mut self, documents: &[Document]) -> Result<Answer> {
-        self.recall()?;
+        self.recall();
         self.inventory = self.reconciler.backend.inventory().await?;
-        let mut memory = self.memory.clone()?;
+        let mut memory = self.memory.clone();
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
             let after = memory.merge(&command, &self.inventory)?;
-            let compiled = self.compile(&after.desired, &self.settings);
-            refuse(&document.name, &compiled, &memory.desired, &after.desired)?;
+            if command.is_about_forwarding() {
+                let compiled = self.compile(after.known()?, &self.settings);
+                refuse(&document.name, &compiled, memory.known()?, after.known()?)?;
+            }
             memory = after;
         }
         // Without documents, also what the operator has written and not reloaded.
@@ -242,9 +282,10 @@ impl Control {
             [] => settings::load(&self.options.root.settings())?,
             _ => self.settings.clone(),
         };
-        let compiled = self.compile(&memory.desired, &settings);
+        let compiled = self.compile(memory.known()?, &settings);
         let Plan { changes } = self.reconciler.plan(&compiled).await?;
         let said = notices(&memory.bags)?.into_iter().chain(remarks(&memory.bags)?);
+        let said = said.chain(unserved(&memory.bags));
         Ok(Answer::Plan {
             changes: self.sentences(&settings, &changes),
             notices: said.map(|notice| notice.to_string()).collect(),
@@ -269,9 +310,9 @@ impl Control {
     async fn walk_settings(&mut self) -> Result<Vec<String>> {
         let after = settings::load(&self.options.root.settings())
             .inspect_err(|damage| self.settings_damage = Some(damage.clone()))?;
-        self.recall()?;
+        self.recall();
         self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
-        let compiled = self.compile(&self.memory.as_ref().map_err(Clone::clone)?.desired, &after);
+        let compiled = self.compile(self.memory.known()?, &after);
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
         let changes = self.sentences(&after, &converged.changes);
         let is_limited_otherwise = after.ports_per_guest != self.settings.ports_per_guest;
@@ -306,16 +347,25 @@ impl Control {
     }
 
     /// A damaged databag may have been repaired meanwhile.
-    fn recall(&mut self) -> Result<()> {
-        if self.memory.is_err() {
-            self.memory = Memory::load(&self.options.root);
-            if self.memory.is_ok() {
-                info!("the databags are sound again");
+    fn recall(&mut self) {
+        let folder = self.options.root.databags();
+        let Memory { bags, desired: known } = &mut self.memory;
+        let is_better = match known {
+            // A bag may be well formed and say what cannot be.
+            Err(_) if bags.forwarding_damage().is_none() => {
+                *bags = Databags::load(&folder);
+                true
             }
+            _ => bags.load_damaged(&folder),
+        };
+        if !is_better {
+            return;
         }
-        match &self.memory {
-            Ok(_) => Ok(()),
-            Err(damage) => bail!("{damage}: a damaged databag is not written to"),
+        if known.is_err() {
+            *known = desired(bags);
+        }
+        if known.is_ok() && bags.damage().next().is_none() {
+            info!("the databags are sound again");
         }
     }
 
@@ -349,14 +399,14 @@ impl Control {
     /// rounds are the rule.
     async fn converge(&mut self) -> Result<()> {
         const ROUNDS: usize = 4;
-        if self.recall().is_err() {
+        self.recall();
+        if self.memory.desired.is_err() {
             // Status tells; nothing can be compared.
             return Ok(());
         }
         for _ in 0..ROUNDS {
             self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
-            let desired = &self.memory.as_ref().map_err(Clone::clone)?.desired;
-            self.compiled = self.compile(desired, &self.settings);
+            self.compiled = self.compile(self.memory.known()?, &self.settings);
             self.ports = self.compiled.links.keys().copied().collect();
             let converged = self.reconciler.converge(&self.compiled).await?;
             for change in &converged.changes {

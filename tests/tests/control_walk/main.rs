@@ -3,9 +3,12 @@
 
 mod damage;
 mod isolated;
+mod mutation;
 mod nat;
 mod policy;
 mod reading;
+mod services;
+mod shared;
 mod store;
 mod vpc;
 
@@ -18,7 +21,7 @@ use router_userspace::model::{DesiredState, RouteTarget, SourceNat};
 use serde_json::Value;
 
 /// Folders of messages that are understood.
-const APPLIED: [&str; 9] = [
+const APPLIED: [&str; 16] = [
     "cmd_line",
     "ip_associations",
     "guest_network",
@@ -28,6 +31,13 @@ const APPLIED: [&str; 9] = [
     "firewall_rules",
     "ipv6_firewall_rules",
     "network_acl",
+    "ip_aliases",
+    "vm_dhcp_entry",
+    "load_balancer",
+    "site_2_site_vpn",
+    "remote_access_vpn",
+    "vpn_user_list",
+    "bgp_peers",
 ];
 
 /// A VPC with a public NIC and one tier.
