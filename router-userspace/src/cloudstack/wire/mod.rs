@@ -100,6 +100,14 @@ fn netmask(object: &Object, key: &str) -> Result<Option<u8>, ConfigError> {
     length.map(Some).ok_or_else(|| object.error(key, format_args!("{text:?} is no netmask")))
 }
 
+/// The name of a NIC, as CloudStack counts. `id` is none: that is where a databag has its own name.
+fn device(object: &Object) -> Result<Option<String>, ConfigError> {
+    match object.text("device")?.filter(|device| !device.is_empty()) {
+        Some(device) if device == "id" => Err(object.error("device", format_args!("{device:?} is no NIC"))),
+        other => Ok(other),
+    }
+}
+
 /// An IPv6 prefix length.
 fn prefix_length(object: &Object, key: &str) -> Result<Option<u8>, ConfigError> {
     match object.parsed::<u8>(key, "IPv6 prefix length")? {
