@@ -186,25 +186,19 @@ impl Databags {
             && self.staticroutes.is_empty()
     }
 
-    /// How many guests' NICs have an address.
-    pub(super) fn guests(&self) -> usize {
-        self.dhcpentry.values().filter(|entry| !ips::is_true(entry, "remove")).count()
-    }
-
-    /// How many addresses with ports load is balanced at.
-    pub(super) fn listeners(&self) -> usize {
-        let rules = self.loadbalancer.as_ref().and_then(|entry| entry.get("add_rules")?.as_array());
-        rules.map_or(0, Vec::len)
-    }
-
-    /// How many tunnels there are. CloudStack's own router may have stored removals as well.
-    pub(super) fn tunnels(&self) -> usize {
-        self.site2sitevpn.values().filter(|entry| ips::is_true(entry, "create")).count()
-    }
-
-    /// How many people may use the remote access VPN.
-    pub(super) fn vpn_users(&self) -> usize {
-        self.vpnuserlist.values().filter(|entry| ips::is_true(entry, "add")).count()
+    /// How much there is to serve of each bag that is for daemons: without the marks of what is gone, and
+    /// without removals that CloudStack's own router may have stored.
+    pub(super) fn to_serve(&self) -> [(&'static str, usize); 6] {
+        let with = |bag: &Keyed, key| bag.values().filter(|entry| ips::is_true(entry, key)).count();
+        let listeners = self.loadbalancer.as_ref().and_then(|entry| entry.get("add_rules")?.as_array());
+        [
+            ("bgppeers", self.bgppeers.len()),
+            ("dhcpentry", self.dhcpentry.len() - with(&self.dhcpentry, "remove")),
+            ("loadbalancer", listeners.map_or(0, Vec::len)),
+            ("remoteaccessvpn", with(&self.remoteaccessvpn, "create")),
+            ("site2sitevpn", with(&self.site2sitevpn, "create")),
+            ("vpnuserlist", with(&self.vpnuserlist, "add")),
+        ]
     }
 
     /// The bags as JSON documents, by name: what their files hold.

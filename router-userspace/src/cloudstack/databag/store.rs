@@ -103,7 +103,7 @@ impl Files {
         let empty = Databags::default().short_documents();
         let mut short = bags.short_documents();
         let mut long = BTreeMap::from(bags.policy_bags());
-        let mut changed = Vec::new();
+        let mut looked_at = Vec::new();
         let mut written = Vec::new();
         for name in bags.names().into_iter().filter(|name| !bags.damage.contains_key(name)) {
             let path = self.folder.join(file_of(name));
@@ -130,11 +130,11 @@ impl Files {
             if !is_same {
                 written.push(path);
             }
-            changed.push((name, content, is_same));
+            looked_at.push((name, content, is_same));
         }
-        let files = changed.iter().filter(|(_, _, is_same)| !is_same);
-        commit::commit(&self.folder, files.map(|(name, content, _)| (file_of(name), content)).collect())?;
-        for (name, content, _) in changed {
+        let changed = looked_at.iter().filter(|(_, _, is_same)| !is_same);
+        commit::commit(&self.folder, changed.map(|(name, content, _)| (file_of(name), content)).collect())?;
+        for (name, content, _) in looked_at {
             if let (Content::Bag(_, bag), Ok(file)) = (content, fs::metadata(self.folder.join(file_of(name))))
             {
                 self.known.insert(name, (stamp(&file), bag));
