@@ -60,7 +60,7 @@ const TWICE: &str = "@twice:";
 
 #[test]
 fn whatever_arrives_is_refused_by_place_or_kept_as_it_is_understood() {
-    const ROUNDS: usize = 45;
+    const ROUNDS: usize = 30;
     let mut random = Random(0x0123_4567_89ab_cdef);
     let shared = merge_all(&["cmd_line/dhcpsrvr_shared.json", "ip_aliases/create.json"], &every_nic());
     let starts = [
@@ -112,7 +112,7 @@ fn whatever_arrives_is_refused_by_place_or_kept_as_it_is_understood() {
         }
     }
     assert!(
-        refused > 2000 && accepted > 1000,
+        refused > 1000 && accepted > 500,
         "{refused} refused, {accepted} accepted: too much of one kind"
     );
 }
