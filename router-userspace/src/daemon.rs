@@ -12,6 +12,7 @@
 mod control;
 mod inbox;
 mod listen;
+mod memory;
 mod notify;
 mod pace;
 mod unsolicited;

@@ -12,9 +12,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
+use super::memory::Memory;
 use super::pace::Pace;
 use super::{Options, inbox, unsolicited, views};
-use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks, unserved};
+use crate::cloudstack::{Command, Files, Parsed, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
@@ -53,42 +54,6 @@ pub struct Control {
     cut_by: Option<Jurisdiction>,
     /// Interfaces that are ports, an earlier daemon's included.
     ports: BTreeSet<u32>,
-}
-
-/// What CloudStack has said, and what it means.
-#[derive(Clone, Debug)]
-pub struct Memory {
-    pub bags: Databags,
-    /// Or why nobody knows: then nothing is changed of what is forwarded, neither here nor in the system,
-    /// until the file is repaired.
-    pub desired: Result<DesiredState, ConfigError>,
-}
-
-impl Memory {
-    fn load(root: &Root) -> Self {
-        let bags = Databags::load(&root.databags());
-        let desired = desired(&bags);
-        Self { bags, desired }
-    }
-
-    /// What is to be forwarded.
-    pub fn known(&self) -> Result<&DesiredState, ConfigError> {
-        self.desired.as_ref().map_err(Clone::clone)
-    }
-
-    /// After a command.
-    fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self> {
-        if !command.is_about_forwarding() {
-            let bags = self.bags.merge(command, inventory)?;
-            return Ok(Self { bags, desired: self.desired.clone() });
-        }
-        let before =
-            self.known().map_err(|damage| anyhow!("{damage}: a damaged databag is not written to"))?;
-        let bags = self.bags.merge(command, inventory)?;
-        let mut desired = desired(&bags)?;
-        desired.policy.share(&before.policy);
-        Ok(Self { bags, desired: Ok(desired) })
-    }
 }
 
 impl Control {
@@ -207,7 +172,7 @@ impl Control {
 
     async fn walk(&mut self, name: &str, bytes: &[u8], begun: Instant) -> Result<Applied> {
         let Parsed { command, warnings } = Command::parse(name, bytes)?;
-        self.recall();
+        self.memory.recall(&self.options.root);
         if !command.is_about_forwarding() {
             return self.remember(name, &command, warnings, begun);
         }
@@ -265,7 +230,7 @@ impl Control {
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
     /// no NIC.
     async fn plan(&mut self, documents: &[Document]) -> Result<Answer> {
-        self.recall();
+        self.memory.recall(&self.options.root);
         self.inventory = self.reconciler.backend.inventory().await?;
         let mut memory = self.memory.clone();
         for document in documents {
@@ -310,7 +275,7 @@ impl Control {
     async fn walk_settings(&mut self) -> Result<Vec<String>> {
         let after = settings::load(&self.options.root.settings())
             .inspect_err(|damage| self.settings_damage = Some(damage.clone()))?;
-        self.recall();
+        self.memory.recall(&self.options.root);
         self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
         let compiled = self.compile(self.memory.known()?, &after);
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
@@ -346,29 +311,6 @@ impl Control {
         compile(desired, settings, &self.inventory, self.options.attach)
     }
 
-    /// A damaged databag may have been repaired meanwhile.
-    fn recall(&mut self) {
-        let folder = self.options.root.databags();
-        let Memory { bags, desired: known } = &mut self.memory;
-        let is_better = match known {
-            // A bag may be well formed and say what cannot be.
-            Err(_) if bags.forwarding_damage().is_none() => {
-                *bags = Databags::load(&folder);
-                true
-            }
-            _ => bags.load_damaged(&folder),
-        };
-        if !is_better {
-            return;
-        }
-        if known.is_err() {
-            *known = desired(bags);
-        }
-        if known.is_ok() && bags.damage().next().is_none() {
-            info!("the databags are sound again");
-        }
-    }
-
     async fn wait_for_nics(&mut self, command: &Command) -> Result<()> {
         const PAUSE: Duration = Duration::from_millis(20);
         let deadline = Instant::now() + HOT_PLUG;
@@ -399,7 +341,7 @@ impl Control {
     /// rounds are the rule.
     async fn converge(&mut self) -> Result<()> {
         const ROUNDS: usize = 4;
-        self.recall();
+        self.memory.recall(&self.options.root);
         if self.memory.desired.is_err() {
             // Status tells; nothing can be compared.
             return Ok(());

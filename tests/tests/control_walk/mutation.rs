@@ -111,10 +111,7 @@ fn whatever_arrives_is_refused_by_place_or_kept_as_it_is_understood() {
             }
         }
     }
-    assert!(
-        refused > 1000 && accepted > 500,
-        "{refused} refused, {accepted} accepted: too much of one kind"
-    );
+    assert!(refused > 1000 && accepted > 500, "{refused} refused, {accepted} accepted: too much of one kind");
 }
 
 /// `file#/json/pointer: what is wrong`, with the file of the message or of a databag.

@@ -22,7 +22,7 @@ impl Databags {
     /// losing what CloudStack said is worse than not knowing it for a while.
     pub fn load(folder: &Path) -> Self {
         let mut bags = Self::default();
-        let names = bags.names();
+        let names = Self::names();
         match commit::settle(folder) {
             Ok(()) => names.into_iter().for_each(|name| bags.load_bag(name, folder)),
             Err(damage) => bags.damage = names.into_iter().map(|name| (name, damage.clone())).collect(),
@@ -33,7 +33,11 @@ impl Databags {
     /// Reads those bags again that are damaged. Gives whether one is no more.
     pub fn load_damaged(&mut self, folder: &Path) -> bool {
         let damaged: Vec<&'static str> = self.damage.keys().copied().collect();
-        if damaged.len() == self.names().len() {
+        if damaged.is_empty() {
+            return false;
+        }
+        // None at all is known where the list of a commit is damaged.
+        if damaged.len() == Self::names().len() {
             *self = Self::load(folder);
         } else {
             damaged.iter().for_each(|name| self.load_bag(name, folder));
@@ -41,9 +45,10 @@ impl Databags {
         self.damage.len() < damaged.len()
     }
 
-    fn names(&self) -> BTreeSet<&'static str> {
-        let long = self.policy_bags().into_iter().map(|(name, _)| name);
-        self.short_documents().into_keys().chain(long).collect()
+    fn names() -> BTreeSet<&'static str> {
+        let empty = Self::default();
+        let long = empty.policy_bags().into_iter().map(|(name, _)| name);
+        empty.short_documents().into_keys().chain(long).collect()
     }
 
     fn load_bag(&mut self, name: &'static str, folder: &Path) {
@@ -105,7 +110,7 @@ impl Files {
         let mut long = BTreeMap::from(bags.policy_bags());
         let mut looked_at = Vec::new();
         let mut written = Vec::new();
-        for name in bags.names().into_iter().filter(|name| !bags.damage.contains_key(name)) {
+        for name in Databags::names().into_iter().filter(|name| !bags.damage.contains_key(name)) {
             let path = self.folder.join(file_of(name));
             let bag = long.remove(name);
             if let Some(bag) = &bag
