@@ -15,6 +15,7 @@ mod health;
 mod inbox;
 mod listen;
 mod log;
+mod memory;
 mod notify;
 mod pace;
 mod redundancy;

@@ -54,6 +54,37 @@ pub fn document(file: &str, bytes: &[u8]) -> Result<Value, ConfigError> {
         .map_err(|error| ConfigError::new(file, "", format_args!("no valid JSON: {error}")))
 }
 
+/// How deep objects and lists of a JSON text are in each other.
+pub fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut at) = (0_usize, 0, 0);
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => at = end_of_text(text, at),
+            _ => {}
+        }
+        at += 1;
+    }
+    deepest
+}
+
+/// Where a text ends that begins with the quote at `begin`.
+fn end_of_text(text: &[u8], begin: usize) -> usize {
+    let mut at = begin + 1;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => return at,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
 /// The same, where no key may be there twice: of two values serde takes the last in silence.
 ///
 /// # Errors
@@ -169,4 +200,24 @@ impl<'a> From<&'a Value> for Shape<'a> {
 /// What a value is, for errors.
 pub fn kind(value: &Value) -> &'static str {
     Shape::from(value).kind()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_passes_over_texts() {
+        for (text, deep) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a":[{}],"b":[[]]}"#, 3),
+            (r#"["[[[","\"[[[",{"\\":"{"}]"#, 2),
+            (r#"["[["#, 1),
+            (r#"["\"#, 1),
+            ("]]]][", 1),
+        ] {
+            assert_eq!(depth(text.as_bytes()), deep, "{text}");
+        }
+    }
 }

@@ -3,32 +3,32 @@
 use super::object::Object;
 use super::raw::Raw;
 use super::wire::Family;
+use super::wire::bgppeers::BgpPeers;
 use super::wire::cmdline::CmdLine;
+use super::wire::dhcpentry::DhcpEntry;
 use super::wire::firewallrules::FirewallRules;
 use super::wire::forwardrules::ForwardRules;
 use super::wire::guestnetwork::GuestNetwork;
+use super::wire::ipaliases::IpAliases;
 use super::wire::ips::Ips;
+use super::wire::loadbalancer::LoadBalancer;
 use super::wire::monitorservice::MonitorService;
 use super::wire::networkacl::NetworkAcl;
+use super::wire::remoteaccessvpn::RemoteAccessVpn;
+use super::wire::site2sitevpn::Site2SiteVpn;
 use super::wire::staticnatrules::StaticNatRules;
 use super::wire::staticroutes::StaticRoutes;
+use super::wire::vpnuserlist::VpnUserList;
 use crate::compile::Inventory;
 use crate::error::ConfigError;
-use crate::json::{Place, document};
+use crate::json::{Place, depth, document};
 use crate::model::Mac;
 
 /// Types that CloudStack sends and this release does not apply.
-const UNSUPPORTED: [&str; 9] = [
-    "loadbalancer",
-    "dhcpentry",
-    "vmdata",
-    "vmpassword",
-    "site2sitevpn",
-    "remoteaccessvpn",
-    "vpnuserlist",
-    "bgppeers",
-    "ipaliases",
-];
+const UNSUPPORTED: [&str; 2] = ["vmdata", "vmpassword"];
+
+/// How deep a message's objects and lists may be in each other; serde reads 127.
+const DEEPEST: usize = 100;
 
 /// One message, by its `type`.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,20 @@ pub enum Command {
     NetworkAcl(NetworkAcl),
     /// `monitorservice`: what is to be watched.
     MonitorService(MonitorService),
+    /// `ipaliases`: the router's addresses in further subnets of a shared network.
+    IpAliases(IpAliases),
+    /// `dhcpentry`: a guest's address and name.
+    DhcpEntry(DhcpEntry),
+    /// `loadbalancer`: haproxy's configuration.
+    LoadBalancer(LoadBalancer),
+    /// `site2sitevpn`: a tunnel of a VPC.
+    Site2SiteVpn(Site2SiteVpn),
+    /// `remoteaccessvpn`: a VPN for people.
+    RemoteAccessVpn(RemoteAccessVpn),
+    /// `vpnuserlist`: who may use that.
+    VpnUserList(VpnUserList),
+    /// `bgppeers`: to whom routed networks are announced.
+    BgpPeers(BgpPeers),
     /// A type of CloudStack's that this release does not apply. [`merge`](super::Databags::merge)
     /// refuses it.
     Unsupported {
@@ -87,6 +101,10 @@ impl Command {
     /// missing key that is needed, a value of the wrong type, an address, netmask or MAC address
     /// that is none.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Parsed, ConfigError> {
+        // A databag has the message a few steps further down, and has to be read again.
+        if depth(bytes) > DEEPEST {
+            return Err(ConfigError::new(file, "", format_args!("nested deeper than {DEEPEST}")));
+        }
         if let Some(parsed) = parse_policy(file, bytes)? {
             return Ok(parsed);
         }
@@ -115,6 +133,21 @@ impl Command {
             "monitorservice" => {
                 (Self::MonitorService(MonitorService::read(&message)?), MonitorService::warnings(&message))
             }
+            "ipaliases" => (Self::IpAliases(IpAliases::read(&message)?), IpAliases::warnings(&message)?),
+            "dhcpentry" => (Self::DhcpEntry(DhcpEntry::read(&message)?), DhcpEntry::warnings(&message)),
+            "loadbalancer" => {
+                (Self::LoadBalancer(LoadBalancer::read(&message)?), LoadBalancer::warnings(&message)?)
+            }
+            "site2sitevpn" => {
+                (Self::Site2SiteVpn(Site2SiteVpn::read(&message)?), Site2SiteVpn::warnings(&message))
+            }
+            "remoteaccessvpn" => {
+                (Self::RemoteAccessVpn(RemoteAccessVpn::read(&message)?), RemoteAccessVpn::warnings(&message))
+            }
+            "vpnuserlist" => {
+                (Self::VpnUserList(VpnUserList::read(&message)?), VpnUserList::warnings(&message)?)
+            }
+            "bgppeers" => (Self::BgpPeers(BgpPeers::read(&message)?), BgpPeers::warnings(&message)?),
             known if UNSUPPORTED.contains(&known) => (Self::Unsupported { place, name }, Vec::new()),
             other => {
                 let warning = place.error(format_args!("type {other:?} is not known, nothing is stored"));
@@ -137,7 +170,39 @@ impl Command {
             Self::FirewallRules(FirewallRules { family: Family::Ipv6, .. }) => "ipv6firewallrules",
             Self::NetworkAcl(_) => "networkacl",
             Self::MonitorService(_) => "monitorservice",
+            Self::IpAliases(_) => "ipaliases",
+            Self::DhcpEntry(_) => "dhcpentry",
+            Self::LoadBalancer(_) => "loadbalancer",
+            Self::Site2SiteVpn(_) => "site2sitevpn",
+            Self::RemoteAccessVpn(_) => "remoteaccessvpn",
+            Self::VpnUserList(_) => "vpnuserlist",
+            Self::BgpPeers(_) => "bgppeers",
             Self::Unsupported { name, .. } | Self::Unknown { name, .. } => name,
+        }
+    }
+
+    /// Whether the command may change what is forwarded, and how. One that does not is merged and saved,
+    /// and that is all.
+    pub fn is_about_forwarding(&self) -> bool {
+        match self {
+            Self::CmdLine(_)
+            | Self::Ips(_)
+            | Self::GuestNetwork(_)
+            | Self::StaticRoutes(_)
+            | Self::ForwardRules(_)
+            | Self::StaticNatRules(_)
+            | Self::FirewallRules(_)
+            | Self::NetworkAcl(_)
+            | Self::IpAliases(_) => true,
+            Self::DhcpEntry(_)
+            | Self::LoadBalancer(_)
+            | Self::Site2SiteVpn(_)
+            | Self::RemoteAccessVpn(_)
+            | Self::VpnUserList(_)
+            | Self::BgpPeers(_)
+            | Self::MonitorService(_)
+            | Self::Unsupported { .. }
+            | Self::Unknown { .. } => false,
         }
     }
 
@@ -156,6 +221,13 @@ impl Command {
             | Self::FirewallRules(_)
             | Self::NetworkAcl(_)
             | Self::MonitorService(_)
+            | Self::IpAliases(_)
+            | Self::DhcpEntry(_)
+            | Self::LoadBalancer(_)
+            | Self::Site2SiteVpn(_)
+            | Self::RemoteAccessVpn(_)
+            | Self::VpnUserList(_)
+            | Self::BgpPeers(_)
             | Self::Unsupported { .. }
             | Self::Unknown { .. } => Vec::new(),
         };

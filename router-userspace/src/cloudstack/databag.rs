@@ -5,32 +5,50 @@
 //! cmdline.json          config → key → value           cmdline
 //! firewallrules.json    rule's number → rule           firewallrules
 //! forwardingrules.json  public address → list of rules forwardrules, staticnatrules
-//! ips.json              ethN → list of addresses       cmdline, ips, guestnetwork
+//! ips.json              ethN → list of addresses       cmdline, ips, guestnetwork, ipaliases
 //! guestnetwork.json     ethN → list of one tier        guestnetwork
 //! ipv6firewallrules.json  as firewallrules             ipv6firewallrules
 //! monitorservice.json   key → value                    monitorservice
 //! networkacl.json       ethN → message                 networkacl
 //! staticroutes.json     network → route                staticroutes
+//!
+//! bgppeers.json         PEER-NETWORK → peer            bgppeers
+//! dhcpentry.json        address → message              dhcpentry
+//! loadbalancer.json     config → list of one           loadbalancer
+//! remoteaccessvpn.json  public address → message       remoteaccessvpn
+//! site2sitevpn.json     peer → message                 site2sitevpn
+//! vpnuserlist.json      name → user                    vpnuserlist
 //! ```
 //!
-//! Each file has its name under `id` as well. The entries are kept as they were written, unknown
-//! keys included, so that another release finds what it knows; they are read by `wire` again.
+//! Forwarding rests on the first eight; what they mean, they mean together. The others are each about
+//! itself. But for `bgppeers`, each file has its name under `id` as well. The entries are kept as they
+//! were written, unknown keys included, so that another release finds what it knows; they are read by
+//! `wire` again.
 //!
-//! Invariants: a damaged bag is an error and never an empty one; a merge that fails leaves its
-//! `Databags` as they were; a merge of what is already there changes nothing.
+//! Invariants: a damaged bag is remembered as such and never taken for an empty one, merged into or
+//! written; a merge that fails leaves its `Databags` as they were; a merge of what is already there
+//! changes nothing.
 
+mod bgppeers;
 mod cmdline;
+mod dhcpentry;
 mod forwardingrules;
 mod guestnetwork;
+mod ipaliases;
 mod ips;
+mod loadbalancer;
 mod monitorservice;
 mod mtu;
 mod pieces;
 mod policy;
+mod remoteaccessvpn;
+mod site2sitevpn;
 mod staticroutes;
 mod store;
+mod vpnuserlist;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -42,7 +60,13 @@ use super::command::Command;
 use super::object::{Entry, Object, list};
 use super::raw::Raw;
 use super::wire::Family;
+use super::wire::bgppeers::BgpPeer;
+use super::wire::dhcpentry::DhcpEntry;
+use super::wire::loadbalancer::LoadBalancer;
 use super::wire::monitorservice::MonitorService;
+use super::wire::remoteaccessvpn::RemoteAccessVpn;
+use super::wire::site2sitevpn::Site2SiteVpn;
+use super::wire::vpnuserlist::VpnUser;
 use crate::compile::Inventory;
 use crate::error::ConfigError;
 use crate::json::{Place, document};
@@ -50,6 +74,21 @@ use crate::model::Mac;
 
 /// NIC or public address → entries.
 type ByKey = BTreeMap<String, Vec<Entry>>;
+
+/// Entries by what they are known by. Copies share them until one is changed.
+type Keyed = Arc<BTreeMap<String, Entry>>;
+
+/// The bags that forwarding rests on.
+const FORWARDING: [&str; 8] = [
+    "cmdline",
+    "firewallrules",
+    "forwardingrules",
+    "guestnetwork",
+    "ips",
+    "ipv6firewallrules",
+    "networkacl",
+    "staticroutes",
+];
 
 /// Everything CloudStack has said so far.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,6 +104,15 @@ pub struct Databags {
     pub(super) monitorservice: Entry,
     pub(super) networkacl: Acls,
     pub(super) staticroutes: BTreeMap<String, Entry>,
+    pub(super) bgppeers: Keyed,
+    pub(super) dhcpentry: Keyed,
+    /// The one configuration; `None` before the first.
+    pub(super) loadbalancer: Option<Arc<Entry>>,
+    pub(super) remoteaccessvpn: Keyed,
+    pub(super) site2sitevpn: Keyed,
+    pub(super) vpnuserlist: Keyed,
+    /// Why what is in a file is not known, by bag. The bag here is an empty one then, and stands for nothing.
+    damage: BTreeMap<&'static str, ConfigError>,
 }
 
 impl Databags {
@@ -74,15 +122,23 @@ impl Databags {
     /// # Errors
     ///
     /// A NIC that is not there (see [`Command::absent_nics`]), an address that another kind of NIC
-    /// holds, a type that this release does not apply.
+    /// holds, a type that this release does not apply, a bag that is damaged: the command's own, or of a
+    /// command about forwarding any that this rests on.
     pub fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
         let mut bags = self.clone();
-        match command {
-            Command::Unknown { .. } => return Ok(bags),
-            Command::Unsupported { place, name } => {
-                return Err(place.error(format_args!("type {name} is not supported by this release")));
-            }
-            _ => bags.follow_nics(inventory),
+        if let Command::Unsupported { place, name } = command {
+            return Err(place.error(format_args!("type {name} is not supported by this release")));
+        }
+        if let Some(damage) = self.damage_for(command) {
+            let ConfigError { file, path, message } = damage;
+            return Err(ConfigError::new(
+                file,
+                path,
+                format_args!("{message}: a damaged databag is not written to"),
+            ));
+        }
+        if command.is_about_forwarding() {
+            bags.follow_nics(inventory);
         }
         match command {
             Command::CmdLine(boot) => bags.merge_cmdline(boot, inventory)?,
@@ -94,6 +150,13 @@ impl Databags {
             Command::FirewallRules(rules) => bags.merge_firewallrules(rules),
             Command::NetworkAcl(acl) => bags.merge_networkacl(acl, inventory)?,
             Command::MonitorService(message) => bags.merge_monitorservice(message),
+            Command::IpAliases(aliases) => bags.merge_ipaliases(aliases)?,
+            Command::DhcpEntry(entry) => bags.merge_dhcpentry(entry),
+            Command::LoadBalancer(configuration) => bags.merge_loadbalancer(configuration),
+            Command::Site2SiteVpn(tunnel) => bags.merge_site2sitevpn(tunnel),
+            Command::RemoteAccessVpn(server) => bags.merge_remoteaccessvpn(server),
+            Command::VpnUserList(users) => bags.merge_vpnuserlist(users),
+            Command::BgpPeers(peers) => bags.merge_bgppeers(peers),
             Command::Unsupported { .. } | Command::Unknown { .. } => {}
         }
         Ok(bags)
@@ -104,9 +167,49 @@ impl Databags {
         self.cmdline.is_some()
     }
 
-    /// Whether nothing was ever said.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// What is damaged, with the full names of the files.
+    pub fn damage(&self) -> impl Iterator<Item = &ConfigError> {
+        self.damage.values()
+    }
+
+    /// What is damaged of that which forwarding rests on.
+    pub fn forwarding_damage(&self) -> Option<&ConfigError> {
+        FORWARDING.iter().find_map(|name| self.damage.get(name))
+    }
+
+    fn damage_for(&self, command: &Command) -> Option<&ConfigError> {
+        if command.is_about_forwarding() {
+            return self.forwarding_damage();
+        }
+        // Types that are about themselves have bags of their own name.
+        self.damage.get(command.type_name())
+    }
+
+    /// Whether nothing was ever said that forwarding rests on.
+    pub(super) fn is_without_forwarding(&self) -> bool {
+        self.cmdline.is_none()
+            && self.forwardingrules.is_empty()
+            && self.guestnetwork.is_empty()
+            && self.ips.is_empty()
+            && self.firewallrules.is_empty()
+            && self.ipv6firewallrules.is_empty()
+            && self.networkacl.is_empty()
+            && self.staticroutes.is_empty()
+    }
+
+    /// How much there is to serve of each bag that is for daemons: without the marks of what is gone, and
+    /// without removals that CloudStack's own router may have stored.
+    pub(super) fn to_serve(&self) -> [(&'static str, usize); 6] {
+        let with = |bag: &Keyed, key| bag.values().filter(|entry| ips::is_true(entry, key)).count();
+        let listeners = self.loadbalancer.as_ref().and_then(|entry| entry.get("add_rules")?.as_array());
+        [
+            ("bgppeers", self.bgppeers.len()),
+            ("dhcpentry", self.dhcpentry.len() - with(&self.dhcpentry, "remove")),
+            ("loadbalancer", listeners.map_or(0, Vec::len)),
+            ("remoteaccessvpn", with(&self.remoteaccessvpn, "create")),
+            ("site2sitevpn", with(&self.site2sitevpn, "create")),
+            ("vpnuserlist", with(&self.vpnuserlist, "add")),
+        ]
     }
 
     /// The bags as JSON documents, by name: what their files hold.
@@ -136,16 +239,27 @@ impl Databags {
         let lists = |bag: &ByKey| bag.iter().map(|(key, list)| (key.clone(), json!(list))).collect();
         let routes = self.staticroutes.iter().map(|(key, route)| (key.clone(), json!(route))).collect();
         let config = self.cmdline.iter().map(|config| ("config".to_owned(), json!(config))).collect();
-        let bags: [(&'static str, Entry); 6] = [
+        let keyed = |bag: &Keyed| bag.iter().map(|(key, entry)| (key.clone(), json!(entry))).collect();
+        let balancer =
+            self.loadbalancer.iter().map(|entry| ("config".to_owned(), json!([**entry]))).collect();
+        let bags: [(&'static str, Entry); 12] = [
+            ("bgppeers", keyed(&self.bgppeers)),
             ("cmdline", config),
+            ("dhcpentry", keyed(&self.dhcpentry)),
             ("forwardingrules", lists(&self.forwardingrules)),
             ("guestnetwork", lists(&self.guestnetwork)),
             ("ips", lists(&self.ips)),
             ("monitorservice", self.monitorservice.clone()),
+            ("loadbalancer", balancer),
+            ("remoteaccessvpn", keyed(&self.remoteaccessvpn)),
+            ("site2sitevpn", keyed(&self.site2sitevpn)),
             ("staticroutes", routes),
+            ("vpnuserlist", keyed(&self.vpnuserlist)),
         ];
         let with_id = |(name, mut bag): (&'static str, Entry)| {
-            bag.insert("id".to_owned(), json!(name));
+            if name != "bgppeers" {
+                bag.insert("id".to_owned(), json!(name));
+            }
             (name, Value::Object(bag))
         };
         bags.into_iter().map(with_id).collect()
@@ -180,6 +294,20 @@ impl Databags {
                 self.monitorservice.remove("id");
             }
             "staticroutes" => self.staticroutes = read_routes(&bag)?,
+            "bgppeers" => self.bgppeers = read_keyed(&bag, |peer| Ok(BgpPeer::read(peer)?.key()))?,
+            "dhcpentry" => {
+                self.dhcpentry = read_keyed(&bag, |entry| Ok(DhcpEntry::read(entry)?.address.to_string()))?;
+            }
+            "loadbalancer" => self.loadbalancer = read_balancer(&bag)?,
+            "remoteaccessvpn" => {
+                let key = |server: &Object| Ok(RemoteAccessVpn::read(server)?.server.to_string());
+                self.remoteaccessvpn = read_keyed(&bag, key)?;
+            }
+            "site2sitevpn" => {
+                self.site2sitevpn =
+                    read_keyed(&bag, |tunnel| Ok(Site2SiteVpn::read(tunnel)?.peer.to_string()))?;
+            }
+            "vpnuserlist" => self.vpnuserlist = read_keyed(&bag, |user| Ok(VpnUser::read(user)?.name))?,
             _ => return Err(bag.place().error("no databag has this name")),
         }
         Ok(())
@@ -251,6 +379,33 @@ fn read_routes(bag: &Object) -> Result<BTreeMap<String, Entry>, ConfigError> {
             Ok((network.clone(), route.to_entry()))
         })
         .collect()
+}
+
+/// Entries that are what they say, each under what it is known by.
+fn read_keyed(
+    bag: &Object,
+    key_of: impl Fn(&Object) -> Result<String, ConfigError>,
+) -> Result<Keyed, ConfigError> {
+    let entries = bag.entries().filter(|(key, _)| *key != "id");
+    let read = entries.map(|(key, value)| {
+        let object = Object::from_value(bag.place().at(key), value)?;
+        let own = key_of(&object)?;
+        if own != *key {
+            return Err(object.place().error(format_args!("{own} in the place of {key}")));
+        }
+        Ok((own, object.to_entry()))
+    });
+    read.collect::<Result<_, _>>().map(Arc::new)
+}
+
+fn read_balancer(bag: &Object) -> Result<Option<Arc<Entry>>, ConfigError> {
+    if let Some(unknown) = bag.unknown_keys(|key| ["id", "config"].contains(&key)).pop() {
+        return Err(unknown);
+    }
+    if bag.items("config")?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(LoadBalancer::stored(bag)?.entry)))
 }
 
 /// The name of the NIC that has a MAC address.

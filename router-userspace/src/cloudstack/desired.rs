@@ -29,7 +29,8 @@ use crate::model::{DesiredState, PortForward, StaticNat};
 ///
 /// A value of a databag that cannot be read or obeyed, with the databag's file name and the place
 /// in it: an address on two ports, tiers that overlap, a port that would be two things at once, a
-/// default gateway outside its network, anything at all before the boot line.
+/// default gateway outside its network, anything that forwarding rests on before the boot line; a bag that
+/// is damaged.
 pub fn desired(bags: &Databags) -> Result<DesiredState, ConfigError> {
     understand(bags).map(|meaning| meaning.state)
 }
@@ -85,7 +86,10 @@ struct Meaning {
 }
 
 fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
-    if bags.is_empty() {
+    if let Some(damage) = bags.forwarding_damage() {
+        return Err(damage.clone());
+    }
+    if bags.is_without_forwarding() {
         return Ok(Default::default());
     }
     let reading = Reading::of(bags)?;

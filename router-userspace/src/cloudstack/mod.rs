@@ -17,9 +17,11 @@ pub mod databag;
 pub mod desired;
 mod object;
 mod raw;
+mod unserved;
 pub mod wire;
 
 pub use cmdline::from_boot_line;
 pub use command::{Command, Parsed};
 pub use databag::{Databags, Files};
 pub use desired::{Boot, boot, desired, notices, remarks};
+pub use unserved::unserved;

@@ -14,9 +14,10 @@ use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use super::boot::{self, BootLine};
+use super::memory::Memory;
 use super::pace::Pace;
 use super::{Options, health, inbox, redundancy, unsolicited, views};
-use crate::cloudstack::{Command, Databags, Files, Parsed, desired, from_boot_line, notices, remarks};
+use crate::cloudstack::{Command, Files, Parsed, from_boot_line, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
@@ -38,9 +39,7 @@ pub struct Control {
     pub(super) options: Options,
     pub(super) started: Instant,
     pub(super) ready_after: Duration,
-    /// What CloudStack has said, or why nobody knows: then nothing is changed, neither here nor
-    /// in the system, until the file is repaired.
-    pub(super) memory: Result<Memory, ConfigError>,
+    pub(super) memory: Memory,
     /// Where it is kept.
     files: Files,
     /// What the operator has chosen, as it is in force.
@@ -68,59 +67,6 @@ pub struct Message<'a> {
     pub name: &'a str,
     /// Its text.
     pub bytes: &'a [u8],
-}
-
-/// What CloudStack has said, and what it means.
-#[derive(Clone, Debug, Default)]
-pub struct Memory {
-    pub bags: Databags,
-    pub desired: DesiredState,
-}
-
-impl Memory {
-    fn load(root: &Root) -> Result<Self, ConfigError> {
-        let bags = Databags::load(&root.databags())?;
-        let desired = desired(&bags)?;
-        Ok(Self { bags, desired })
-    }
-
-    /// After a command.
-    fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
-        self.with(self.bags.merge(command, inventory)?)
-    }
-
-    /// After commands, all of them: what holds in between need not make sense. `at` becomes the name of the
-    /// one that an error is about.
-    fn merge_all<'a>(
-        &self,
-        commands: &[(&'a str, Command)],
-        inventory: &Inventory,
-        at: &mut &'a str,
-    ) -> Result<Self, ConfigError> {
-        let mut bags = self.bags.clone();
-        for (name, command) in commands {
-            *at = name;
-            bags = bags.merge(command, inventory)?;
-        }
-        let error = match self.with(bags) {
-            Ok(memory) => return Ok(memory),
-            Err(error) => error,
-        };
-        // The first after which it is so; or else they do not make sense together.
-        let mut memory = self.clone();
-        for (name, command) in commands {
-            *at = name;
-            memory = memory.merge(command, inventory)?;
-        }
-        Err(error)
-    }
-
-    /// After a change of the databags.
-    fn with(&self, bags: Databags) -> Result<Self, ConfigError> {
-        let mut desired = desired(&bags)?;
-        desired.policy.share(&self.desired.policy);
-        Ok(Self { bags, desired })
-    }
 }
 
 impl Control {
@@ -163,8 +109,11 @@ impl Control {
 
     /// Makes the system hold what the databags say. Trouble is reported and retried.
     pub async fn start(&mut self) {
-        if let Err(damage) = &self.memory {
-            error!("{damage}: nothing is changed until this is repaired; what was in force stays in force");
+        for damage in self.memory.bags.damage() {
+            error!("{damage}: the databag is not known, and not written to, until this is repaired");
+        }
+        if let Err(damage) = &self.memory.desired {
+            error!("{damage}: what is forwarded stays as it is until this is repaired");
         }
         if let Some(damage) = &self.settings_damage {
             error!("{damage}: all is as without settings until this is repaired and reloaded");
@@ -257,7 +206,7 @@ impl Control {
     pub async fn boot(&mut self, line: &BootLine) -> Result<()> {
         let boot = from_boot_line(boot::NAME, &line.text)?;
         let password = boot.password.clone();
-        let before = if line.begins_anew { Memory::default() } else { self.remembered()? };
+        let before = if line.begins_anew { Memory::default() } else { self.remembered() };
         let commands = [(boot::NAME, Command::CmdLine(boot))];
         let (changes, _) = self.carry_out(&commands, before, &mut "", Instant::now()).await?;
         info!("the boot line is in force with {} changes", changes.len());
@@ -272,7 +221,7 @@ impl Control {
 
     /// Whether it has a boot line, on which everything else rests.
     pub fn is_booted(&self) -> bool {
-        self.memory.as_ref().is_ok_and(|memory| memory.bags.has_boot_line())
+        self.memory.bags.has_boot_line()
     }
 
     /// `at` becomes the name of the message that an error is about. Gives the changes, and how long it took until
@@ -291,8 +240,17 @@ impl Control {
             warnings.extend(parsed.warnings.iter().map(ToString::to_string));
             commands.push((*name, parsed.command));
         }
-        let before = self.remembered()?;
-        self.carry_out(&commands, before, at, begun).await
+        let before = self.remembered();
+        let done = match commands.iter().any(|(_, command)| command.is_about_forwarding()) {
+            true => self.carry_out(&commands, before, at, begun).await?,
+            false => self.remember(&commands, at, begun)?,
+        };
+        for sentence in unserved(&self.memory.bags) {
+            if commands.iter().any(|(_, command)| sentence.file == format!("{}.json", command.type_name())) {
+                warnings.push(sentence.to_string());
+            }
+        }
+        Ok(done)
     }
 
     /// From merging to saving.
@@ -311,9 +269,8 @@ impl Control {
     /// Gives the NIC that has an address another MTU, which is remembered. Says which NIC that is, if there is one.
     async fn set_mtu(&mut self, address: IpNet, mtu: u16) -> Result<Option<String>> {
         let begun = Instant::now();
-        self.recall()?;
+        let before = self.remembered();
         self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
-        let before = self.memory.clone()?;
         let Some((bags, nic)) = before.bags.with_mtu(address, mtu) else { return Ok(None) };
         let after = before.with(bags)?;
         let name = format!("MTU of {nic}");
@@ -332,21 +289,21 @@ impl Control {
         after: Memory,
         begun: Instant,
     ) -> Result<(Vec<Change>, Duration)> {
-        let compiled = self.compile(&after.desired, &self.settings);
-        refuse(name, &compiled, &before.desired, &after.desired)?;
+        let compiled = self.compile(after.known()?, &self.settings);
+        refuse(name, &compiled, before.known()?, after.known()?)?;
         let files = &mut self.files;
         let mut in_force = Duration::ZERO;
         let save = || {
             in_force = begun.elapsed();
             let saved = files.save(&after.bags).map(drop).context("save the databags");
-            // Several files, and the first may be the new one already.
+            // Where renaming failed, some files may be the new ones already.
             saved.map_err(|error| match files.save(&before.bags) {
                 Ok(_) => error,
-                Err(_) => error.context("the databags on disk are neither old nor new"),
+                Err(_) => error.context("the databags on disk may be the new ones after the next start"),
             })
         };
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, save).await?;
-        self.memory = Ok(after);
+        self.memory = after;
         self.compiled = compiled;
         self.trouble = None;
         // Attaching programs may have changed what NICs can do.
@@ -354,17 +311,32 @@ impl Control {
         Ok((converged.changes, in_force))
     }
 
+    /// Commands that what is forwarded does not depend on: they are known and saved, also where that is damaged.
+    fn remember<'a>(
+        &mut self,
+        commands: &[(&'a str, Command)],
+        at: &mut &'a str,
+        begun: Instant,
+    ) -> Result<(Vec<Change>, Duration)> {
+        let after = self.memory.merge_all(commands, &self.inventory, at)?;
+        self.files.save(&after.bags).context("save the databags")?;
+        self.memory = after;
+        Ok((Vec::new(), begun.elapsed()))
+    }
+
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
     /// no NIC.
     async fn plan(&mut self, documents: &[Document]) -> Result<Answer> {
-        self.recall()?;
+        self.memory.recall(&self.options.root);
         self.inventory = self.reconciler.backend.inventory().await?;
-        let mut memory = self.memory.clone()?;
+        let mut memory = self.memory.clone();
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
             let after = memory.merge(&command, &self.inventory)?;
-            let compiled = self.compile(&after.desired, &self.settings);
-            refuse(&document.name, &compiled, &memory.desired, &after.desired)?;
+            if command.is_about_forwarding() {
+                let compiled = self.compile(after.known()?, &self.settings);
+                refuse(&document.name, &compiled, memory.known()?, after.known()?)?;
+            }
             memory = after;
         }
         // Without documents, also what the operator has written and not reloaded.
@@ -372,9 +344,10 @@ impl Control {
             [] => settings::load(&self.options.root.settings())?,
             _ => self.settings.clone(),
         };
-        let compiled = self.compile(&memory.desired, &settings);
+        let compiled = self.compile(memory.known()?, &settings);
         let Plan { changes } = self.reconciler.plan(&compiled).await?;
         let said = notices(&memory.bags)?.into_iter().chain(remarks(&memory.bags)?);
+        let said = said.chain(unserved(&memory.bags));
         Ok(Answer::Plan {
             changes: self.sentences(&settings, &changes),
             notices: said.map(|notice| notice.to_string()).collect(),
@@ -399,9 +372,9 @@ impl Control {
     async fn walk_settings(&mut self) -> Result<Vec<String>> {
         let after = settings::load(&self.options.root.settings())
             .inspect_err(|damage| self.settings_damage = Some(damage.clone()))?;
-        self.recall()?;
+        self.memory.recall(&self.options.root);
         self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
-        let compiled = self.compile(&self.memory.as_ref().map_err(Clone::clone)?.desired, &after);
+        let compiled = self.compile(self.memory.known()?, &after);
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
         let changes = self.sentences(&after, &converged.changes);
         let is_limited_otherwise = after.ports_per_guest != self.settings.ports_per_guest;
@@ -437,23 +410,9 @@ impl Control {
         compile(desired, settings, &self.inventory, self.options.attach)
     }
 
-    fn remembered(&mut self) -> Result<Memory> {
-        self.recall()?;
-        Ok(self.memory.clone()?)
-    }
-
-    /// A damaged databag may have been repaired meanwhile.
-    fn recall(&mut self) -> Result<()> {
-        if self.memory.is_err() {
-            self.memory = Memory::load(&self.options.root);
-            if self.memory.is_ok() {
-                info!("the databags are sound again");
-            }
-        }
-        match &self.memory {
-            Ok(_) => Ok(()),
-            Err(damage) => bail!("{damage}: a damaged databag is not written to"),
-        }
+    fn remembered(&mut self) -> Memory {
+        self.memory.recall(&self.options.root);
+        self.memory.clone()
     }
 
     async fn wait_for_nics(&mut self, commands: &[(&str, Command)]) -> Result<()> {
@@ -486,8 +445,8 @@ impl Control {
 
     /// [`look_again`](Self::look_again) for somebody who waits for it.
     async fn look_now(&mut self) -> Result<()> {
-        self.recall()?;
         self.look_again().await;
+        self.memory.known()?;
         match &self.trouble {
             None => Ok(()),
             Some(trouble) => Err(anyhow!("the router is not as it should be: {trouble}")),
@@ -498,22 +457,21 @@ impl Control {
     /// rounds are the rule.
     async fn converge(&mut self) -> Result<()> {
         const ROUNDS: usize = 4;
-        if self.recall().is_err() {
+        self.memory.recall(&self.options.root);
+        if self.memory.desired.is_err() {
             // Status tells; nothing can be compared.
             return Ok(());
         }
         for _ in 0..ROUNDS {
             self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
-            let desired = &self.memory.as_ref().map_err(Clone::clone)?.desired;
-            self.compiled = self.compile(desired, &self.settings);
+            self.compiled = self.compile(self.memory.known()?, &self.settings);
             self.ports = self.compiled.links.keys().copied().collect();
             let converged = self.reconciler.converge(&self.compiled).await?;
             for change in &converged.changes {
                 info!("{change}");
             }
             if converged.changes.is_empty() {
-                let desired = &self.memory.as_ref().map_err(Clone::clone)?.desired;
-                self.supervisor.want(services::render(desired, &self.options.root));
+                self.supervisor.want(services::render(self.memory.known()?, &self.options.root));
                 return self.cut_denied();
             }
         }

@@ -9,28 +9,31 @@ use anyhow::Result;
 use tokio::process::{Child, Command};
 use tracing::{debug, warn};
 
-use super::control::{Control, Memory};
+use super::control::Control;
+use super::memory::Memory;
 use crate::compile::TableSet;
 use crate::compile::nat::{NatEntry, NatKey};
 use crate::generation::generation;
 use crate::health::{ForwardState, ForwardView, HealthView, Kind};
+use crate::model::PortForward;
 use crate::model::health::{ExpectedForward, Monitoring};
 use crate::root::Root;
 
 /// What is to be watched, if anybody knows.
 pub fn monitoring(control: &Control) -> Option<Monitoring> {
-    control.memory.as_ref().ok()?.bags.monitoring().ok()
+    control.memory.bags.monitoring().ok()
 }
 
 /// What health checks compare with.
 pub fn view(control: &mut Control) -> Result<HealthView> {
-    let monitoring = control.memory.as_ref().map_err(Clone::clone)?.bags.monitoring()?;
+    let monitoring = control.memory.bags.monitoring()?;
     let generation = generation(control.root(), control.settings.management_server);
     let held = control.reconciler.backend.programs.tables().observe()?.nat;
-    let memory = control.memory.as_ref().map_err(Clone::clone)?;
+    let memory = &control.memory;
+    let rules = &memory.known()?.nat.forwards;
     let forwards = monitoring.forwards.iter().map(|forward| ForwardView {
         forward: forward.to_string(),
-        state: state(memory, &control.compiled.tables, &held, forward),
+        state: state(memory, rules, &control.compiled.tables, &held, forward),
     });
     let forwards = forwards.collect();
     Ok(HealthView { monitoring, generation, forwards })
@@ -39,11 +42,12 @@ pub fn view(control: &mut Control) -> Result<HealthView> {
 /// What the programs hold of a port forwarding. `held` is what was read from their tables just now.
 fn state(
     memory: &Memory,
+    rules: &[PortForward],
     wanted: &TableSet,
     held: &BTreeMap<NatKey, NatEntry>,
     forward: &ExpectedForward,
 ) -> ForwardState {
-    let is_in_force = memory.desired.nat.forwards.iter().any(|rule| forward.is_done_by(rule));
+    let is_in_force = rules.iter().any(|rule| forward.is_done_by(rule));
     if !is_in_force || !wanted.local4.contains_key(&forward.public) {
         let is_known = memory.bags.forwards().any(|rule| forward.is_done_by(&rule));
         return if is_known { ForwardState::Waiting } else { ForwardState::Unknown };

@@ -7,14 +7,15 @@ use crate::model::{Port, port::Role};
 
 /// What the router is now.
 pub fn role(control: &Control) -> RouterRole {
-    let Ok(memory) = &control.memory else { return RouterRole::Fault };
+    let memory = &control.memory;
+    let Ok(desired) = memory.known() else { return RouterRole::Fault };
     let boot = match cloudstack::boot(&memory.bags) {
         Ok(Some(boot)) => boot,
         Ok(None) => return RouterRole::Unknown,
         Err(_) => return RouterRole::Fault,
     };
     let plugged = |port: &Port| control.compiled.names.values().any(|name| *name == port.name);
-    let has_guests = memory.desired.ports.iter().any(|port| port.role == Role::Guest && plugged(port));
+    let has_guests = desired.ports.iter().any(|port| port.role == Role::Guest && plugged(port));
     of(boot, has_guests, control.trouble.is_none())
 }
 

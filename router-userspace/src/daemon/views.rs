@@ -10,7 +10,7 @@ use router_common::policy::{NO_LIST, RuleCount};
 use router_common::port::{Port, Role};
 
 use super::control::Control;
-use crate::cloudstack::{notices, remarks};
+use crate::cloudstack::{notices, remarks, unserved};
 use crate::compile::{KernelTarget, Nic};
 use crate::dataplane::{FlowRecord, Outcome};
 use crate::error::ConfigError;
@@ -67,8 +67,9 @@ fn services(control: &Control) -> Vec<ServiceView> {
 
 /// What an operator may want to know although nothing is wrong.
 fn said(control: &Control) -> Vec<String> {
-    let remarks = control.memory.as_ref().map(|memory| remarks(&memory.bags).unwrap_or_default());
-    remarks.unwrap_or_default().iter().map(ToString::to_string).collect()
+    let bags = &control.memory.bags;
+    let remarks = remarks(bags).unwrap_or_default();
+    remarks.iter().chain(&unserved(bags)).map(ToString::to_string).collect()
 }
 
 fn problems(control: &Control) -> Vec<String> {
@@ -79,13 +80,18 @@ fn problems(control: &Control) -> Vec<String> {
     for (name, state) in control.supervisor.states() {
         problems.extend(state.trouble.map(|trouble| format!("{name}: {trouble}")));
     }
-    match &control.memory {
-        Err(damage) => problems.push(format!("{damage}: commands are refused until this is repaired")),
-        Ok(memory) => match notices(&memory.bags) {
-            Ok(notices) => problems.extend(notices.iter().map(ToString::to_string)),
-            Err(error) => problems.push(error.to_string()),
-        },
+    let bags = &control.memory.bags;
+    match notices(bags) {
+        Ok(notices) => problems.extend(notices.iter().map(ToString::to_string)),
+        Err(damage) => problems.push(format!(
+            "{damage}: what is forwarded stays as it is, and messages about it are refused, until this is repaired"
+        )),
     }
+    let told = bags.forwarding_damage();
+    let others = bags.damage().filter(|damage| Some(*damage) != told);
+    problems.extend(
+        others.map(|damage| format!("{damage}: messages that change it are refused until this is repaired")),
+    );
     problems
 }
 
@@ -228,7 +234,7 @@ pub async fn routes(control: &Control) -> Result<Vec<RouteView>> {
 
 /// The NAT rules, and how external ports are used.
 pub fn nat(control: &Control) -> Result<NatView> {
-    let nat = &control.memory.as_ref().map_err(Clone::clone)?.desired.nat;
+    let nat = &control.memory.known()?.nat;
     let is_active = |public| control.compiled.tables.local4.contains_key(public);
     let ports = |ports: Option<PortRange>| ports.map(|ports| ports.to_string());
     let static_nats = nat.static_nats.iter().map(|rule| StaticNatView {
@@ -266,7 +272,7 @@ pub fn nat(control: &Control) -> Result<NatView> {
 
 /// The lists of rules in force, those that CloudStack sends first, and what they have decided.
 pub fn rules(control: &mut Control) -> Result<Vec<ListView>> {
-    let DesiredState { policy, ports, .. } = &control.memory.as_ref().map_err(Clone::clone)?.desired;
+    let DesiredState { policy, ports, .. } = control.memory.known()?;
     // To the router ports are known by their MAC addresses, to people by their names.
     let named = |selector: &PortSelector| {
         let port = ports.iter().find(|port| port.selector == *selector);

@@ -14,11 +14,11 @@ fn no_truncation_is_taken_for_a_message() {
 }
 
 /// Small and repeatable: the tests need variety, not randomness.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     /// A number below `limit` (xorshift).
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -4,9 +4,12 @@
 mod damage;
 mod isolated;
 mod monitoring;
+mod mutation;
 mod nat;
 mod policy;
 mod reading;
+mod services;
+mod shared;
 mod store;
 mod vpc;
 
@@ -19,7 +22,7 @@ use router_userspace::model::{DesiredState, RouteTarget, SourceNat};
 use serde_json::Value;
 
 /// Folders of messages that are understood.
-const APPLIED: [&str; 10] = [
+const APPLIED: [&str; 17] = [
     "cmd_line",
     "ip_associations",
     "guest_network",
@@ -30,6 +33,13 @@ const APPLIED: [&str; 10] = [
     "ipv6_firewall_rules",
     "network_acl",
     "monitor_service",
+    "ip_aliases",
+    "vm_dhcp_entry",
+    "load_balancer",
+    "site_2_site_vpn",
+    "remote_access_vpn",
+    "vpn_user_list",
+    "bgp_peers",
 ];
 
 /// A VPC with a public NIC and one tier.

@@ -659,7 +659,7 @@ fn rules_are_saved_and_loaded_and_damage_is_none_without_rules() {
     for (name, bags) in [("isolated", &isolated), ("vpc", &vpc)] {
         let folder = folder.join(name);
         bags.save(&folder).expect("saved");
-        assert_eq!(Databags::load(&folder).as_ref(), Ok(bags));
+        assert_eq!(Databags::load(&folder), *bags);
         assert_eq!(bags.save(&folder).expect("saved").len(), 0);
     }
     for (bag, from, to, message) in [
@@ -684,7 +684,7 @@ fn rules_are_saved_and_loaded_and_damage_is_none_without_rules() {
         let whole = fs::read_to_string(&path).expect("there");
         assert!(whole.contains(from), "{from}");
         fs::write(&path, whole.replacen(from, to, 1)).expect("written");
-        let error = Databags::load(path.parent().expect("a folder")).expect_err(bag).to_string();
+        let error = desired(&Databags::load(path.parent().expect("a folder"))).expect_err(bag).to_string();
         assert!(error.starts_with(&format!("{}#{message}", path.display())), "{error}");
         fs::write(&path, whole).expect("written");
     }
@@ -782,7 +782,7 @@ fn a_hundred_thousand_rules_take_milliseconds() {
             lap("none: save");
             drop((bags, state));
             lap("drop the one before");
-            Databags::load(&folder).expect("loaded");
+            Databags::load(&folder);
             lap("load");
             remarks(&after).expect("valid");
             lap("remarks");

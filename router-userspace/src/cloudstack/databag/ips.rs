@@ -71,9 +71,10 @@ pub(super) fn upsert(bag: &mut ByKey, place: &Place, entry: Entry) -> Result<(),
     refuse_theft(bag, place, &entry, &device)?;
 
     let list = bag.entry(device.clone()).or_default();
-    let stored = list.iter().position(|stored| holds(stored, &address) && is_true(stored, "add"));
-    let kept =
-        stored.filter(|index| is_true(&entry, "add") && (*index == 0 || !is_true(&entry, "source_nat")));
+    let is_same =
+        |stored: &Entry| holds(stored, &address) && is_true(stored, "add") == is_true(&entry, "add");
+    let stored = list.iter().position(is_same);
+    let kept = stored.filter(|index| *index == 0 || !is_true(&entry, "source_nat"));
     if let Some(index) = kept {
         list[index] = entry.clone();
     }

@@ -1,9 +1,11 @@
 //! Databags on disk.
 
+mod commit;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, Metadata};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -11,33 +13,59 @@ use serde::Serialize;
 
 use super::Databags;
 use super::policy::PolicyBag;
-use crate::error::ConfigError;
 use crate::json::Place;
 
 impl Databags {
-    /// Reads the bags of a folder, usually `/etc/cloudstack`. A bag or a folder that is not there
-    /// is empty; bags of other types are not looked at.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read or is damaged, with its full name: losing what CloudStack said
-    /// is worse than not starting.
-    pub fn load(folder: &Path) -> Result<Self, ConfigError> {
+    /// Reads the bags of a folder, usually `/etc/cloudstack`, after completing or forgetting what a crash
+    /// interrupted there. A bag or a folder that is not there is empty; bags of other types are not
+    /// looked at. A file that cannot be read or is damaged is in [`damage`](Self::damage), with its full name:
+    /// losing what CloudStack said is worse than not knowing it for a while.
+    pub fn load(folder: &Path) -> Self {
         let mut bags = Self::default();
-        for name in Self::default().documents().into_keys() {
-            let path = folder.join(file_of(name));
-            let place = Place::document(path.display().to_string());
-            match fs::read(&path) {
-                Ok(bytes) => {
-                    let text = str::from_utf8(&bytes)
-                        .map_err(|error| place.error(format_args!("no valid JSON: {error}")))?;
-                    bags.read_bag(name, place, text)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(place.error(format_args!("cannot be read: {error}"))),
-            }
+        let names = Self::names();
+        match commit::settle(folder) {
+            Ok(()) => names.into_iter().for_each(|name| bags.load_bag(name, folder)),
+            Err(damage) => bags.damage = names.into_iter().map(|name| (name, damage.clone())).collect(),
         }
-        Ok(bags)
+        bags
+    }
+
+    /// Reads those bags again that are damaged. Gives whether one is no more.
+    pub fn load_damaged(&mut self, folder: &Path) -> bool {
+        let damaged: Vec<&'static str> = self.damage.keys().copied().collect();
+        if damaged.is_empty() {
+            return false;
+        }
+        // None at all is known where the list of a commit is damaged.
+        if damaged.len() == Self::names().len() {
+            *self = Self::load(folder);
+        } else {
+            damaged.iter().for_each(|name| self.load_bag(name, folder));
+        }
+        self.damage.len() < damaged.len()
+    }
+
+    fn names() -> BTreeSet<&'static str> {
+        let empty = Self::default();
+        let long = empty.policy_bags().into_iter().map(|(name, _)| name);
+        empty.short_documents().into_keys().chain(long).collect()
+    }
+
+    fn load_bag(&mut self, name: &'static str, folder: &Path) {
+        let path = folder.join(file_of(name));
+        let place = Place::document(path.display().to_string());
+        let read = match fs::read(&path) {
+            Ok(bytes) => match str::from_utf8(&bytes) {
+                Ok(text) => self.read_bag(name, place, text),
+                Err(error) => Err(place.error(format_args!("no valid JSON: {error}"))),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(place.error(format_args!("cannot be read: {error}"))),
+        };
+        match read {
+            Ok(()) => self.damage.remove(name),
+            Err(damage) => self.damage.insert(name, damage),
+        };
     }
 
     /// [`Files::save`], once.
@@ -67,20 +95,22 @@ impl Files {
         Self { folder: folder.to_owned(), known: BTreeMap::new() }
     }
 
-    /// Writes the bags that differ from their files, each in one step: a crash leaves a file as it
-    /// was or as it shall be. Files of bags that are empty and were never written are not made.
-    /// Returns what was written.
+    /// Writes the bags that differ from their files, all in one step: a crash leaves the files as they were
+    /// or as they shall be. Files of bags that are empty and were never written are not made, those of
+    /// bags that are damaged are not touched. Returns what was written.
     ///
     /// # Errors
     ///
-    /// The first file that cannot be written; bags before it are written then.
+    /// A file that cannot be written. The files are as they were then, unless the kernel refuses to rename
+    /// what it has just let write.
     pub fn save(&mut self, bags: &Databags) -> anyhow::Result<Vec<PathBuf>> {
+        commit::settle(&self.folder)?;
         let empty = Databags::default().short_documents();
         let mut short = bags.short_documents();
         let mut long = BTreeMap::from(bags.policy_bags());
-        let names: BTreeSet<&'static str> = short.keys().chain(long.keys()).copied().collect();
+        let mut looked_at = Vec::new();
         let mut written = Vec::new();
-        for name in names {
+        for name in Databags::names().into_iter().filter(|name| !bags.damage.contains_key(name)) {
             let path = self.folder.join(file_of(name));
             let bag = long.remove(name);
             if let Some(bag) = &bag
@@ -89,8 +119,11 @@ impl Files {
                 continue;
             }
             let document = short.remove(name);
-            let (content, is_empty) = match &bag {
-                Some(bag) => (Content::Bag(name, bag), bag.is_empty()),
+            let (content, is_empty) = match bag {
+                Some(bag) => {
+                    let is_empty = bag.is_empty();
+                    (Content::Bag(name, bag), is_empty)
+                }
                 None => (Content::Short(pretty(&document)?), document.as_ref() == empty.get(name)),
             };
             let is_same = match fs::metadata(&path) {
@@ -98,12 +131,17 @@ impl Files {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(is_empty),
                 Err(error) => Err(error),
             };
-            if !is_same.with_context(|| format!("read {}", path.display()))? {
-                replace(&self.folder, &path, &content)
-                    .with_context(|| format!("write {}", path.display()))?;
-                written.push(path.clone());
+            let is_same = is_same.with_context(|| format!("read {}", path.display()))?;
+            if !is_same {
+                written.push(path);
             }
-            if let (Some(bag), Ok(file)) = (bag, fs::metadata(&path)) {
+            looked_at.push((name, content, is_same));
+        }
+        let changed = looked_at.iter().filter(|(_, _, is_same)| !is_same);
+        commit::commit(&self.folder, changed.map(|(name, content, _)| (file_of(name), content)).collect())?;
+        for (name, content, _) in looked_at {
+            if let (Content::Bag(_, bag), Ok(file)) = (content, fs::metadata(self.folder.join(file_of(name))))
+            {
                 self.known.insert(name, (stamp(&file), bag));
             }
         }
@@ -120,13 +158,13 @@ fn is_of(known: Stamp, path: &Path) -> bool {
 }
 
 /// What a file shall hold.
-enum Content<'a> {
+enum Content {
     Short(Vec<u8>),
     /// Too much to be in memory once more, if it need not.
-    Bag(&'static str, &'a PolicyBag),
+    Bag(&'static str, PolicyBag),
 }
 
-impl Content<'_> {
+impl Content {
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
             Self::Short(bytes) => out.write_all(bytes),
@@ -168,17 +206,4 @@ fn file_of(name: &str) -> String {
 /// As CloudStack's own router writes: two blanks, sorted keys (`serde_json::Map` sorts).
 fn pretty(document: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec_pretty(document)
-}
-
-fn replace(folder: &Path, path: &Path, content: &Content) -> io::Result<()> {
-    const BUFFER: usize = 1 << 20;
-    fs::create_dir_all(folder)?;
-    let temporary = path.with_extension("json.new");
-    // The boot line holds passwords.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    let mut buffer = BufWriter::with_capacity(BUFFER, file);
-    content.write(&mut buffer)?;
-    buffer.into_inner()?.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(folder)?.sync_all()
 }

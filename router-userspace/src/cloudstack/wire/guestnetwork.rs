@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{ENVELOPE, host_address, is_host, mtu, netmask, not_a_host, prefix_length};
+use super::{ENVELOPE, device, host_address, is_host, mtu, netmask, not_a_host, prefix_length};
 use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
 use crate::json::Place;
@@ -77,7 +77,7 @@ impl GuestNetwork {
             place: object.place().into_owned(),
             add: object.required("add", object.boolean("add")?)?,
             mac: object.parsed("mac_address", "MAC address")?,
-            device: object.text("device")?.filter(|device| !device.is_empty()),
+            device: device(object)?,
             address: Ipv4Net::new_assert(address, length),
             gateway: host_address(object, "router_guest_gateway")?,
             address6: address6(object, "router_guest_ip6", "router_guest_ip6_cidr", Some("cidr6"))?,

@@ -10,7 +10,7 @@ use crate::error::ConfigError;
 use crate::json::Place;
 use crate::model::Mac;
 
-const KEYS: [&str; 13] = [
+pub(super) const KEYS: [&str; 13] = [
     "public_ip",
     "source_nat",
     "add",

@@ -3,20 +3,27 @@
 //! Each type reads itself from a JSON object and is valid once it exists. The databags hold the
 //! objects as they were written, so the same readers serve messages and databags.
 
+pub mod bgppeers;
 pub mod cmdline;
+pub mod dhcpentry;
 pub mod firewallrules;
 pub mod forwardrules;
 pub mod guestnetwork;
+pub mod ipaliases;
 pub mod ips;
+pub mod loadbalancer;
 pub mod monitorservice;
 pub mod networkacl;
+pub mod remoteaccessvpn;
+pub mod site2sitevpn;
 pub mod staticnatrules;
 pub mod staticroutes;
+pub mod vpnuserlist;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::object::{Items, Keys, Object};
 use crate::error::ConfigError;
@@ -68,6 +75,12 @@ fn host_address(object: &Object<impl Keys>, key: &str) -> Result<Option<Ipv4Addr
     if is_host(address.into()) { Ok(Some(address)) } else { Err(not_a_host(object, key, address.into())) }
 }
 
+/// An IPv6 address that a host can have.
+fn host_address6(object: &Object<impl Keys>, key: &str) -> Result<Option<Ipv6Addr>, ConfigError> {
+    let Some(address) = object.parsed::<Ipv6Addr>(key, "IPv6 address")? else { return Ok(None) };
+    if is_host(address.into()) { Ok(Some(address)) } else { Err(not_a_host(object, key, address.into())) }
+}
+
 /// Whether an address can be a host's.
 fn is_host(address: IpAddr) -> bool {
     let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -88,6 +101,14 @@ fn netmask(object: &Object, key: &str) -> Result<Option<u8>, ConfigError> {
     length.map(Some).ok_or_else(|| object.error(key, format_args!("{text:?} is no netmask")))
 }
 
+/// The name of a NIC, as CloudStack counts. `id` is none: that is where a databag has its own name.
+fn device(object: &Object) -> Result<Option<String>, ConfigError> {
+    match object.text("device")?.filter(|device| !device.is_empty()) {
+        Some(device) if device == "id" => Err(object.error("device", format_args!("{device:?} is no NIC"))),
+        other => Ok(other),
+    }
+}
+
 /// An IPv6 prefix length.
 fn prefix_length(object: &Object, key: &str) -> Result<Option<u8>, ConfigError> {
     match object.parsed::<u8>(key, "IPv6 prefix length")? {
@@ -105,5 +126,44 @@ fn mtu(object: &Object, key: &str) -> Result<Option<u16>, ConfigError> {
         // RFC 791: every link takes datagrams of 68 bytes; Linux refuses less.
         Some(mtu) if mtu < 68 => Err(object.error(key, format_args!("an MTU of {mtu} is below 68"))),
         some => Ok(some),
+    }
+}
+
+/// An IPv4 network with its prefix length, or one address; host bits cleared.
+fn network4(text: &str) -> Option<Ipv4Net> {
+    let address = || text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from);
+    text.parse::<Ipv4Net>().ok().or_else(address).map(|network| network.trunc())
+}
+
+/// IPv4 networks with commas between them; missing and empty are none.
+fn networks4(object: &Object, key: &str) -> Result<Vec<Ipv4Net>, ConfigError> {
+    let Some(text) = object.text(key)?.filter(|text| !text.is_empty()) else { return Ok(Vec::new()) };
+    let read = |word: &str| {
+        let network = network4(word.trim());
+        network.ok_or_else(|| object.error(key, format_args!("{word:?} is no IPv4 network")))
+    };
+    text.split(',').map(read).collect()
+}
+
+/// A name of a host, with or without domain (RFC 1123, and the underscores that people use).
+fn host_name(object: &Object, key: &str) -> Result<Option<String>, ConfigError> {
+    let Some(name) = object.text(key)?.filter(|name| !name.is_empty()) else { return Ok(None) };
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_letter);
+    if name.len() <= 253 && !name.starts_with('-') && name.split('.').all(is_label) {
+        Ok(Some(name))
+    } else {
+        Err(object.error(key, format_args!("{name:?} is no name of a host")))
+    }
+}
+
+/// A password or a key that is shared; empty is none. Its text is in no error.
+fn secret(object: &Object, key: &str) -> Result<Option<String>, ConfigError> {
+    let secret = object.text(key)?.filter(|secret| !secret.is_empty());
+    match secret {
+        Some(secret) if secret.contains(char::is_control) => {
+            Err(object.error(key, "a control character in a secret"))
+        }
+        other => Ok(other),
     }
 }

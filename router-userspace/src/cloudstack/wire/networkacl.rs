@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::{ENVELOPE, icmp, network};
+use super::{ENVELOPE, device, icmp, network};
 use crate::cloudstack::object::{Entry, Keys, Object};
 use crate::cloudstack::raw::{Raw, piece};
 use crate::error::ConfigError;
@@ -84,7 +84,7 @@ impl NetworkAcl {
         let egress = rules(EGRESS, |networks| Ends { sources: vec![], destinations: networks })?;
         let acl = Self {
             place: message.place.clone(),
-            device: object.text("device")?.filter(|device| !device.is_empty()),
+            device: device(&object)?,
             mac: object.parsed("mac_address", "MAC address")?,
             is_private_gateway: object.boolean("private_gateway_acl")?.unwrap_or(false),
             ingress,
