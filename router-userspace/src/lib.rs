@@ -14,6 +14,7 @@ pub mod compile;
 pub mod daemon;
 pub mod dataplane;
 pub mod error;
+pub mod http;
 pub mod install;
 pub mod json;
 pub mod model;

@@ -1,6 +1,7 @@
 //! What the command line and CloudStack's scripts say to the daemon, and what it answers: one JSON
 //! document per line, over a Unix socket below the root.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -57,12 +58,19 @@ pub enum Request {
 }
 
 /// A JSON document and what to call it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// Its file's name, for messages.
     pub name: String,
     /// Its text.
     pub text: String,
+}
+
+impl fmt::Debug for Document {
+    /// Not its text, which may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Document({:?}, {} bytes)", self.name, self.text.len())
+    }
 }
 
 /// What becomes of a file that was applied.

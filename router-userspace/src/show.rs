@@ -62,11 +62,29 @@ pub struct StatusView {
     /// How full the memory for them is, in thousandths.
     #[serde(default)]
     pub policy_permille: u32,
+    /// What serves guests their metadata and passwords.
+    #[serde(default)]
+    pub http: HttpView,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
     /// What is not wrong and worth knowing, a sentence each: rules that never decide.
     #[serde(default)]
     pub notices: Vec<String>,
+}
+
+/// What guests are served by HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpView {
+    /// Addresses and TCP ports that guests ask at.
+    pub listening: Vec<String>,
+    /// How many guests there are metadata for.
+    pub guests: usize,
+    /// Those of them that are in no guest port's network.
+    pub guests_elsewhere: usize,
+    /// How many guests have not fetched their password.
+    pub passwords: usize,
+    /// What went wrong last.
+    pub last_error: Option<String>,
 }
 
 /// One of `xvr show ports`.
@@ -337,11 +355,34 @@ impl StatusView {
         let percent = self.policy_permille / 10;
         let _ =
             writeln!(text, "{} of policy take {percent} % of the memory for them.", plural(rules, "rule"));
+        text += &self.http.text();
         for problem in &self.problems {
             let _ = writeln!(text, "Problem: {problem}");
         }
         for notice in &self.notices {
             let _ = writeln!(text, "Notice: {notice}");
+        }
+        text
+    }
+}
+
+impl HttpView {
+    fn text(&self) -> String {
+        let at = match self.listening.as_slice() {
+            [] => "nowhere".to_owned(),
+            addresses => format!("at {}", addresses.join(", ")),
+        };
+        let mut text = format!(
+            "Guests are served {at}; there are metadata for {}, and {} to be fetched.\n",
+            plural(self.guests, "guest"),
+            plural(self.passwords, "password"),
+        );
+        if self.guests_elsewhere > 0 {
+            let _ =
+                writeln!(text, "{} of those guests are in no guest port's network.", self.guests_elsewhere);
+        }
+        if let Some(error) = &self.last_error {
+            let _ = writeln!(text, "The last error in serving them: {error}.");
         }
         text
     }

@@ -11,17 +11,17 @@ use super::wire::ips::Ips;
 use super::wire::networkacl::NetworkAcl;
 use super::wire::staticnatrules::StaticNatRules;
 use super::wire::staticroutes::StaticRoutes;
+use super::wire::vmdata::VmData;
+use super::wire::vmpassword::VmPassword;
 use crate::compile::Inventory;
 use crate::error::ConfigError;
 use crate::json::{Place, document};
 use crate::model::Mac;
 
 /// Types that CloudStack sends and this release does not apply.
-const UNSUPPORTED: [&str; 10] = [
+const UNSUPPORTED: [&str; 8] = [
     "loadbalancer",
     "dhcpentry",
-    "vmdata",
-    "vmpassword",
     "site2sitevpn",
     "remoteaccessvpn",
     "vpnuserlist",
@@ -49,6 +49,10 @@ pub enum Command {
     FirewallRules(FirewallRules),
     /// `networkacl`: the access lists of a VPC's tier or private gateway.
     NetworkAcl(NetworkAcl),
+    /// `vmdata`: what a guest is told about itself.
+    VmData(VmData),
+    /// `vmpassword`: a password that a guest shall fetch.
+    VmPassword(VmPassword),
     /// A type of CloudStack's that this release does not apply. [`merge`](super::Databags::merge)
     /// refuses it.
     Unsupported {
@@ -110,6 +114,11 @@ impl Command {
             "staticnatrules" => {
                 (Self::StaticNatRules(StaticNatRules::read(&message)?), StaticNatRules::warnings(&message)?)
             }
+            "vmdata" => {
+                let (data, warnings) = VmData::read(&message)?;
+                (Self::VmData(data), warnings)
+            }
+            "vmpassword" => (Self::VmPassword(VmPassword::read(&message)?), VmPassword::warnings(&message)),
             known if UNSUPPORTED.contains(&known) => (Self::Unsupported { place, name }, Vec::new()),
             other => {
                 let warning = place.error(format_args!("type {other:?} is not known, nothing is stored"));
@@ -131,6 +140,8 @@ impl Command {
             Self::FirewallRules(FirewallRules { family: Family::Ipv4, .. }) => "firewallrules",
             Self::FirewallRules(FirewallRules { family: Family::Ipv6, .. }) => "ipv6firewallrules",
             Self::NetworkAcl(_) => "networkacl",
+            Self::VmData(_) => "vmdata",
+            Self::VmPassword(_) => "vmpassword",
             Self::Unsupported { name, .. } | Self::Unknown { name, .. } => name,
         }
     }
@@ -149,6 +160,8 @@ impl Command {
             | Self::StaticNatRules(_)
             | Self::FirewallRules(_)
             | Self::NetworkAcl(_)
+            | Self::VmData(_)
+            | Self::VmPassword(_)
             | Self::Unsupported { .. }
             | Self::Unknown { .. } => Vec::new(),
         };

@@ -10,6 +10,8 @@
 //! ipv6firewallrules.json  as firewallrules             ipv6firewallrules
 //! networkacl.json       ethN → message                 networkacl
 //! staticroutes.json     network → route                staticroutes
+//! vmdata.json           guest's address → list of items  vmdata
+//! vmpassword.json       guest's address → password, the last message's alone  vmpassword
 //! ```
 //!
 //! Each file has its name under `id` as well. The entries are kept as they were written, unknown
@@ -26,6 +28,7 @@ mod pieces;
 mod policy;
 mod staticroutes;
 mod store;
+mod vmdata;
 
 use std::collections::BTreeMap;
 
@@ -34,6 +37,7 @@ use serde_json::{Value, json};
 use self::policy::PolicyBag;
 pub(in crate::cloudstack) use self::policy::{Acls, Firewall};
 pub use self::store::Files;
+use self::vmdata::{VmDataBag, VmPasswordBag};
 
 use super::command::Command;
 use super::object::{Entry, Object, list};
@@ -60,6 +64,8 @@ pub struct Databags {
     pub(super) ipv6firewallrules: Firewall,
     pub(super) networkacl: Acls,
     pub(super) staticroutes: BTreeMap<String, Entry>,
+    pub(super) vmdata: VmDataBag,
+    vmpassword: VmPasswordBag,
 }
 
 impl Databags {
@@ -88,6 +94,8 @@ impl Databags {
             Command::StaticNatRules(rules) => bags.merge_staticnatrules(rules),
             Command::FirewallRules(rules) => bags.merge_firewallrules(rules),
             Command::NetworkAcl(acl) => bags.merge_networkacl(acl, inventory)?,
+            Command::VmData(data) => bags.merge_vmdata(data),
+            Command::VmPassword(password) => bags.merge_vmpassword(password),
             Command::Unsupported { .. } | Command::Unknown { .. } => {}
         }
         Ok(bags)
@@ -112,11 +120,12 @@ impl Databags {
     }
 
     /// The bags that may be long. They are shared and not copied.
-    fn policy_bags(&self) -> [(&'static str, PolicyBag); 3] {
+    fn policy_bags(&self) -> [(&'static str, PolicyBag); 4] {
         [
             ("firewallrules", PolicyBag::Firewall(self.firewallrules.clone())),
             ("ipv6firewallrules", PolicyBag::Firewall(self.ipv6firewallrules.clone())),
             ("networkacl", PolicyBag::Acls(self.networkacl.clone())),
+            ("vmdata", PolicyBag::Guests(self.vmdata.clone())),
         ]
     }
 
@@ -125,12 +134,13 @@ impl Databags {
         let lists = |bag: &ByKey| bag.iter().map(|(key, list)| (key.clone(), json!(list))).collect();
         let routes = self.staticroutes.iter().map(|(key, route)| (key.clone(), json!(route))).collect();
         let config = self.cmdline.iter().map(|config| ("config".to_owned(), json!(config))).collect();
-        let bags: [(&'static str, Entry); 5] = [
+        let bags: [(&'static str, Entry); 6] = [
             ("cmdline", config),
             ("forwardingrules", lists(&self.forwardingrules)),
             ("guestnetwork", lists(&self.guestnetwork)),
             ("ips", lists(&self.ips)),
             ("staticroutes", routes),
+            ("vmpassword", self.vmpassword_document()),
         ];
         let with_id = |(name, mut bag): (&'static str, Entry)| {
             bag.insert("id".to_owned(), json!(name));
@@ -164,6 +174,8 @@ impl Databags {
             "guestnetwork" => self.guestnetwork = read_lists(&bag)?,
             "ips" => self.ips = read_lists(&bag)?,
             "staticroutes" => self.staticroutes = read_routes(&bag)?,
+            "vmdata" => self.vmdata = vmdata::read(&bag)?,
+            "vmpassword" => self.vmpassword = vmdata::read_passwords(&bag)?,
             _ => return Err(bag.place().error("no databag has this name")),
         }
         Ok(())

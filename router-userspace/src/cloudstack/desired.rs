@@ -20,7 +20,7 @@ use super::wire::staticroutes::StaticRoute;
 use super::wire::{forwardrules, staticnatrules};
 use crate::error::ConfigError;
 use crate::json::Place;
-use crate::model::{DesiredState, PortForward, StaticNat};
+use crate::model::{DesiredState, Metadata, PortForward, StaticNat};
 
 /// What the router should do. Without a boot line and anything else: nothing.
 ///
@@ -75,7 +75,9 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let mut placed = policy::policy(bags, &reading, &ports, &mut notices);
     let ports = ports.into_iter().map(|port| port.port).collect();
     let policy = std::mem::take(&mut placed.policy);
-    Ok(Meaning { state: DesiredState { ports, routes, nat, policy }, notices, policy: placed })
+    let guests = bags.vmdata.iter().map(|(address, data)| (*address, data.guest.clone()));
+    let metadata = Metadata { guests: guests.collect() };
+    Ok(Meaning { state: DesiredState { ports, routes, nat, policy, metadata }, notices, policy: placed })
 }
 
 /// The databags, typed.

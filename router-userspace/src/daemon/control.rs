@@ -9,16 +9,20 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use ipnet::Ipv4Net;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use super::pace::Pace;
 use super::{Options, inbox, unsolicited, views};
+use crate::cloudstack::wire::vmpassword::VmPassword;
 use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
 use crate::error::ConfigError;
+use crate::http::Http;
+use crate::http::passwords::{MessageId, Taken};
 use crate::model::settings::{DeniedFlows, UnsolicitedSyn};
 use crate::model::{DesiredState, Settings};
 use crate::reconcile::neighbours::{Keeper, Neighbour};
@@ -47,6 +51,8 @@ pub struct Control {
     pub(super) inventory: Inventory,
     pub(super) compiled: Compiled,
     pub(super) reconciler: Reconciler<Machine<Dataplane>>,
+    /// What serves guests their metadata and passwords.
+    pub(super) http: Http,
     /// Why the system does not hold what it should, after the last look.
     pub(super) trouble: Option<String>,
     neighbours: Keeper,
@@ -89,6 +95,7 @@ impl Control {
             Ok(settings) => (settings, None),
             Err(damage) => (Settings::default(), Some(damage)),
         };
+        let http = Http::start(&options.root.inbox())?;
         dataplane::mount_bpffs()?;
         let pin_dir = dataplane::default_pin_dir()?;
         let (max_flows, max_bindings) = (options.max_flows, dataplane::MAX_BINDINGS);
@@ -108,6 +115,7 @@ impl Control {
             inventory,
             compiled: Compiled::default(),
             reconciler,
+            http,
             trouble: None,
             neighbours: Keeper::default(),
             pace: Pace::default(),
@@ -192,7 +200,7 @@ impl Control {
     }
 
     async fn walk(&mut self, name: &str, bytes: &[u8], begun: Instant) -> Result<Applied> {
-        let Parsed { command, warnings } = Command::parse(name, bytes)?;
+        let Parsed { command, mut warnings } = Command::parse(name, bytes)?;
         self.recall()?;
         self.wait_for_nics(&command).await?;
         let before = self.memory.clone()?;
@@ -200,10 +208,15 @@ impl Control {
         let compiled = self.compile(&after.desired, &self.settings);
         refuse(name, &compiled, &before.desired, &after.desired)?;
         let files = &mut self.files;
+        let http = &self.http;
         let mut in_force = Duration::ZERO;
         let save = || {
             in_force = begun.elapsed();
-            let saved = files.save(&after.bags).map(drop).context("save the databags");
+            let saved = files.save(&after.bags).map(drop).context("save the databags").and_then(|()| {
+                let Command::VmPassword(message) = &command else { return Ok(()) };
+                warnings.extend(keep_password(http, name, message, &compiled)?);
+                Ok(())
+            });
             // Several files, and the first may be the new one already.
             saved.map_err(|error| match files.save(&before.bags) {
                 Ok(_) => error,
@@ -343,6 +356,9 @@ impl Control {
             }
         }
         self.trouble = trouble;
+        if let Ok(memory) = &self.memory {
+            self.http.follow(&self.compiled.guest_networks, &memory.desired.metadata);
+        }
     }
 
     /// Attaching programs changes what NICs can do, and that what the tables say of them: two
@@ -481,6 +497,27 @@ impl Control {
             }
         }
     }
+}
+
+/// Keeps a password for its guest, on disk; what is odd about that.
+fn keep_password(
+    http: &Http,
+    name: &str,
+    message: &VmPassword,
+    compiled: &Compiled,
+) -> Result<Option<ConfigError>> {
+    let VmPassword { place, address: guest, password } = message;
+    let mut networks = compiled.guest_networks.values().flatten();
+    let router = networks.find(|network| network.contains(guest)).map(Ipv4Net::addr);
+    let id = MessageId::of(name, *guest, password);
+    let taken = http.passwords().set(id, router, *guest, password).context("keep the password")?;
+    Ok(match (taken, router) {
+        (Taken::Before, _) => {
+            Some(place.error("this message was taken before, its password is not set again"))
+        }
+        (Taken::Now, None) => Some(place.error(format_args!("no guest port has the network of {guest} yet"))),
+        (Taken::Now, Some(_)) => None,
+    })
 }
 
 /// What a command asks for must be possible.

@@ -47,6 +47,7 @@ pub fn status(control: &mut Control) -> StatusView {
         cut_flows: control.reconciler.backend.programs.cut_flows(),
         policy_rules: policy.rules,
         policy_permille: policy.permille(),
+        http: control.http.view(),
         problems,
         notices: said(control),
     }
@@ -61,6 +62,7 @@ fn said(control: &Control) -> Vec<String> {
 fn problems(control: &Control) -> Vec<String> {
     let mut problems: Vec<String> = control.compiled.problems.iter().map(ToString::to_string).collect();
     problems.extend(control.trouble.clone());
+    problems.extend(control.http.problems());
     let refused = |damage: &ConfigError| format!("{damage}: the settings in the file are not in force");
     problems.extend(control.settings_damage.as_ref().map(refused));
     match &control.memory {

@@ -4,12 +4,14 @@
 //! Invariant: a `DesiredState` that exists is valid. `cloudstack::desired` makes it from the
 //! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
+pub mod metadata;
 pub mod nat;
 pub mod policy;
 pub mod port;
 pub mod route;
 pub mod settings;
 
+pub use metadata::Metadata;
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use policy::Policy;
 pub use port::{Mac, Port, PortSelector, SourceNat};
@@ -27,4 +29,6 @@ pub struct DesiredState {
     pub nat: Nat,
     /// Which new flows may pass.
     pub policy: Policy,
+    /// What guests are told about themselves.
+    pub metadata: Metadata,
 }

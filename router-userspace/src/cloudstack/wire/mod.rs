@@ -11,6 +11,8 @@ pub mod ips;
 pub mod networkacl;
 pub mod staticnatrules;
 pub mod staticroutes;
+pub mod vmdata;
+pub mod vmpassword;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
