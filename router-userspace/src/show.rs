@@ -372,15 +372,15 @@ impl HttpView {
             [] => "nowhere".to_owned(),
             addresses => format!("at {}", addresses.join(", ")),
         };
+        let elsewhere = match self.guests_elsewhere {
+            0 => String::new(),
+            count => format!(" ({count} in no guest port's network)"),
+        };
         let mut text = format!(
-            "Guests are served {at}; there are metadata for {}, and {} to be fetched.\n",
+            "Guests are served {at}; there are metadata for {}{elsewhere}, and {} to be fetched.\n",
             plural(self.guests, "guest"),
             plural(self.passwords, "password"),
         );
-        if self.guests_elsewhere > 0 {
-            let _ =
-                writeln!(text, "{} of those guests are in no guest port's network.", self.guests_elsewhere);
-        }
         if let Some(error) = &self.last_error {
             let _ = writeln!(text, "The last error in serving them: {error}.");
         }

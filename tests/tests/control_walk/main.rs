@@ -3,6 +3,7 @@
 
 mod damage;
 mod isolated;
+mod metadata;
 mod nat;
 mod policy;
 mod reading;
@@ -18,7 +19,7 @@ use router_userspace::model::{DesiredState, RouteTarget, SourceNat};
 use serde_json::Value;
 
 /// Folders of messages that are understood.
-const APPLIED: [&str; 9] = [
+const APPLIED: [&str; 11] = [
     "cmd_line",
     "ip_associations",
     "guest_network",
@@ -28,6 +29,8 @@ const APPLIED: [&str; 9] = [
     "firewall_rules",
     "ipv6_firewall_rules",
     "network_acl",
+    "vm_metadata",
+    "vm_password",
 ];
 
 /// A VPC with a public NIC and one tier.
