@@ -61,9 +61,13 @@ impl Shared {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Logged once: guests may ask again and again.
     fn failed(&self, error: String) {
-        warn!("{error}");
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() != Some(&error) {
+            warn!("{error}");
+            *last = Some(error);
+        }
     }
 
     fn served(&self) -> Arc<Served> {

@@ -117,7 +117,7 @@ fn check_name(place: &Place, name: &str) -> Result<(), ConfigError> {
 /// Base64; lines may be folded, and padding may lack, as CloudStack's own router has it.
 fn decode(place: &Place, text: &str) -> Result<Bytes, ConfigError> {
     let mut text: String = text.split_ascii_whitespace().collect();
-    while text.len() % 4 != 0 {
+    while !text.len().is_multiple_of(4) {
         text.push('=');
     }
     let decoded = STANDARD.decode(text);
