@@ -182,6 +182,20 @@ fn guests_are_told_about_themselves_and_never_about_others() -> Result<()> {
             assert_eq!(ask_with(web1, gateway, "/latest/vm-id", &spoofed)?, none(), "{gateway}");
         }
         web1.namespace.ip("address del 10.10.2.11/32 dev eth0\n")?;
+        // With an address behind a guest, which has a way but is in no network of the router's.
+        let behind = json!({
+            "routes": [{ "revoke": false, "network": "172.31.0.0/16", "gateway": web1.v4 }],
+            "type": "staticroutes", "delete_from_processed_cache": false,
+        });
+        router.update_config_with("static_routes", behind.to_string().as_bytes())?.ok()?;
+        let data = json!({
+            "vm_ip_address": "172.31.0.1", "vm_metadata": [["metadata", "vm-id", "behind"]], "type": "vmdata",
+        });
+        router.update_config_with("vm_metadata", data.to_string().as_bytes())?.ok()?;
+        web1.namespace.ip("address add 172.31.0.1/32 dev eth0\n")?;
+        let behind = ["--interface", "172.31.0.1"];
+        assert_eq!(ask_with(web1, TIER1_GATEWAY, "/latest/vm-id", &behind)?, none());
+        assert_eq!(ask_with(web1, "10.10.1.1:8080", "/", &behind)?, none());
         assert_eq!(ask(web1, TIER2_GATEWAY, "/latest/vm-id")?, none());
         assert_eq!(ask(db1, TIER1_GATEWAY, "/latest/vm-id")?, none());
         assert_eq!(ask(web1, PUBLIC, "/latest/vm-id")?, none());
