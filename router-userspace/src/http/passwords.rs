@@ -32,7 +32,8 @@ pub struct Passwords {
     /// Held by whoever changes something, until it is written: reading does not wait for the disk.
     changing: Mutex<()>,
     files: Mutex<Files>,
-    problems: Vec<String>,
+    /// Files that could not be read, and why. They are not written over.
+    unread: Mutex<BTreeMap<String, String>>,
 }
 
 /// A message of CloudStack's, told from others.
@@ -67,24 +68,41 @@ struct Kept {
     waiting: BTreeMap<Ipv4Addr, Password>,
     /// The oldest first.
     taken: VecDeque<blake3::Hash>,
+    /// Lines that make no sense: somebody may still make some of them.
+    odd: Vec<String>,
 }
 
 impl Passwords {
     /// Those that a folder has. What cannot be read is a problem, and no reason not to serve others.
     pub fn load(folder: &Path) -> Self {
-        let (mut files, mut problems) = (Files::new(), Vec::new());
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let Some(suffix) = name.to_str().and_then(suffix) else { continue };
-            let path = entry.path();
+        let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let suffixes = names.filter_map(|name| Some((suffix(name.to_str()?)?.to_owned(), String::new())));
+        let passwords = Self {
+            folder: folder.to_owned(),
+            changing: Mutex::new(()),
+            files: Mutex::default(),
+            unread: Mutex::new(suffixes.collect()),
+        };
+        passwords.read();
+        passwords
+    }
+
+    /// Reads what was not read so far.
+    fn read(&self) {
+        lock(&self.unread).retain(|suffix, problem| {
+            let path = self.path(suffix);
             match fs::read_to_string(&path) {
-                Ok(text) => {
-                    files.insert(suffix.to_owned(), Kept::read(&path, &text, &mut problems));
-                }
-                Err(error) => problems.push(format!("{}: {error}", path.display())),
+                Ok(text) => drop(self.files().insert(suffix.clone(), Kept::read(&text))),
+                Err(error) => *problem = format!("{}: {error}", path.display()),
             }
-        }
-        Self { folder: folder.to_owned(), changing: Mutex::new(()), files: Mutex::new(files), problems }
+            !self.files().contains_key(suffix)
+        });
+    }
+
+    fn read_all(&self) -> io::Result<()> {
+        self.read();
+        let problem = lock(&self.unread).values().next().cloned();
+        problem.map_or(Ok(()), |problem| Err(io::Error::other(problem)))
     }
 
     /// The password that waits for a guest.
@@ -97,15 +115,21 @@ impl Passwords {
         self.files().values().map(|kept| kept.waiting.len()).sum()
     }
 
-    /// What could not be read at the start, a sentence each.
-    pub fn problems(&self) -> impl Iterator<Item = String> + use<> {
-        self.problems.clone().into_iter()
+    /// What could not be read, a sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let odd = |(suffix, kept): (&String, &Kept)| {
+            let count = kept.odd.len();
+            let path = self.path(suffix);
+            (count > 0).then(|| format!("{}: lines without address and password: {count}", path.display()))
+        };
+        let odd: Vec<String> = self.files().iter().filter_map(odd).collect();
+        lock(&self.unread).values().cloned().chain(odd).collect()
     }
 
     /// Keeps a guest's password in the file of the router's address in its network.
     ///
     /// # Errors
-    /// It cannot be written; nothing is changed.
+    /// The file cannot be written, or one cannot be read; nothing is changed.
     pub fn set(
         &self,
         message: MessageId,
@@ -114,6 +138,7 @@ impl Passwords {
         password: &Password,
     ) -> io::Result<Taken> {
         let _changing = lock(&self.changing);
+        self.read_all()?;
         let before = self.files().clone();
         if before.values().any(|kept| kept.taken.contains(&message.0)) {
             return Ok(Taken::Before);
@@ -141,9 +166,10 @@ impl Passwords {
     /// Forgets a guest's password; whether there was one.
     ///
     /// # Errors
-    /// That cannot be written down; the password stays.
+    /// That cannot be written down, or one of the files cannot be read, which may have it; the password stays.
     pub fn confirm(&self, guest: Ipv4Addr) -> io::Result<bool> {
         let _changing = lock(&self.changing);
+        self.read_all()?;
         let before = self.files().clone();
         let mut after = before.clone();
         let removed = after.values_mut().filter_map(|kept| kept.waiting.remove(&guest)).count();
@@ -163,8 +189,8 @@ impl Passwords {
         if before.get(suffix) == after.get(suffix) {
             return Ok(());
         }
-        let path = self.folder.join(format!("{PREFIX}{suffix}"));
-        let beside = self.folder.join(format!("{PREFIX}{suffix}.new"));
+        let path = self.path(suffix);
+        let beside = self.path(&format!("{suffix}.new"));
         fs::create_dir_all(&self.folder)?;
         let _ = fs::remove_file(&beside);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
@@ -172,6 +198,10 @@ impl Passwords {
         file.sync_all()?;
         fs::rename(&beside, &path)?;
         File::open(&self.folder)?.sync_all()
+    }
+
+    fn path(&self, suffix: &str) -> PathBuf {
+        self.folder.join(format!("{PREFIX}{suffix}"))
     }
 }
 
@@ -189,9 +219,9 @@ fn suffix(name: &str) -> Option<&str> {
 }
 
 impl Kept {
-    fn read(path: &Path, text: &str, problems: &mut Vec<String>) -> Self {
+    fn read(text: &str) -> Self {
         let mut kept = Self::default();
-        for (number, line) in (1..).zip(text.lines()) {
+        for line in text.lines() {
             if let Some(hash) = line.strip_prefix("# ").and_then(|hash| blake3::Hash::from_hex(hash).ok()) {
                 kept.taken.push_back(hash);
                 continue;
@@ -203,8 +233,7 @@ impl Kept {
                 Some((_, password)) if password.reveal() == NONE => {}
                 Some((guest, password)) => drop(kept.waiting.insert(guest, password)),
                 None if line.trim().is_empty() => {}
-                // Not quoted: it may be half a password.
-                None => problems.push(format!("{}:{number}: no address and password", path.display())),
+                None => kept.odd.push(line.to_owned()),
             }
         }
         kept
@@ -213,7 +242,8 @@ impl Kept {
     fn text(&self) -> String {
         let passwords =
             self.waiting.iter().map(|(guest, password)| format!("{guest}={}\n", password.reveal()));
-        passwords.chain(self.taken.iter().map(|hash| format!("# {}\n", hash.to_hex()))).collect()
+        let taken = self.taken.iter().map(|hash| format!("# {}\n", hash.to_hex()));
+        passwords.chain(taken).chain(self.odd.iter().map(|line| format!("{line}\n"))).collect()
     }
 }
 
@@ -314,8 +344,31 @@ mod tests {
         let passwords = folder.load();
         assert_eq!((of(&passwords, GUEST).as_deref(), passwords.waiting()), (Some("abc"), 1));
         let path = folder.0.join("passwords-10.1.1.1").display().to_string();
-        let problems: Vec<String> = passwords.problems().collect();
-        assert_eq!(problems, [2, 5].map(|line| format!("{path}:{line}: no address and password")));
+        assert_eq!(passwords.problems(), [format!("{path}: lines without address and password: 2")]);
+        assert!(passwords.confirm(GUEST).expect("written"));
+        assert_eq!(folder.text("10.1.1.1"), "secret\n10.1.1.22=\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_written_over_and_read_as_soon_as_it_can_be() {
+        let folder = Folder::new("unread");
+        let _ = set(&folder.load(), "a", Some(ROUTER), GUEST, "abc");
+        let path = folder.0.join("passwords-10.1.1.1");
+        let sound = fs::read(&path).expect("there");
+        fs::write(&path, [&sound[..], b"\xff"].concat()).expect("written");
+        let passwords = folder.load();
+        let password = Password::new("abc").expect("a password");
+        let again = || passwords.set(MessageId::of("a", GUEST, &password), Some(ROUTER), GUEST, &password);
+        assert!(again().is_err() && passwords.confirm(GUEST).is_err());
+        assert!(
+            passwords.problems()[0].starts_with(&path.display().to_string()),
+            "{:?}",
+            passwords.problems()
+        );
+        assert_eq!(fs::read(&path).expect("there"), [&sound[..], b"\xff"].concat());
+        fs::write(&path, &sound).expect("written");
+        assert_eq!(again().expect("read"), Taken::Before);
+        assert_eq!((passwords.problems(), of(&passwords, GUEST).as_deref()), (vec![], Some("abc")));
     }
 
     #[test]
