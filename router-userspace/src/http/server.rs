@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, SERVER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -228,7 +228,7 @@ fn metadata_answer(request: &Request<Incoming>, guest: Ipv4Addr, shared: &Shared
         _ => return plain(StatusCode::NOT_FOUND, "not found\n"),
     };
     let mut answer = Response::new(Full::new(found.content));
-    answer.headers_mut().insert(CONTENT_TYPE, found.content_type.parse().expect("a constant"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(found.content_type));
     answer
 }
 
@@ -256,13 +256,13 @@ fn unavailable(shared: &Shared, guest: Ipv4Addr, error: &io::Error) -> Answer {
 
 fn not_allowed(methods: &'static str) -> Answer {
     let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "");
-    answer.headers_mut().insert(ALLOW, methods.parse().expect("a constant"));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     answer
 }
 
 fn plain(status: StatusCode, text: &str) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, "text/plain".parse().expect("a constant"));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     answer
 }
