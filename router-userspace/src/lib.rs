@@ -18,6 +18,7 @@ pub mod dataplane;
 pub mod error;
 pub mod generation;
 pub mod health;
+pub mod http;
 pub mod install;
 pub mod json;
 pub mod model;

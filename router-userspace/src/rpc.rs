@@ -72,12 +72,19 @@ pub enum Request {
 }
 
 /// A JSON document and what to call it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// Its file's name, for messages.
     pub name: String,
     /// Its text.
     pub text: String,
+}
+
+impl fmt::Debug for Document {
+    /// Not its text, which may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Document({:?}, {} bytes)", self.name, self.text.len())
+    }
 }
 
 /// A file in CloudStack's folder.

@@ -68,6 +68,9 @@ pub struct StatusView {
     /// The daemons that work is left to.
     #[serde(default)]
     pub services: Vec<ServiceView>,
+    /// What serves guests their metadata and passwords.
+    #[serde(default)]
+    pub http: HttpView,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
     /// What is not wrong and worth knowing, a sentence each: rules that never decide.
@@ -84,6 +87,21 @@ pub struct ServiceView {
     pub pid: Option<i32>,
     /// How often it was started again because it had ended by itself.
     pub restarts: u64,
+}
+
+/// What guests are served by HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpView {
+    /// Addresses and TCP ports that guests ask at.
+    pub listening: Vec<String>,
+    /// How many guests there are metadata for.
+    pub guests: usize,
+    /// Those of them that are in no guest port's network.
+    pub guests_elsewhere: usize,
+    /// How many guests have not fetched their password.
+    pub passwords: usize,
+    /// What went wrong last.
+    pub last_error: Option<String>,
 }
 
 /// One of `xvr show ports`.
@@ -359,11 +377,34 @@ impl StatusView {
         let percent = self.policy_permille / 10;
         let _ =
             writeln!(text, "{} of policy take {percent} % of the memory for them.", plural(rules, "rule"));
+        text += &self.http.text();
         for problem in &self.problems {
             let _ = writeln!(text, "Problem: {problem}");
         }
         for notice in &self.notices {
             let _ = writeln!(text, "Notice: {notice}");
+        }
+        text
+    }
+}
+
+impl HttpView {
+    fn text(&self) -> String {
+        let at = match self.listening.as_slice() {
+            [] => "nowhere".to_owned(),
+            addresses => format!("at {}", addresses.join(", ")),
+        };
+        let elsewhere = match self.guests_elsewhere {
+            0 => String::new(),
+            count => format!(" ({count} in no guest port's network)"),
+        };
+        let mut text = format!(
+            "Guests are served {at}; there are metadata for {}{elsewhere}, and {} to be fetched.\n",
+            plural(self.guests, "guest"),
+            plural(self.passwords, "password"),
+        );
+        if let Some(error) = &self.last_error {
+            let _ = writeln!(text, "The last error in serving them: {error}.");
         }
         text
     }

@@ -18,7 +18,7 @@ use crate::netns::{Namespace, Process, run_bounded, wait_until};
 use crate::vpn;
 
 /// Programs and other files, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 23] = [
+const PROGRAMS: [(&str, &str); 25] = [
     ("charon-systemd", "charon-systemd"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
@@ -41,6 +41,8 @@ const PROGRAMS: [(&str, &str); 23] = [
     ("vsftpd", "vsftpd"),
     ("bpftool", "bpftool"),
     (vpn::LIBIPSEC, "libcharon-extra-plugins"),
+    ("/usr/lib/python3/dist-packages/cloudinit/sources/DataSourceCloudStack.py", "cloud-init"),
+    ("wget", "wget"),
     ("/dev/net/tun", "of a kernel with CONFIG_TUN"),
 ];
 

@@ -266,11 +266,16 @@ impl TcpEcho {
 
     /// Starts it on this port of a namespace that need be no host's.
     pub fn start_in(namespace: &Namespace, port: u16) -> Result<Self> {
+        Self::start_at(namespace, Ipv6Addr::UNSPECIFIED.into(), port)
+    }
+
+    /// Starts it at this address alone.
+    pub fn start_at(namespace: &Namespace, address: IpAddr, port: u16) -> Result<Self> {
         // Before the server has open files of its own: tokio's first runtime opens some for all.
         drop(tokio::runtime::Builder::new_current_thread().enable_all().build()?);
-        let open = |address| {
+        let open = move |_| {
             own_open_files()?;
-            TcpListener::bind(address)
+            TcpListener::bind((address, port))
         };
         Server::start_in(namespace, port, open, echo_tcp).map(Self)
     }

@@ -21,9 +21,20 @@ const LISTENING: [u16; 9] = [22, 53, 80, 443, 444, 445, 3922, 8000, 8080];
 const SCANNED: &str = "1-100,440-449,3922,8000-8009,8080";
 /// What a router is open for to guests.
 const SERVICES: [u16; 4] = [53, 80, 443, 8080];
+/// Those of them that the router has itself, each for the guests of its port.
+const SERVED: [u16; 2] = [80, 8080];
 
 fn listen(namespace: &Namespace) -> Result<Vec<TcpEcho>> {
     LISTENING.into_iter().map(|port| TcpEcho::start_in(namespace, port)).collect()
+}
+
+/// The same in the router, besides what it serves guests itself at its addresses in their networks.
+fn listen_as_router(lab: &Lab, others: &[IpAddr]) -> Result<Vec<TcpEcho>> {
+    let (own, free): (Vec<_>, Vec<_>) = LISTENING.into_iter().partition(|port| SERVED.contains(port));
+    let at_others = others.iter().flat_map(|address| own.iter().map(|port| (*address, *port)));
+    let at_others = at_others.map(|(address, port)| TcpEcho::start_at(&lab.router, address, port));
+    let anywhere = free.into_iter().map(|port| TcpEcho::start_in(&lab.router, port));
+    anywhere.chain(at_others).collect()
 }
 
 /// A scan has to find these ports, by TCP.
@@ -66,10 +77,9 @@ fn from_outside_a_vpc_is_what_is_forwarded_and_opened_by_the_tiers_acl() -> Resu
         let mut router = NatRouter::xvr(&lab, attach)?;
         let (web1, db1) = (lab.host("web1"), lab.host("db1"));
         let (far, neighbour) = (lab.host("far"), lab.host("neighbour"));
-        let _servers = [&web1.namespace, &db1.namespace, &lab.router]
-            .map(listen)
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?;
+        let _servers =
+            [&web1.namespace, &db1.namespace].map(listen).into_iter().collect::<Result<Vec<_>>>()?;
+        let _router = listen_as_router(&lab, &[SOURCE_NAT, FORWARDING, STATIC_NAT].map(IpAddr::from))?;
         let udp = [3000, 3001, 3002].map(|port| UdpEcho::start_on(web1, port));
         let _udp = udp.into_iter().collect::<Result<Vec<_>>>()?;
         router.add(&[
@@ -117,28 +127,34 @@ fn from_a_guest_a_vpcs_router_is_its_services() -> Result<()> {
         let router = Router::start(&lab, attach)?;
         router.apply(&VPC_COMMANDS)?;
         let (web1, db1, far) = (lab.host("web1"), lab.host("db1"), lab.host("far"));
-        let _servers = listen(&lab.router)?;
         let [tier1, tier2] = [Ipv4Addr::new(10, 10, 1, 1), Ipv4Addr::new(10, 10, 2, 1)];
-        for own in [IpAddr::from(tier1), "fd17:ac56:1234:10::1".parse()?] {
+        let (tier1_v6, public_v6): (IpAddr, IpAddr) =
+            ("fd17:ac56:1234:10::1".parse()?, "2001:db8:100::1e00:a8ff:fe00:31".parse()?);
+        let _servers = listen_as_router(&lab, &[SOURCE_NAT.into(), tier1_v6, public_v6])?;
+        // Of the services that it is open for, those of another tier's address are for that tier's guests.
+        let closed = |ports: &[u16]| -> Vec<u16> {
+            ports.iter().copied().filter(|port| !SERVED.contains(port)).collect()
+        };
+        for own in [IpAddr::from(tier1), tier1_v6] {
             answers(web1, own)?;
             finds(web1, own, &SERVICES).context("its own tier's")?;
         }
-        finds(web1, tier2, &SERVICES).context("the other tier's")?;
+        finds(web1, tier2, &closed(&SERVICES)).context("the other tier's")?;
         finds(web1, SOURCE_NAT, &SERVICES).context("the public one")?;
         // The other ways that the egress list is asked about.
         let list = json!([
-            tcp(80, 80, "10.10.2.1/32", true),
+            tcp(53, 80, "10.10.2.1/32", true),
             tcp(443, 443, "203.0.113.0/24", true),
             everything(false)[0].clone(),
         ]);
         router.apply_acl(TIER1, &everything(true), &list)?;
         finds(web1, tier1, &SERVICES).context("its own tier's, whatever the list says")?;
-        finds(web1, tier2, &[80])?;
+        finds(web1, tier2, &[53])?;
         finds(web1, SOURCE_NAT, &[443])?;
-        finds(db1, tier1, &SERVICES).context("by the second tier's list")?;
+        finds(db1, tier1, &closed(&SERVICES)).context("by the second tier's list")?;
         // Who is outside has no way to them.
-        finds(far, "2001:db8:100::1e00:a8ff:fe00:31".parse::<IpAddr>()?, &[])?;
-        finds(far, "fd17:ac56:1234:10::1".parse::<IpAddr>()?, &[])
+        finds(far, public_v6, &[])?;
+        finds(far, tier1_v6, &[])
     })
 }
 
@@ -208,7 +224,8 @@ fn from_outside_an_isolated_network_is_what_is_forwarded_and_opened_by_its_firew
         router.apply(&[ISOLATED_COMMANDS[0], DEFAULT_DENY])?;
         let (vm1, vm2) = (lab.host("vm1"), lab.host("vm2"));
         let (far, neighbour) = (lab.host("far"), lab.host("neighbour"));
-        let _servers = [&vm1.namespace, &lab.router].map(listen).into_iter().collect::<Result<Vec<_>>>()?;
+        let _servers = listen(&vm1.namespace)?;
+        let _router = listen_as_router(&lab, &[PUBLIC.into()])?;
         let _udp = [UdpEcho::start_on(vm1, 3000)?, UdpEcho::start_on(vm1, 3001)?];
         finds(far, PUBLIC, &[]).context("before any rule")?;
         for (protocol, port, to) in [

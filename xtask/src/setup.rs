@@ -54,6 +54,8 @@ const LAB: &[Package] = &[
     package("charon-systemd", "/usr/sbin/charon-systemd", "both ends of a VPN"),
     package("strongswan-swanctl", "/usr/sbin/swanctl", "telling them what to do"),
     package("libcharon-extra-plugins", IPSEC_IN_USERSPACE, "their ESP, which the kernel may not have"),
+    package("cloud-init", "/usr/lib/python3/dist-packages/cloudinit/__init__.py", "a client's library"),
+    package("wget", "/usr/bin/wget", "a client"),
     package("tcpdump", "/usr/bin/tcpdump", "watching wires"),
     package("bpftool", "/usr/sbin/bpftool", "taking programs off by force"),
 ];

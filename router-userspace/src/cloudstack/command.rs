@@ -18,14 +18,13 @@ use super::wire::remoteaccessvpn::RemoteAccessVpn;
 use super::wire::site2sitevpn::Site2SiteVpn;
 use super::wire::staticnatrules::StaticNatRules;
 use super::wire::staticroutes::StaticRoutes;
+use super::wire::vmdata::VmData;
+use super::wire::vmpassword::VmPassword;
 use super::wire::vpnuserlist::VpnUserList;
 use crate::compile::Inventory;
 use crate::error::ConfigError;
 use crate::json::{Place, depth, document};
 use crate::model::Mac;
-
-/// Types that CloudStack sends and this release does not apply.
-const UNSUPPORTED: [&str; 2] = ["vmdata", "vmpassword"];
 
 /// How deep a message's objects and lists may be in each other; serde reads 127.
 const DEEPEST: usize = 100;
@@ -65,14 +64,10 @@ pub enum Command {
     VpnUserList(VpnUserList),
     /// `bgppeers`: to whom routed networks are announced.
     BgpPeers(BgpPeers),
-    /// A type of CloudStack's that this release does not apply. [`merge`](super::Databags::merge)
-    /// refuses it.
-    Unsupported {
-        /// Where the type stands.
-        place: Place,
-        /// The type.
-        name: String,
-    },
+    /// `vmdata`: what a guest is told about itself.
+    VmData(VmData),
+    /// `vmpassword`: a password that a guest shall fetch.
+    VmPassword(VmPassword),
     /// Any other type, and `dhcpconfig`, which CloudStack's own router ignores as well. Merging it
     /// changes nothing.
     Unknown {
@@ -148,7 +143,11 @@ impl Command {
                 (Self::VpnUserList(VpnUserList::read(&message)?), VpnUserList::warnings(&message)?)
             }
             "bgppeers" => (Self::BgpPeers(BgpPeers::read(&message)?), BgpPeers::warnings(&message)?),
-            known if UNSUPPORTED.contains(&known) => (Self::Unsupported { place, name }, Vec::new()),
+            "vmdata" => {
+                let (data, warnings) = VmData::read(&message)?;
+                (Self::VmData(data), warnings)
+            }
+            "vmpassword" => (Self::VmPassword(VmPassword::read(&message)?), VmPassword::warnings(&message)),
             other => {
                 let warning = place.error(format_args!("type {other:?} is not known, nothing is stored"));
                 (Self::Unknown { place, name }, vec![warning])
@@ -177,7 +176,9 @@ impl Command {
             Self::RemoteAccessVpn(_) => "remoteaccessvpn",
             Self::VpnUserList(_) => "vpnuserlist",
             Self::BgpPeers(_) => "bgppeers",
-            Self::Unsupported { name, .. } | Self::Unknown { name, .. } => name,
+            Self::VmData(_) => "vmdata",
+            Self::VmPassword(_) => "vmpassword",
+            Self::Unknown { name, .. } => name,
         }
     }
 
@@ -201,7 +202,8 @@ impl Command {
             | Self::VpnUserList(_)
             | Self::BgpPeers(_)
             | Self::MonitorService(_)
-            | Self::Unsupported { .. }
+            | Self::VmData(_)
+            | Self::VmPassword(_)
             | Self::Unknown { .. } => false,
         }
     }
@@ -228,7 +230,8 @@ impl Command {
             | Self::RemoteAccessVpn(_)
             | Self::VpnUserList(_)
             | Self::BgpPeers(_)
-            | Self::Unsupported { .. }
+            | Self::VmData(_)
+            | Self::VmPassword(_)
             | Self::Unknown { .. } => Vec::new(),
         };
         macs.retain(|mac| inventory.by_mac(*mac).is_none());

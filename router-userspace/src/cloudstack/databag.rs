@@ -18,6 +18,8 @@
 //! remoteaccessvpn.json  public address → message       remoteaccessvpn
 //! site2sitevpn.json     peer → message                 site2sitevpn
 //! vpnuserlist.json      name → user                    vpnuserlist
+//! vmdata.json           guest's address → list of items  vmdata
+//! vmpassword.json       guest's address → password, the last message's alone  vmpassword
 //! ```
 //!
 //! Forwarding rests on the first eight; what they mean, they mean together. The others are each about
@@ -45,6 +47,7 @@ mod remoteaccessvpn;
 mod site2sitevpn;
 mod staticroutes;
 mod store;
+mod vmdata;
 mod vpnuserlist;
 
 use std::collections::BTreeMap;
@@ -55,6 +58,7 @@ use serde_json::{Value, json};
 use self::policy::PolicyBag;
 pub(in crate::cloudstack) use self::policy::{Acls, Firewall};
 pub use self::store::Files;
+use self::vmdata::{VmDataBag, VmPasswordBag};
 
 use super::command::Command;
 use super::object::{Entry, Object, list};
@@ -113,6 +117,8 @@ pub struct Databags {
     pub(super) vpnuserlist: Keyed,
     /// Why what is in a file is not known, by bag. The bag here is an empty one then, and stands for nothing.
     damage: BTreeMap<&'static str, ConfigError>,
+    pub(super) vmdata: VmDataBag,
+    vmpassword: VmPasswordBag,
 }
 
 impl Databags {
@@ -122,13 +128,10 @@ impl Databags {
     /// # Errors
     ///
     /// A NIC that is not there (see [`Command::absent_nics`]), an address that another kind of NIC
-    /// holds, a type that this release does not apply, a bag that is damaged: the command's own, or of a
+    /// holds, a bag that is damaged: the command's own, or of a
     /// command about forwarding any that this rests on.
     pub fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
         let mut bags = self.clone();
-        if let Command::Unsupported { place, name } = command {
-            return Err(place.error(format_args!("type {name} is not supported by this release")));
-        }
         if let Some(damage) = self.damage_for(command) {
             let ConfigError { file, path, message } = damage;
             return Err(ConfigError::new(
@@ -157,7 +160,9 @@ impl Databags {
             Command::RemoteAccessVpn(server) => bags.merge_remoteaccessvpn(server),
             Command::VpnUserList(users) => bags.merge_vpnuserlist(users),
             Command::BgpPeers(peers) => bags.merge_bgppeers(peers),
-            Command::Unsupported { .. } | Command::Unknown { .. } => {}
+            Command::VmData(data) => bags.merge_vmdata(data),
+            Command::VmPassword(password) => bags.merge_vmpassword(password),
+            Command::Unknown { .. } => {}
         }
         Ok(bags)
     }
@@ -226,11 +231,12 @@ impl Databags {
     }
 
     /// The bags that may be long. They are shared and not copied.
-    fn policy_bags(&self) -> [(&'static str, PolicyBag); 3] {
+    fn policy_bags(&self) -> [(&'static str, PolicyBag); 4] {
         [
             ("firewallrules", PolicyBag::Firewall(self.firewallrules.clone())),
             ("ipv6firewallrules", PolicyBag::Firewall(self.ipv6firewallrules.clone())),
             ("networkacl", PolicyBag::Acls(self.networkacl.clone())),
+            ("vmdata", PolicyBag::Guests(self.vmdata.clone())),
         ]
     }
 
@@ -242,7 +248,7 @@ impl Databags {
         let keyed = |bag: &Keyed| bag.iter().map(|(key, entry)| (key.clone(), json!(entry))).collect();
         let balancer =
             self.loadbalancer.iter().map(|entry| ("config".to_owned(), json!([**entry]))).collect();
-        let bags: [(&'static str, Entry); 12] = [
+        let bags: [(&'static str, Entry); 13] = [
             ("bgppeers", keyed(&self.bgppeers)),
             ("cmdline", config),
             ("dhcpentry", keyed(&self.dhcpentry)),
@@ -255,6 +261,7 @@ impl Databags {
             ("site2sitevpn", keyed(&self.site2sitevpn)),
             ("staticroutes", routes),
             ("vpnuserlist", keyed(&self.vpnuserlist)),
+            ("vmpassword", self.vmpassword_document()),
         ];
         let with_id = |(name, mut bag): (&'static str, Entry)| {
             if name != "bgppeers" {
@@ -308,6 +315,8 @@ impl Databags {
                     read_keyed(&bag, |tunnel| Ok(Site2SiteVpn::read(tunnel)?.peer.to_string()))?;
             }
             "vpnuserlist" => self.vpnuserlist = read_keyed(&bag, |user| Ok(VpnUser::read(user)?.name))?,
+            "vmdata" => self.vmdata = vmdata::read(&bag)?,
+            "vmpassword" => self.vmpassword = vmdata::read_passwords(&bag)?,
             _ => return Err(bag.place().error("no databag has this name")),
         }
         Ok(())

@@ -21,7 +21,7 @@ use super::wire::staticroutes::StaticRoute;
 use super::wire::{forwardrules, staticnatrules};
 use crate::error::ConfigError;
 use crate::json::Place;
-use crate::model::{DesiredState, PortForward, StaticNat};
+use crate::model::{DesiredState, Metadata, PortForward, StaticNat};
 
 /// What the router should do. Without a boot line and anything else: nothing.
 ///
@@ -74,6 +74,12 @@ pub struct Boot {
     pub is_vpc: bool,
     /// There is a second one, and one of them serves.
     pub is_redundant: bool,
+}
+
+/// What guests are told about themselves.
+pub fn metadata(bags: &Databags) -> Metadata {
+    let guests = bags.vmdata.iter().map(|(address, data)| (*address, data.guest.clone()));
+    Metadata { guests: guests.collect() }
 }
 
 /// What the databags mean, and what is to be said about that.

@@ -23,5 +23,5 @@ pub mod wire;
 pub use cmdline::from_boot_line;
 pub use command::{Command, Parsed};
 pub use databag::{Databags, Files};
-pub use desired::{Boot, boot, desired, notices, remarks};
+pub use desired::{Boot, boot, desired, metadata, notices, remarks};
 pub use unserved::unserved;

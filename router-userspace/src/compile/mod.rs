@@ -21,6 +21,7 @@ use std::num::NonZeroU16;
 use ipnet::{IpNet, Ipv4Net};
 use router_common::port::{Port, PortKey};
 
+use crate::model::port::Role;
 use crate::model::{DesiredState, Mac, Settings};
 use nat::{NatEntry, NatKey};
 use policy::ListEntry;
@@ -40,6 +41,10 @@ pub fn compile(
     for port in &placed {
         compiled.names.insert(port.nic.ifindex, port.port.name.clone());
         compiled.links.insert(port.nic.ifindex, port.link());
+        if port.port.role == Role::Guest {
+            let networks = port.port.addresses.iter().filter_map(ipv4);
+            compiled.guest_networks.insert(port.nic.ifindex, networks.collect());
+        }
     }
     compiled.tables.flags = settings::flags(settings);
     compiled.tables.ports_per_guest = settings.ports_per_guest.map_or(0, NonZeroU16::get);
@@ -51,6 +56,13 @@ pub fn compile(
     compiled.sysctls = sysctl::compile(&placed);
     compiled.problems.extend(settings::problems(settings, &desired.ports));
     compiled
+}
+
+fn ipv4(network: &IpNet) -> Option<Ipv4Net> {
+    match network {
+        IpNet::V4(network) => Some(*network),
+        IpNet::V6(_) => None,
+    }
 }
 
 /// A NIC as the kernel shows it.
@@ -185,6 +197,9 @@ pub struct Compiled {
     pub attachments: BTreeMap<u32, Attachment>,
     /// What the programs read.
     pub tables: TableSet,
+    /// Where guests are served: the router's IPv4 addresses on guest ports, by interface index. Host bits are
+    /// kept.
+    pub guest_networks: BTreeMap<u32, Vec<Ipv4Net>>,
     /// What was left out, and why.
     pub problems: Vec<Problem>,
 }

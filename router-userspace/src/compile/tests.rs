@@ -95,6 +95,8 @@ fn a_router_is_compiled_whole() {
     assert_eq!((entry.mac, entry.flags), (mac(4).0, PortEntry::PARTIAL_CHECKSUMS));
     assert_eq!(compiled.tables.local4[&Ipv4Addr::new(203, 0, 113, 11)], PUBLIC);
     assert_eq!(compiled.tables.local6.len(), 1);
+    let served = BTreeMap::from([(GUEST, vec!["10.1.1.1/24".parse().unwrap()])]);
+    assert_eq!(compiled.guest_networks, served);
     let default = KernelRoute {
         metric: 0,
         destination: "0.0.0.0/0".parse().unwrap(),

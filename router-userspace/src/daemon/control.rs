@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -17,11 +17,14 @@ use super::boot::{self, BootLine};
 use super::memory::Memory;
 use super::pace::Pace;
 use super::{Options, health, inbox, redundancy, unsolicited, views};
-use crate::cloudstack::{Command, Files, Parsed, from_boot_line, notices, remarks, unserved};
+use crate::cloudstack::wire::vmpassword::VmPassword;
+use crate::cloudstack::{Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
 use crate::error::ConfigError;
+use crate::http::Http;
+use crate::http::passwords::{MessageId, Taken};
 use crate::model::settings::{DeniedFlows, UnsolicitedSyn};
 use crate::model::{DesiredState, Settings};
 use crate::reconcile::neighbours::{Keeper, Neighbour};
@@ -49,6 +52,8 @@ pub struct Control {
     pub(super) inventory: Inventory,
     pub(super) compiled: Compiled,
     pub(super) reconciler: Reconciler<Machine<Dataplane>>,
+    /// What serves guests their metadata and passwords.
+    pub(super) http: Http,
     /// Why the system does not hold what it should, after the last look.
     pub(super) trouble: Option<String>,
     neighbours: Keeper,
@@ -78,6 +83,7 @@ impl Control {
             Ok(settings) => (settings, None),
             Err(damage) => (Settings::default(), Some(damage)),
         };
+        let http = Http::start(&options.root.inbox())?;
         dataplane::mount_bpffs()?;
         let pin_dir = dataplane::default_pin_dir()?;
         let (max_flows, max_bindings) = (options.max_flows, dataplane::MAX_BINDINGS);
@@ -98,6 +104,7 @@ impl Control {
             inventory,
             compiled: Compiled::default(),
             reconciler,
+            http,
             trouble: None,
             neighbours: Keeper::default(),
             pace: Pace::default(),
@@ -208,7 +215,8 @@ impl Control {
         let password = boot.password.clone();
         let before = if line.begins_anew { Memory::default() } else { self.remembered() };
         let commands = [(boot::NAME, Command::CmdLine(boot))];
-        let (changes, _) = self.carry_out(&commands, before, &mut "", Instant::now()).await?;
+        let (changes, _) =
+            self.carry_out(&commands, before, &mut "", &mut Vec::new(), Instant::now()).await?;
         info!("the boot line is in force with {} changes", changes.len());
         boot::done(&self.options.root);
         if let Some(password) = password
@@ -242,8 +250,8 @@ impl Control {
         }
         let before = self.remembered();
         let done = match commands.iter().any(|(_, command)| command.is_about_forwarding()) {
-            true => self.carry_out(&commands, before, at, begun).await?,
-            false => self.remember(&commands, at, begun)?,
+            true => self.carry_out(&commands, before, at, warnings, begun).await?,
+            false => self.remember(&commands, at, warnings, begun)?,
         };
         for sentence in unserved(&self.memory.bags) {
             if commands.iter().any(|(_, command)| sentence.file == format!("{}.json", command.type_name())) {
@@ -259,10 +267,12 @@ impl Control {
         commands: &[(&'a str, Command)],
         before: Memory,
         at: &mut &'a str,
+        warnings: &mut Vec<String>,
         begun: Instant,
     ) -> Result<(Vec<Change>, Duration)> {
         self.wait_for_nics(commands).await?;
         let after = before.merge_all(commands, &self.inventory, at)?;
+        self.keep_passwords(commands, warnings)?;
         self.put_in_force(at, &before, after, begun).await
     }
 
@@ -316,12 +326,32 @@ impl Control {
         &mut self,
         commands: &[(&'a str, Command)],
         at: &mut &'a str,
+        warnings: &mut Vec<String>,
         begun: Instant,
     ) -> Result<(Vec<Change>, Duration)> {
         let after = self.memory.merge_all(commands, &self.inventory, at)?;
+        self.keep_passwords(commands, warnings)?;
         self.files.save(&after.bags).context("save the databags")?;
         self.memory = after;
+        self.serve();
         Ok((Vec::new(), begun.elapsed()))
+    }
+
+    /// Passwords are on disk before anybody hears of them. One that is there already, since its message was refused
+    /// for another reason and comes again, is not set twice.
+    fn keep_passwords(&self, commands: &[(&str, Command)], warnings: &mut Vec<String>) -> Result<()> {
+        for (name, command) in commands {
+            if let Command::VmPassword(message) = command {
+                let odd = keep_password(&self.http, name, message, &self.compiled)?;
+                warnings.extend(odd.map(|warning| warning.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What guests are told follows what is known.
+    fn serve(&mut self) {
+        self.http.follow(&self.compiled.guest_networks, &metadata(&self.memory.bags));
     }
 
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
@@ -441,6 +471,7 @@ impl Control {
             }
         }
         self.trouble = trouble;
+        self.serve();
     }
 
     /// [`look_again`](Self::look_again) for somebody who waits for it.
@@ -591,6 +622,27 @@ impl Control {
             }
         }
     }
+}
+
+/// Keeps a password for its guest, on disk; what is odd about that.
+fn keep_password(
+    http: &Http,
+    name: &str,
+    message: &VmPassword,
+    compiled: &Compiled,
+) -> Result<Option<ConfigError>> {
+    let VmPassword { place, address: guest, password } = message;
+    let mut networks = compiled.guest_networks.values().flatten();
+    let router = networks.find(|network| network.contains(guest)).map(Ipv4Net::addr);
+    let id = MessageId::of(name, *guest, password);
+    let taken = http.passwords().set(id, router, *guest, password).context("keep the password")?;
+    Ok(match (taken, router) {
+        (Taken::Before, _) => {
+            Some(place.error("this message was taken before, its password is not set again"))
+        }
+        (Taken::Now, None) => Some(place.error(format_args!("no guest port has the network of {guest} yet"))),
+        (Taken::Now, Some(_)) => None,
+    })
 }
 
 /// What a command asks for must be possible.

@@ -15,7 +15,6 @@ use crate::compile::TableSet;
 use crate::compile::nat::{NatEntry, NatKey};
 use crate::generation::generation;
 use crate::health::{ForwardState, ForwardView, HealthView, Kind};
-use crate::model::PortForward;
 use crate::model::health::{ExpectedForward, Monitoring};
 use crate::root::Root;
 
@@ -30,10 +29,9 @@ pub fn view(control: &mut Control) -> Result<HealthView> {
     let generation = generation(control.root(), control.settings.management_server);
     let held = control.reconciler.backend.programs.tables().observe()?.nat;
     let memory = &control.memory;
-    let rules = &memory.known()?.nat.forwards;
     let forwards = monitoring.forwards.iter().map(|forward| ForwardView {
         forward: forward.to_string(),
-        state: state(memory, rules, &control.compiled.tables, &held, forward),
+        state: state(memory, &control.compiled.tables, &held, forward),
     });
     let forwards = forwards.collect();
     Ok(HealthView { monitoring, generation, forwards })
@@ -42,12 +40,12 @@ pub fn view(control: &mut Control) -> Result<HealthView> {
 /// What the programs hold of a port forwarding. `held` is what was read from their tables just now.
 fn state(
     memory: &Memory,
-    rules: &[PortForward],
     wanted: &TableSet,
     held: &BTreeMap<NatKey, NatEntry>,
     forward: &ExpectedForward,
 ) -> ForwardState {
-    let is_in_force = rules.iter().any(|rule| forward.is_done_by(rule));
+    let is_in_force =
+        memory.known().is_ok_and(|known| known.nat.forwards.iter().any(|rule| forward.is_done_by(rule)));
     if !is_in_force || !wanted.local4.contains_key(&forward.public) {
         let is_known = memory.bags.forwards().any(|rule| forward.is_done_by(&rule));
         return if is_known { ForwardState::Waiting } else { ForwardState::Unknown };
@@ -127,7 +125,7 @@ mod tests {
 
     use super::*;
     use crate::compile::nat::tables;
-    use crate::model::{ForwardProtocol, PortForward, PortRange};
+    use crate::model::{DesiredState, ForwardProtocol, PortForward, PortRange};
 
     #[test]
     fn a_port_forwarding_is_in_force_when_the_programs_hold_it() {
@@ -146,12 +144,13 @@ mod tests {
             internal: rule.internal,
             internal_ports: ports(22, 31),
         };
-        let mut memory = Memory::default();
-        memory.desired.nat.forwards.push(rule);
+        let mut desired = DesiredState::default();
+        desired.nat.forwards.push(rule);
+        let memory = Memory { desired: Ok(desired), ..Memory::default() };
         let mut wanted = TableSet::default();
         assert_eq!(state(&memory, &wanted, &BTreeMap::new(), &expected), ForwardState::Unknown);
         wanted.local4.insert(expected.public, 3);
-        tables(&memory.desired.nat, &mut wanted);
+        tables(&memory.known().unwrap().nat, &mut wanted);
         let mut held = wanted.nat.clone();
         assert_eq!(state(&memory, &wanted, &held, &expected), ForwardState::InForce);
         held.pop_last();

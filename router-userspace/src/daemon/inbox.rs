@@ -10,6 +10,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -95,7 +96,9 @@ fn archive(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     let beside = path.with_extension("gz.new");
     let write = || -> io::Result<()> {
-        let mut encoder = GzEncoder::new(File::create(&beside)?, Compression::default());
+        // Boot lines and messages may hold passwords.
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut encoder = GzEncoder::new(file, Compression::default());
         encoder.write_all(bytes)?;
         encoder.finish()?;
         fs::rename(&beside, path)

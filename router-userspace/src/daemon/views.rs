@@ -50,6 +50,7 @@ pub fn status(control: &mut Control) -> StatusView {
         policy_rules: policy.rules,
         policy_permille: policy.permille(),
         services: services(control),
+        http: control.http.view(),
         problems,
         notices: said(control),
     }
@@ -75,6 +76,7 @@ fn said(control: &Control) -> Vec<String> {
 fn problems(control: &Control) -> Vec<String> {
     let mut problems: Vec<String> = control.compiled.problems.iter().map(ToString::to_string).collect();
     problems.extend(control.trouble.clone());
+    problems.extend(control.http.problems());
     let refused = |damage: &ConfigError| format!("{damage}: the settings in the file are not in force");
     problems.extend(control.settings_damage.as_ref().map(refused));
     for (name, state) in control.supervisor.states() {

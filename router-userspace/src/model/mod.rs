@@ -5,6 +5,7 @@
 //! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
 pub mod health;
+pub mod metadata;
 pub mod nat;
 pub mod policy;
 pub mod port;
@@ -13,6 +14,7 @@ pub mod route;
 pub mod settings;
 pub mod ssh;
 
+pub use metadata::Metadata;
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use policy::Policy;
 pub use port::{Mac, Port, PortSelector, SourceNat};

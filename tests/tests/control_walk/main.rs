@@ -3,6 +3,7 @@
 
 mod damage;
 mod isolated;
+mod metadata;
 mod monitoring;
 mod mutation;
 mod nat;
@@ -22,7 +23,7 @@ use router_userspace::model::{DesiredState, RouteTarget, SourceNat};
 use serde_json::Value;
 
 /// Folders of messages that are understood.
-const APPLIED: [&str; 17] = [
+const APPLIED: [&str; 19] = [
     "cmd_line",
     "ip_associations",
     "guest_network",
@@ -40,6 +41,8 @@ const APPLIED: [&str; 17] = [
     "remote_access_vpn",
     "vpn_user_list",
     "bgp_peers",
+    "vm_metadata",
+    "vm_password",
 ];
 
 /// A VPC with a public NIC and one tier.

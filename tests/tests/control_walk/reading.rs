@@ -34,21 +34,6 @@ fn every_boot_line_says_what_its_json_says() {
 }
 
 #[test]
-fn types_that_this_release_does_not_apply_are_refused_by_name() {
-    let others = ["vm_metadata", "vm_password", "monitor_service"];
-    for (name, bytes) in others.iter().flat_map(|folder| fixtures(folder)) {
-        let command = Command::parse(&name, &bytes).expect(&name).command;
-        let type_name = command.type_name().to_owned();
-        assert!(matches!(command, Command::Unsupported { .. }), "{name}");
-        let error = Databags::default().merge(&command, &every_nic()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("{name}#/type: type {type_name} is not supported by this release")
-        );
-    }
-}
-
-#[test]
 fn an_unknown_type_is_a_warning_and_changes_nothing() {
     let bags = merge_all(&["cmd_line/router_isolated.json"], &isolated());
     for (name, type_name) in

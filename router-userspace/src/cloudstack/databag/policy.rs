@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::Databags;
 use super::pieces::Pieces;
+use super::vmdata::{self, VmDataBag};
 use crate::cloudstack::raw::Raw;
 use crate::cloudstack::wire::Family;
 use crate::cloudstack::wire::firewallrules::{FirewallChange, FirewallRule, FirewallRules};
@@ -26,11 +27,12 @@ pub(in crate::cloudstack) type Firewall = Pieces<FirewallRule>;
 /// Access lists by the names of their NICs.
 pub(in crate::cloudstack) type Acls = BTreeMap<String, Arc<NetworkAcl>>;
 
-/// A bag with rules.
+/// A bag that may be long.
 #[derive(Debug, PartialEq)]
 pub(super) enum PolicyBag {
     Firewall(Firewall),
     Acls(Acls),
+    Guests(VmDataBag),
 }
 
 impl Databags {
@@ -138,6 +140,7 @@ impl PolicyBag {
         match self {
             Self::Firewall(rules) => rules.is_empty(),
             Self::Acls(acls) => acls.is_empty(),
+            Self::Guests(guests) => guests.is_empty(),
         }
     }
 
@@ -146,6 +149,7 @@ impl PolicyBag {
         match self {
             Self::Firewall(rules) => write_firewall(name, rules, out),
             Self::Acls(acls) => write_acls(name, acls, out),
+            Self::Guests(guests) => vmdata::write(name, guests, out),
         }
     }
 }

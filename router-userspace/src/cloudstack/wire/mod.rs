@@ -18,6 +18,8 @@ pub mod remoteaccessvpn;
 pub mod site2sitevpn;
 pub mod staticnatrules;
 pub mod staticroutes;
+pub mod vmdata;
+pub mod vmpassword;
 pub mod vpnuserlist;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
