@@ -1,7 +1,7 @@
 //! The standard daemons that the router leaves work to, and how they are kept running.
 //!
 //! ```text
-//! desired state ──render──▶ Service ──Supervisor──▶ files checked and in place, process running
+//! Services ──render──▶ Service ──Supervisor──▶ files checked and in place, process running
 //! ```
 //!
 //! A [`Service`] says what a daemon needs: its files, how they are checked, how it is started. The
@@ -19,7 +19,8 @@ mod supervisor;
 
 use std::path::PathBuf;
 
-use crate::model::DesiredState;
+use crate::compile::{Compiled, Inventory};
+use crate::model::Services;
 use crate::root::Root;
 
 pub use supervisor::{ServiceState, Supervisor};
@@ -63,7 +64,18 @@ pub struct Call {
     pub arguments: Vec<String>,
 }
 
-/// The daemons of a desired state.
-pub fn render(desired: &DesiredState, root: &Root) -> Vec<Service> {
-    desired.ssh.iter().map(|ssh| ssh::render(ssh, root)).collect()
+/// Where daemons run.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The router's root.
+    pub root: &'a Root,
+    /// What the system holds: which ports are in force, by which NICs.
+    pub compiled: &'a Compiled,
+    /// The NICs.
+    pub inventory: &'a Inventory,
+}
+
+/// The daemons for what is to be served.
+pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
+    services.ssh.iter().map(|ssh| ssh::render(ssh, place.root)).collect()
 }

@@ -145,6 +145,8 @@ fn ssh_comes_back_when_it_is_killed_and_a_session_outlives_the_daemon() -> Resul
     })?;
     management.wait_for_ssh()?;
     management.call("get_template_version.sh", "")?.ok()?;
+    let alerts = management.call("getRouterAlerts.sh", "1970-01-01 00:00:00")?.ok()?.stdout;
+    ensure!(alerts.contains("[ALERT] [sshd] ") && alerts.contains("recovered"), "{alerts}");
     Ok(())
 }
 

@@ -6,7 +6,6 @@ mod nat;
 mod policy;
 mod ports;
 mod routes;
-mod ssh;
 
 use std::cmp::Ordering;
 use std::net::Ipv4Addr;
@@ -105,10 +104,9 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let routes = routes::routes(&reading, &ports, &mut notices)?;
     let nat = nat::nat(&reading, &ports, &mut notices);
     let mut placed = policy::policy(bags, &reading, &ports, &mut notices);
-    let ports: Vec<_> = ports.into_iter().map(|port| port.port).collect();
-    let ssh = ssh::ssh(&reading, &ports, &mut notices);
+    let ports = ports.into_iter().map(|port| port.port).collect();
     let policy = std::mem::take(&mut placed.policy);
-    Ok(Meaning { state: DesiredState { ports, routes, nat, policy, ssh }, notices, policy: placed })
+    Ok(Meaning { state: DesiredState { ports, routes, nat, policy }, notices, policy: placed })
 }
 
 /// The databags, typed.

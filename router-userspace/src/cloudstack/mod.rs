@@ -17,6 +17,7 @@ pub mod databag;
 pub mod desired;
 mod object;
 mod raw;
+mod services;
 mod unserved;
 pub mod wire;
 
@@ -24,4 +25,5 @@ pub use cmdline::from_boot_line;
 pub use command::{Command, Parsed};
 pub use databag::{Databags, Files};
 pub use desired::{Boot, boot, desired, metadata, notices, remarks};
+pub use services::services;
 pub use unserved::unserved;

@@ -18,7 +18,7 @@ use super::memory::Memory;
 use super::pace::Pace;
 use super::{Options, health, inbox, redundancy, unsolicited, views};
 use crate::cloudstack::wire::vmpassword::VmPassword;
-use crate::cloudstack::{Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
+use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
@@ -349,9 +349,15 @@ impl Control {
         Ok(())
     }
 
-    /// What guests are told follows what is known.
+    /// What guests and daemons are told follows what is known.
     fn serve(&mut self) {
         self.http.follow(&self.compiled.guest_networks, &metadata(&self.memory.bags));
+        if let Ok(desired) = self.memory.known() {
+            let (services, _) = cloudstack::services(&self.memory.bags, desired);
+            let Options { root, .. } = &self.options;
+            let place = services::Place { root, compiled: &self.compiled, inventory: &self.inventory };
+            self.supervisor.want(services::render(&services, place));
+        }
     }
 
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
@@ -502,7 +508,6 @@ impl Control {
                 info!("{change}");
             }
             if converged.changes.is_empty() {
-                self.supervisor.want(services::render(self.memory.known()?, &self.options.root));
                 return self.cut_denied();
             }
         }

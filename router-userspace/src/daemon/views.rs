@@ -10,7 +10,7 @@ use router_common::policy::{NO_LIST, RuleCount};
 use router_common::port::{Port, Role};
 
 use super::control::Control;
-use crate::cloudstack::{notices, remarks, unserved};
+use crate::cloudstack::{self, notices, remarks, unserved};
 use crate::compile::{KernelTarget, Nic};
 use crate::dataplane::{FlowRecord, Outcome};
 use crate::error::ConfigError;
@@ -88,6 +88,9 @@ fn problems(control: &Control) -> Vec<String> {
         Err(damage) => problems.push(format!(
             "{damage}: what is forwarded stays as it is, and messages about it are refused, until this is repaired"
         )),
+    }
+    if let Ok(desired) = control.memory.known() {
+        problems.extend(cloudstack::services(bags, desired).1.iter().map(ToString::to_string));
     }
     let told = bags.forwarding_damage();
     let others = bags.damage().filter(|damage| Some(*damage) != told);

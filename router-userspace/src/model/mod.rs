@@ -11,6 +11,7 @@ pub mod policy;
 pub mod port;
 pub mod redundancy;
 pub mod route;
+pub mod services;
 pub mod settings;
 pub mod ssh;
 
@@ -19,6 +20,7 @@ pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use policy::Policy;
 pub use port::{Mac, Port, PortSelector, SourceNat};
 pub use route::{Route, RouteTarget};
+pub use services::Services;
 pub use settings::{Settings, Timeouts};
 pub use ssh::Ssh;
 
@@ -33,6 +35,4 @@ pub struct DesiredState {
     pub nat: Nat,
     /// Which new flows may pass.
     pub policy: Policy,
-    /// How it is reached by those who tell it all this; nothing while it has no control NIC.
-    pub ssh: Option<Ssh>,
 }

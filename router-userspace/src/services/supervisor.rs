@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use super::process::Process;
 use super::{Call, Rendered, Service};
+use crate::alerts::{self, Severity};
 use crate::root::Root;
 
 /// How long to wait before a daemon that has ended is started again: first, and at most.
@@ -80,6 +81,7 @@ impl Supervisor {
             let (sender, receiver) = watch::channel(Some(service));
             let watcher = Watcher {
                 name,
+                root: self.root.clone(),
                 note: self.root.run().join(format!("{name}.process")),
                 wanted: receiver,
                 states: self.states.clone(),
@@ -109,6 +111,7 @@ impl Supervisor {
 /// One daemon's task.
 struct Watcher {
     name: &'static str,
+    root: Root,
     note: PathBuf,
     wanted: watch::Receiver<Option<Service>>,
     states: States,
@@ -154,6 +157,7 @@ impl Watcher {
                 pause = PAUSES.0;
             }
             warn!("{} has ended: {how}", self.name);
+            self.alert(Severity::Alert, &format!("The process {} has ended: {how}", self.name));
             let trouble = format!("it has ended: {how}");
             self.tell(|state| {
                 (state.pid, state.trouble) = (None, Some(trouble));
@@ -201,6 +205,9 @@ impl Watcher {
         }
         let process = Process::start(service, &self.note).map_err(|error| (None, error))?;
         info!("{} runs, process {}", self.name, process.pid());
+        if self.states().get(self.name).is_some_and(|state| state.restarts > 0) {
+            self.alert(Severity::Info, &format!("The process {} is recovered successfully", self.name));
+        }
         Ok(process)
     }
 
@@ -238,8 +245,19 @@ impl Watcher {
         self.tell(|state| *state = ServiceState { restarts: state.restarts, ..ServiceState::default() });
     }
 
+    /// For the management server.
+    fn alert(&self, severity: Severity, text: &str) {
+        if let Err(error) = alerts::append(&self.root, severity, self.name, text) {
+            warn!("nobody is alerted of {}: {error:#}", self.name);
+        }
+    }
+
+    fn states(&self) -> MutexGuard<'_, BTreeMap<&'static str, ServiceState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, what: impl FnOnce(&mut ServiceState)) {
-        what(self.states.lock().unwrap_or_else(PoisonError::into_inner).entry(self.name).or_default());
+        what(self.states().entry(self.name).or_default());
     }
 }
 

@@ -6,21 +6,21 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use ipnet::IpNet;
 
-use super::Reading;
+use crate::cloudstack::wire::cmdline::CmdLine;
 use crate::error::ConfigError;
 use crate::model::port::Role;
 use crate::model::{Port, Ssh};
 
 /// The server of SSH; a key that is none is a notice, since the operator's may do.
-pub fn ssh(reading: &Reading, ports: &[Port], notices: &mut Vec<ConfigError>) -> Option<Ssh> {
+pub fn ssh(boot: &CmdLine, ports: &[Port], notices: &mut Vec<ConfigError>) -> Option<Ssh> {
     let control = ports.iter().find(|port| port.role == Role::Control)?;
     let address = control.addresses.iter().find_map(|address| match address {
         IpNet::V4(address) => Some(address.addr()),
         IpNet::V6(_) => None,
     })?;
-    let key = reading.boot.authorized_key.as_ref().map(|text| decode(text));
+    let key = boot.authorized_key.as_ref().map(|text| decode(text));
     if let Some(None) = key {
-        let place = reading.boot.place.at("authorized_key");
+        let place = boot.place.at("authorized_key");
         notices.push(place.error("no public key of OpenSSH in base64, so CloudStack cannot log in"));
     }
     Some(Ssh { address, authorized_key: key.flatten() })

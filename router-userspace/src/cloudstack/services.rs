@@ -1,0 +1,27 @@
+//! What the databags mean for the daemons that work is left to.
+//!
+//! Each kind is read by itself, from its own databag and from what is forwarded: what is wrong with one keeps no
+//! other from being served.
+
+mod ssh;
+
+use super::databag::Databags;
+use super::object::Object;
+use super::wire::cmdline::CmdLine;
+use crate::error::ConfigError;
+use crate::json::Place;
+use crate::model::{DesiredState, Services};
+
+/// What the daemons should do, and what of the databags they cannot, with the places in these.
+pub fn services(bags: &Databags, desired: &DesiredState) -> (Services, Vec<ConfigError>) {
+    let mut notices = Vec::new();
+    let Some(boot) = boot(bags) else { return (Services::default(), notices) };
+    let ssh = ssh::ssh(&boot, &desired.ports, &mut notices);
+    (Services { ssh }, notices)
+}
+
+/// The boot line, if it is there and sound; if not, forwarding says so.
+fn boot(bags: &Databags) -> Option<CmdLine> {
+    let config = bags.cmdline.as_ref()?;
+    CmdLine::read(&Object::new(Place::document("cmdline.json").at("config"), config)).ok()
+}
