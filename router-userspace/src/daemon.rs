@@ -15,6 +15,7 @@ mod listen;
 mod notify;
 mod pace;
 mod unsolicited;
+mod usage;
 mod views;
 
 use std::fs::{self, File};
@@ -34,7 +35,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::compile::AttachMode;
 use crate::dataplane;
 use crate::reconcile::events::{Event, Events};
-use crate::reconcile::guard;
+use crate::reconcile::{guard, own_tcp};
 use crate::root::Root;
 use crate::rpc::{Answer, Guard, Request};
 
@@ -89,6 +90,7 @@ pub fn remove(root: &Root, guard: Guard) -> Result<()> {
         dataplane::Dataplane::open(&dataplane::Options { pin_dir, max_flows: 2, max_bindings: 2 })?
             .remove()?;
     }
+    own_tcp::remove()?;
     remove_guard(guard)
 }
 
@@ -268,7 +270,8 @@ impl Daemon {
             End::Signal(name) => info!("{name}: ending; what is in force stays in force"),
             End::Remove(guard, reply) => {
                 info!("xvr remove: taking the programs away");
-                let removed = self.control.remove().and_then(|()| remove_guard(guard));
+                let removed =
+                    self.control.remove().and_then(|()| own_tcp::remove()).and_then(|()| remove_guard(guard));
                 let refused = |error| Answer::Refused(format!("{error:#}"));
                 reply.send(removed.map_or_else(refused, |()| Answer::Removed)).await;
             }

@@ -2,6 +2,7 @@
 //! document per line, over a Unix socket below the root.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::show::{CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView};
+use crate::show::{CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView, UsageView};
 
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,13 @@ pub enum Request {
     Nat,
     /// The lists of rules in force, and what they have decided.
     Rules,
+    /// What has passed between the outside and the tiers.
+    Usage,
+    /// Set that to zero.
+    ZeroUsage {
+        /// Of the port that has this address; without one, of all.
+        address: Option<IpAddr>,
+    },
     /// Apply documents in order, up to the first that is refused.
     Apply {
         /// The documents.
@@ -103,6 +111,10 @@ pub enum Answer {
     Nat(NatView),
     /// To [`Request::Rules`].
     Rules(Vec<ListView>),
+    /// To [`Request::Usage`].
+    Usage(Box<UsageView>),
+    /// To [`Request::ZeroUsage`].
+    Zeroed,
     /// To [`Request::Plan`].
     Plan {
         /// A sentence per change, in order.

@@ -4,6 +4,7 @@
 //! them by exact form. One that this release does not have refuses: a script that pretends would make the
 //! management server believe in a router that it does not have.
 
+mod netusage;
 mod update_config;
 
 use std::ffi::OsString;
@@ -30,10 +31,10 @@ const SCRIPTS: &[(&str, Script)] = &[
     ("keystore-cert-import", missing),
     ("keystore-setup", missing),
     ("manage_service.sh", missing),
-    ("netusage.sh", missing),
+    ("netusage.sh", netusage::run),
     ("update_config.py", update_config::run),
     ("update_interface_config.sh", missing),
-    ("vpc_netusage.sh", missing),
+    ("vpc_netusage.sh", netusage::run_vpc),
     ("vr_cfg.sh", missing),
 ];
 

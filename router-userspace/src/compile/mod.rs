@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use ipnet::{IpNet, Ipv4Net};
-use router_common::port::{Port, PortKey};
+use router_common::port::{Port, PortKey, Role};
 
 use crate::model::{DesiredState, Mac, Settings};
 use nat::{NatEntry, NatKey};
@@ -40,6 +40,9 @@ pub fn compile(
     for port in &placed {
         compiled.names.insert(port.nic.ifindex, port.port.name.clone());
         compiled.links.insert(port.nic.ifindex, port.link());
+        if matches!(port.port.role, Role::Public | Role::PrivateGateway) {
+            compiled.own_tcp.insert(port.nic.ifindex, port.nic.mac);
+        }
     }
     compiled.tables.flags = settings::flags(settings);
     compiled.tables.ports_per_guest = settings.ports_per_guest.map_or(0, NonZeroU16::get);
@@ -185,6 +188,8 @@ pub struct Compiled {
     pub attachments: BTreeMap<u32, Attachment>,
     /// What the programs read.
     pub tables: TableSet,
+    /// NICs that lead outside, on which the router's own TCP is counted: MAC addresses by interface index.
+    pub own_tcp: BTreeMap<u32, Mac>,
     /// What was left out, and why.
     pub problems: Vec<Problem>,
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use super::pace::Pace;
-use super::{Options, inbox, unsolicited, views};
+use super::{Options, inbox, unsolicited, usage, views};
 use crate::cloudstack::{Command, Databags, Files, Parsed, desired, notices, remarks};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
@@ -151,6 +151,8 @@ impl Control {
             Request::Routes => views::routes(self).await.map(Answer::Routes),
             Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Rules => views::rules(self).map(Answer::Rules),
+            Request::Usage => usage::view(self).map(|view| Answer::Usage(Box::new(view))),
+            Request::ZeroUsage { address } => usage::zero(self, address).map(|()| Answer::Zeroed),
             Request::Apply { documents } => Ok(self.apply_all(&documents).await),
             Request::Plan { documents } => self.plan(&documents).await,
             Request::Reload => {
