@@ -619,5 +619,6 @@ fn who_finds_no_account_left_is_on_that_of_others() {
         let known = macs[..ACCOUNTS as usize - 1].iter().map(|mac| (Some(*mac), length));
         let expected: Vec<_> = std::iter::once((None, 2 * length)).chain(known).collect();
         assert_eq!(seen, expected);
+        assert!(router.dataplane().usage_is_full());
     });
 }

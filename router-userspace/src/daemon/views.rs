@@ -63,6 +63,11 @@ fn problems(control: &Control) -> Vec<String> {
     problems.extend(control.trouble.clone());
     let refused = |damage: &ConfigError| format!("{damage}: the settings in the file are not in force");
     problems.extend(control.settings_damage.as_ref().map(refused));
+    if control.reconciler.backend.programs.usage_is_full() {
+        problems.push(
+            "usage: all accounts are taken, what else passes is counted together and not billed".to_owned(),
+        );
+    }
     match &control.memory {
         Err(damage) => problems.push(format!("{damage}: commands are refused until this is repaired")),
         Ok(memory) => match notices(&memory.bags) {

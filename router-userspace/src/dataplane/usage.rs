@@ -86,6 +86,11 @@ impl Dataplane {
         Ok(records)
     }
 
+    /// Whether somebody has found no account left.
+    pub fn usage_is_full(&self) -> bool {
+        self.tables.usage.last.get(&0, 0).is_ok_and(|last| last >= u64::from(ACCOUNTS))
+    }
+
     /// Sets the counters of some accounts to zero.
     ///
     /// # Errors
