@@ -196,3 +196,22 @@ pub enum Direction {
     /// The other way.
     Reply = 1,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Ipv4;
+
+    #[test]
+    fn when_a_flow_was_opened_is_known_to_17_ms_even_when_the_clock_comes_round() {
+        let second = 1_000_000_000;
+        for opened in [0, 5 * second, (1 << 56) - second, (1 << 56) + second] {
+            let flow = FlowEntry {
+                opened: FlowEntry::<Ipv4>::opening_at(opened),
+                ..FlowEntry::blank(Ipv4::UNSPECIFIED)
+            };
+            let said = flow.opened_at(opened + 3 * second);
+            assert!(said <= opened && opened - said < 17_000_000, "{said} of {opened}");
+        }
+    }
+}
