@@ -41,7 +41,7 @@ abi! {
     pub struct Traffic[16] {
         /// Packets.
         pub packets: u64,
-        /// Bytes as received, Ethernet header included.
+        /// Bytes: of ports as received, Ethernet header included; of accounts ([`crate::usage`]) those of IP packets.
         pub bytes: u64,
     }
 }

@@ -88,8 +88,10 @@ abi! {
         pub last_seen: u64,
         /// When the way out was last looked up, nanoseconds of the monotonic clock.
         pub resolved: u64,
-        /// When the flow was opened, nanoseconds of the monotonic clock.
-        pub opened: u64,
+        /// When the flow was opened, see [`opened_at`](FlowEntry::opened_at).
+        pub opened: u32,
+        /// The counter that its packets are added to ([`crate::usage::counter`]).
+        pub account: u32,
         /// Packets forwarded in this direction.
         pub packets: u64,
         /// Bytes of IP packets forwarded in this direction.
@@ -141,6 +143,7 @@ impl<A: Copy> FlowEntry<A> {
             last_seen: 0,
             resolved: 0,
             opened: 0,
+            account: 0,
             packets: 0,
             bytes: 0,
             rewrite: Rewrite { src, dst, src_port, dst_port, address_delta: 0, port_delta: 0 },
@@ -166,7 +169,23 @@ impl<A> FlowEntry<A> {
     pub const BOUND: u8 = 4;
     /// A helper reads along: the protocol opens other connections.
     pub const HELPED: u8 = 8;
+
+    /// [`opened`](Self::opened) of one that is opened now: nanoseconds of the monotonic clock by 2^24, which comes
+    /// round after 2.3 years.
+    #[inline(always)]
+    pub const fn opening_at(now: u64) -> u32 {
+        (now >> OPENED_UNIT) as u32
+    }
+
+    /// When the flow was opened, to 17 ms, nanoseconds of the monotonic clock, which says `now`.
+    pub const fn opened_at(&self, now: u64) -> u64 {
+        let age = Self::opening_at(now).wrapping_sub(self.opened) as u64;
+        ((now >> OPENED_UNIT).saturating_sub(age)) << OPENED_UNIT
+    }
 }
+
+/// Bits that [`FlowEntry::opened`] leaves out.
+const OPENED_UNIT: u32 = 24;
 
 /// Which way a flow entry's packets go.
 #[repr(u8)]
@@ -176,4 +195,23 @@ pub enum Direction {
     Original = 0,
     /// The other way.
     Reply = 1,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Ipv4;
+
+    #[test]
+    fn when_a_flow_was_opened_is_known_to_17_ms_even_when_the_clock_comes_round() {
+        let second = 1_000_000_000;
+        for opened in [0, 5 * second, (1 << 56) - second, (1 << 56) + second] {
+            let flow = FlowEntry {
+                opened: FlowEntry::<Ipv4>::opening_at(opened),
+                ..FlowEntry::blank(Ipv4::UNSPECIFIED)
+            };
+            let said = flow.opened_at(opened + 3 * second);
+            assert!(said <= opened && opened - said < 17_000_000, "{said} of {opened}");
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub mod net;
 pub mod policy;
 pub mod port;
 pub mod unsolicited;
+pub mod usage;
 pub mod verdict;
 
 #[cfg(feature = "user")]
@@ -29,4 +30,4 @@ pub use aya::Pod;
 /// Version of everything in this crate. Pinned maps live in a folder named after it, so a
 /// program never meets a table of another layout. Raise it with every change of a layout or of
 /// a discriminant's meaning.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

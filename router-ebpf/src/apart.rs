@@ -27,7 +27,7 @@ use router_ebpf::fragment::{Marked, Piece};
 use router_ebpf::packet::Packet;
 use router_ebpf::passage::Decided;
 use router_ebpf::tables::Tables;
-use router_ebpf::{fragment, icmp, mss, nat, options, policy, ports, split, walk};
+use router_ebpf::{fragment, icmp, mss, nat, options, policy, ports, split, usage, walk};
 
 pub use help::xvr_tc_help4;
 
@@ -218,6 +218,29 @@ pub extern "C" fn xvr_search() -> u32 {
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
     u32::from(policy::search(&maps, &mut case))
+}
+
+#[inline(always)]
+fn enter<A: FamilyMaps>() -> u32 {
+    let (Some(arrival), Some(mut opening)) = (arrival::<A>(), opening::<A>()) else { return NO_ROOM };
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    opening.account = usage::of_opening(&maps, &*arrival, &*opening);
+    opening.account
+}
+
+/// Finds the account of the flow that is being opened, IPv4; the counter of its packets.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_enter4() -> u32 {
+    enter::<Ipv4>()
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_enter6() -> u32 {
+    enter::<Ipv6>()
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
 use router_common::net::{Be16, Ipv4};
 use router_common::policy::NO_LIST;
 use router_common::port::{Local, LocalKey, PortKey, Role};
+use router_common::usage;
 use router_common::verdict::{DropReason, PuntReason};
 
 use crate::family::{Family, Scope};
@@ -249,10 +250,12 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
         egress_role: egress.role,
         destination_translated: u8::from(destination.is_translated),
         helped,
+        account: 0,
     });
     if source.choice != PortChoice::Kept {
         tables.bind()?;
     }
+    tables.enter();
     record(tables)?;
     Ok(helper::decision(helped, arrival))
 }
@@ -437,6 +440,8 @@ pub struct Opening<A> {
     pub destination_translated: u8,
     /// [`FlowEntry::HELPED`] or 0.
     pub helped: u8,
+    /// The counter of its packets, once there is one ([`usage::counter`]).
+    pub account: u32,
 }
 
 /// Tries one source port after the other until one is free.
@@ -482,7 +487,8 @@ pub fn claim<A: Family, T: Flows<A>>(
         return Ok(Claim::Taken);
     }
     entry.last_seen = arrival.now;
-    entry.opened = arrival.now;
+    entry.opened = FlowEntry::<A>::opening_at(arrival.now);
+    entry.account = usage::reverse(opening.account);
     entry.packets = 0;
     entry.bytes = 0;
     (entry.tcp_flags, entry.tcp_ack) = (0, 0);
@@ -515,6 +521,7 @@ pub fn claim<A: Family, T: Flows<A>>(
         }
     }
     entry.rewrite = nat::compile(key, Ends { src, dst: *dst, src_port, dst_port: *dst_port });
+    entry.account = opening.account;
     entry.next_hop = *next_hop;
     entry.resolved = arrival.now;
     entry.ingress = arrival.ifindex;

@@ -34,4 +34,5 @@ pub mod tables;
 pub mod tcp_state;
 pub mod tftp;
 pub mod unsolicited;
+pub mod usage;
 pub mod walk;

@@ -33,6 +33,7 @@ use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::policy::{self as lists, Block, List, RuleCount};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::unsolicited::Syn;
+use router_common::usage::{self as accounts, AccountKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
@@ -139,6 +140,17 @@ static WHOLE: PerCpuArray<Whole> = PerCpuArray::with_max_entries(1, 0);
 static PAYLOAD: PerCpuArray<PayloadRoom> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(COUNTER_SLOTS, 0);
+/// Numbers of accounts. With memory of its own from the start: no attempt at a number fails for want of it.
+#[map]
+static ACCOUNTS: HashMap<AccountKey, u32> = HashMap::with_max_entries(accounts::ACCOUNTS, 0);
+/// The last number that was given out.
+#[map]
+static LAST_ACCOUNT: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static USAGE: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(accounts::COUNTERS, 0);
+/// What counters said when they were last set to zero: userspace's alone, since nobody but a CPU itself may write its own.
+#[map]
+static USAGE_ZERO: Array<Traffic> = Array::with_max_entries(accounts::COUNTERS, 0);
 /// What the slow path is called with, see [`apart`].
 #[map]
 static ARRIVAL4: PerCpuArray<Arrival<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
@@ -392,6 +404,34 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn account_of(&self, key: &AccountKey) -> u32 {
+        // SAFETY: entries are neither changed nor removed.
+        let known = || unsafe { ACCOUNTS.get(key) }.copied();
+        if let Some(number) = known() {
+            return number;
+        }
+        let Some(last) = LAST_ACCOUNT.get_ptr_mut(0) else { return 0 };
+        let number = pool::fetch_add(last, 1) + 1;
+        if number >= u64::from(accounts::ACCOUNTS) {
+            return 0;
+        }
+        // Another CPU may be faster: then its number counts, and this one is nobody's.
+        let _ = insert(&ACCOUNTS, key, &(number as u32), u64::from(BPF_NOEXIST));
+        known().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn charge(&self, counter: u32, bytes: usize) {
+        if let Some(traffic) = USAGE.get_ptr_mut(counter) {
+            // SAFETY: this CPU's own entry, and programs on it do not interrupt each other.
+            unsafe {
+                (*traffic).packets += 1;
+                (*traffic).bytes += bytes as u64;
+            }
+        }
+    }
+
+    #[inline(always)]
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize) {
         if let Some(row) = COUNTERS.get_ptr_mut(slot) {
             // SAFETY: this CPU's own entry, and programs on it do not interrupt each other; the index is within
@@ -531,6 +571,8 @@ pub trait FamilyMaps: Family {
     fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
     /// Its binding, see [`apart`]: 0, or the outcome of the reason to drop the packet.
     fn bind() -> u32;
+    /// Its account, see [`apart`].
+    fn enter();
     /// One more attempt to open it, see [`apart`].
     fn claim(attempt: u32) -> u32;
     /// Datagrams that come in fragments.
@@ -615,6 +657,11 @@ impl FamilyMaps for Ipv4 {
     }
 
     #[inline(always)]
+    fn enter() {
+        apart::xvr_enter4();
+    }
+
+    #[inline(always)]
     fn claim(attempt: u32) -> u32 {
         apart::xvr_claim4(attempt)
     }
@@ -693,6 +740,11 @@ impl FamilyMaps for Ipv6 {
     #[inline(always)]
     fn bind() -> u32 {
         0
+    }
+
+    #[inline(always)]
+    fn enter() {
+        apart::xvr_enter6();
     }
 
     #[inline(always)]
@@ -801,12 +853,21 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     #[inline(always)]
     fn begin(&self, opening: &Opening<A>) {
         let Some(mut room) = own(A::openings()) else { return };
-        let Opening { next_hop, source, dst, dst_port, pinned, egress_role, destination_translated, helped } =
-            *opening;
+        let Opening {
+            next_hop,
+            source,
+            dst,
+            dst_port,
+            pinned,
+            egress_role,
+            destination_translated,
+            helped,
+            account,
+        } = *opening;
         (room.next_hop, room.source) = (next_hop, source);
         (room.dst, room.dst_port, room.pinned) = (dst, dst_port, pinned);
         (room.egress_role, room.destination_translated) = (egress_role, destination_translated);
-        room.helped = helped;
+        (room.helped, room.account) = (helped, account);
     }
 
     #[inline(always)]
@@ -820,6 +881,11 @@ impl<A: FamilyMaps> Flows<A> for Maps {
             Some(reason) => Err(reason),
             None => Ok(()),
         }
+    }
+
+    #[inline(always)]
+    fn enter(&self) {
+        A::enter();
     }
 
     #[inline(always)]
@@ -847,7 +913,7 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     fn account(&self, flow: &InPlace<A>, activity: Activity) {
         let flow = flow.0.as_ptr();
         // SAFETY: from a lookup of this run. Not atomic: two CPUs with packets of one flow at
-        // the same moment may count one of them; usage is counted per port, exactly.
+        // the same moment may count one of them; ports and accounts count exactly.
         unsafe {
             if activity.refreshes {
                 (*flow).last_seen = activity.now;

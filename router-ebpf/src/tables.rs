@@ -14,6 +14,7 @@ use router_common::nat::{
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::usage::AccountKey;
 use router_common::verdict::DropReason;
 
 use crate::conntrack::{Arrival, Claim, Decision, Opening};
@@ -110,6 +111,10 @@ pub trait Tables: Sized {
     fn can_be_cut<P: Packet>(&self, packet: &P, ingress: u32, egress: u32) -> bool {
         split::can_be_cut(packet, self, ingress, egress).is_some()
     }
+    /// The number of an account, which gets one now if it has none; 0 where none is left. Atomic.
+    fn account_of(&self, key: &AccountKey) -> u32;
+    /// Adds a forwarded packet to a counter of an account ([`router_common::usage::counter`]); bytes of the IP packet.
+    fn charge(&self, counter: u32, bytes: usize);
     /// Counts a frame: `outcome` as in [`router_common::verdict`].
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize);
 }
@@ -194,7 +199,7 @@ pub trait Flows<A: Family>: Tables + Sized {
     /// [`nat::destination`](crate::nat::destination) of the packet that arrived last; the programs make it a function of its own.
     fn destination(&self, arrival: &Arrival<A>) -> Destination<A>;
     /// Keeps what is decided about the flow of the packet that arrived last, for
-    /// [`bind`](Self::bind) and [`claim`](Self::claim).
+    /// [`bind`](Self::bind), [`enter`](Self::enter) and [`claim`](Self::claim).
     fn begin(&self, opening: &Opening<A>);
     /// [`nat::bind`](crate::nat::bind) for that packet and that decision; the programs make it a
     /// function of its own.
@@ -202,6 +207,9 @@ pub trait Flows<A: Family>: Tables + Sized {
     /// # Errors
     /// Why the packet is refused.
     fn bind(&self) -> Result<(), DropReason>;
+    /// [`usage::of_opening`](crate::usage::of_opening) for that packet and that decision, kept with it; the programs
+    /// make it a function of its own.
+    fn enter(&self);
     /// [`conntrack::claim`](crate::conntrack::claim) for that packet and that decision; the
     /// programs make it a function of its own.
     ///

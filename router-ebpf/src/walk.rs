@@ -258,6 +258,7 @@ where
         tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags, refreshes, tcp_ack });
     }
     let neighbour = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
+    tables.charge(flow.account, parsed.length);
     let ifindex = flow.next_hop.ifindex;
     // What may not be cut, and what cannot be, was refused above.
     if packet.hook() == Hook::Tc

@@ -131,6 +131,8 @@ enum What {
     Nat,
     /// Firewall rules and network ACLs in force, and what each has decided
     Rules,
+    /// What has passed between the outside and the tiers, by public address
+    Usage,
     /// How the daemon is
     Status,
 }
@@ -213,6 +215,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         What::Routes => Request::Routes,
         What::Nat => Request::Nat,
         What::Rules => Request::Rules,
+        What::Usage => Request::Usage,
         What::Status => Request::Status,
     };
     match ask(root, &request, patience)? {
@@ -222,6 +225,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         Answer::Routes(routes) => print(&routes, json, |routes| show::routes(routes)),
         Answer::Nat(nat) => print(&nat, json, |nat| nat.text()),
         Answer::Rules(lists) => print(&lists, json, |lists| show::rules(lists)),
+        Answer::Usage(usage) => print(&usage, json, |usage| usage.text()),
         Answer::Status(status) => print(&status, json, |status| status.text()),
         _ => confused(),
     }
@@ -329,6 +333,7 @@ mod tests {
             "xvr show ports --json",
             "xvr show drops",
             "xvr show nat --json",
+            "xvr show usage --json",
             "xvr remove --all",
         ] {
             assert!(parse(line).is_ok(), "{line}");

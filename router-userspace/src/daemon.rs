@@ -20,6 +20,7 @@ mod notify;
 mod pace;
 mod redundancy;
 mod unsolicited;
+mod usage;
 mod views;
 
 use std::fs::{self, File};
@@ -38,7 +39,7 @@ use tracing::{error, info};
 use crate::compile::AttachMode;
 use crate::dataplane;
 use crate::reconcile::events::{Event, Events};
-use crate::reconcile::guard;
+use crate::reconcile::{guard, own_tcp};
 use crate::root::Root;
 use crate::rpc::{Answer, Guard, Request};
 
@@ -94,6 +95,7 @@ pub fn remove(root: &Root, guard: Guard) -> Result<()> {
         dataplane::Dataplane::open(&dataplane::Options { pin_dir, max_flows: 2, max_bindings: 2 })?
             .remove()?;
     }
+    own_tcp::remove()?;
     remove_guard(guard)
 }
 
@@ -284,7 +286,8 @@ impl Daemon {
             End::Signal(name) => info!("{name}: ending; what is in force stays in force"),
             End::Remove(guard, reply) => {
                 info!("xvr remove: taking the programs away");
-                let removed = self.control.remove().await.and_then(|()| remove_guard(guard));
+                let removed = self.control.remove().await;
+                let removed = removed.and_then(|()| own_tcp::remove()).and_then(|()| remove_guard(guard));
                 let refused = |error| Answer::Refused(format!("{error:#}"));
                 reply.send(removed.map_or_else(refused, |()| Answer::Removed)).await;
             }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::HealthView;
 use crate::model::redundancy::RouterRole;
-use crate::show::{CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView};
+use crate::show::{CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView, UsageView};
 
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,13 @@ pub enum Request {
     Nat,
     /// The lists of rules in force, and what they have decided.
     Rules,
+    /// What has passed between the outside and the tiers.
+    Usage,
+    /// Set that to zero.
+    ZeroUsage {
+        /// Of the port that has this address; without one, of all.
+        address: Option<IpAddr>,
+    },
     /// Apply documents in order, up to the first that is refused.
     Apply {
         /// The documents.
@@ -142,6 +150,10 @@ pub enum Answer {
     Mtu(Option<String>),
     /// To [`Request::Converge`].
     Converged,
+    /// To [`Request::Usage`].
+    Usage(Box<UsageView>),
+    /// To [`Request::ZeroUsage`].
+    Zeroed,
     /// To [`Request::Plan`].
     Plan {
         /// A sentence per change, in order.

@@ -1,8 +1,7 @@
 //! CloudStack's scripts: the names under which the management server calls the binary.
 //!
 //! Each has its exit status and its output from CloudStack's own router, since the management server reads
-//! them by exact form. One that this release does not have refuses: a script that pretends would make the
-//! management server believe in a router that it does not have.
+//! them by exact form.
 
 mod alerts;
 mod checkrouter;
@@ -15,6 +14,7 @@ mod get_template_version;
 mod haproxy_stats;
 mod interface;
 mod monitor_results;
+mod netusage;
 mod patch;
 mod service;
 pub mod ssh;
@@ -47,10 +47,10 @@ const SCRIPTS: &[(&str, Script)] = &[
     ("keystore-cert-import", service::keystore),
     ("keystore-setup", service::keystore),
     ("manage_service.sh", service::manage),
-    ("netusage.sh", missing),
+    ("netusage.sh", netusage::run),
     ("update_config.py", update_config::run),
     ("update_interface_config.sh", interface::run),
-    ("vpc_netusage.sh", missing),
+    ("vpc_netusage.sh", netusage::run_vpc),
     ("vr_cfg.sh", vr_cfg::run),
 ];
 
@@ -77,11 +77,6 @@ fn words(arguments: &[OsString]) -> Vec<String> {
 /// Says on standard error what is wrong; the exit status for that.
 fn failed(name: &str, message: impl std::fmt::Display) -> u8 {
     eprintln!("{name}: {message}");
-    1
-}
-
-fn missing(_: &[OsString]) -> u8 {
-    eprintln!("not supported by this release");
     1
 }
 

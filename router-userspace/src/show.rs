@@ -2,6 +2,7 @@
 //! people. An empty list says so in a sentence.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -281,6 +282,83 @@ pub struct RestView {
     pub action: String,
     /// As of a rule.
     pub count: Count,
+}
+
+/// `xvr show usage`: bytes are those of IP packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageView {
+    /// Ports that lead outside, as CloudStack's scripts count for them.
+    pub ports: Vec<PortUsageView>,
+    /// What has passed, by the two ports and the public address.
+    pub accounts: Vec<AccountView>,
+}
+
+/// What has passed by a port that leads outside, over IPv4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortUsageView {
+    /// Its name.
+    pub port: String,
+    /// `public` or `private-gateway`.
+    pub role: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The scripts tell of it: not in a routed network, whose traffic CloudStack does not count.
+    pub told: bool,
+    /// From guests.
+    pub sent: Count,
+    /// To guests.
+    pub received: Count,
+    /// TCP of the router itself.
+    pub own_tcp_sent: Count,
+    /// TCP to the router itself.
+    pub own_tcp_received: Count,
+}
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// The port that is further outside; `-` of all those that found no other account left.
+    pub outside: String,
+    /// The address that the inside has there; nothing where it is not translated.
+    pub address: Option<IpAddr>,
+    /// `ipv4` or `ipv6`; `any` of those that found no other account left.
+    pub family: String,
+    /// The port inside.
+    pub inside: String,
+    /// From the inside to the outside.
+    pub sent: Count,
+    /// The other way.
+    pub received: Count,
+}
+
+impl UsageView {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut accounts = Table::new(&["OUTSIDE", "AS", "FAMILY", "INSIDE", "SENT", "RECEIVED"]);
+        for account in &self.accounts {
+            accounts.row([
+                account.outside.clone(),
+                account.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
+                account.family.clone(),
+                account.inside.clone(),
+                bytes(account.sent.bytes),
+                bytes(account.received.bytes),
+            ]);
+        }
+        let mut ports = Table::new(&["PORT", "ROLE", "GUESTS SENT", "RECEIVED", "OWN TCP SENT", "RECEIVED"]);
+        for port in &self.ports {
+            ports.row([
+                port.port.clone(),
+                port.role.clone(),
+                bytes(port.sent.bytes),
+                bytes(port.received.bytes),
+                bytes(port.own_tcp_sent.bytes),
+                bytes(port.own_tcp_received.bytes),
+            ]);
+        }
+        let accounts = accounts.text_or("Nothing has passed.\n");
+        format!("{accounts}\n{}", ports.text_or("No port leads outside.\n"))
+    }
 }
 
 impl NatView {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
-use router_common::account::Hook;
+use router_common::account::{Hook, Traffic};
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, NextHop};
 use router_common::net::{Address, Ipv4, Ipv6, MacPair};
@@ -180,6 +180,12 @@ impl Subject for HostRouter {
             account.add(hook, outcome, packets);
         }
         if self.is_behind_xdp { account.in_the_end() } else { Ok(account) }
+    }
+
+    fn usage(&mut self) -> Result<Traffic, String> {
+        let usage = self.world.usage.borrow();
+        let sum = |of: fn(&(u64, u64)) -> u64| usage.values().map(of).sum();
+        Ok(Traffic { packets: sum(|(packets, _)| *packets), bytes: sum(|(_, bytes)| *bytes) })
     }
 
     /// Its clock stands still.

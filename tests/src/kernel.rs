@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
-use router_common::account::Hook;
+use router_common::account::{Hook, Traffic};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{Expected, ExternalKey};
@@ -423,11 +423,21 @@ impl Subject for KernelRouter {
         std::thread::sleep(Duration::from_millis(20));
         self.forget_flows().expect("flows can be removed");
         self.before = self.total();
+        self.dataplane.zero_usage(|_| true).expect("accounts can begin anew");
     }
 
     fn account(&mut self) -> Result<Account, String> {
         let account = self.total().since(&self.before);
         if self.is_behind_xdp { account.in_the_end() } else { Ok(account) }
+    }
+
+    fn usage(&mut self) -> Result<Traffic, String> {
+        let usage = self.dataplane.usage().map_err(|error| format!("{error:#}"))?;
+        let both = usage.iter().flat_map(|record| [record.sent, record.received]);
+        Ok(both.fold(Traffic { packets: 0, bytes: 0 }, |sum, more| Traffic {
+            packets: sum.packets + more.packets,
+            bytes: sum.bytes + more.bytes,
+        }))
     }
 
     fn patience(&self) -> Duration {

@@ -19,6 +19,7 @@ use router_common::nat::{
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List};
 use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::usage::{ACCOUNTS, AccountKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
@@ -32,6 +33,7 @@ use router_ebpf::passage::Question;
 use router_ebpf::policy::{self, Case};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
+use router_ebpf::usage;
 use router_userspace::classifier::{Classifier, Memory, OwnMemory};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::model::policy::AccessList;
@@ -83,6 +85,10 @@ pub struct World {
     pub ports: RefCell<HashMap<PortKey, Port>>,
     /// Counters: slot, hook, outcome → packets.
     pub counters: RefCell<HashMap<(u32, Hook, u32), u64>>,
+    /// Numbers of accounts.
+    pub accounts: RefCell<HashMap<AccountKey, u32>>,
+    /// What was charged to them: packets and bytes by counter.
+    pub usage: RefCell<HashMap<u32, (u64, u64)>>,
     /// How many flow entries fit per family.
     pub capacity: Cell<usize>,
     /// State of the random numbers.
@@ -133,6 +139,8 @@ impl Default for World {
             }),
             ports: RefCell::default(),
             counters: RefCell::default(),
+            accounts: RefCell::default(),
+            usage: RefCell::default(),
             capacity: Cell::new(1 << 20),
             seed: Cell::new(0x9e37_79b9_7f4a_7c15),
             nat: RefCell::default(),
@@ -398,6 +406,21 @@ impl Tables for World {
         self.ports.borrow().get(key).copied().map(FoundPort)
     }
 
+    fn account_of(&self, key: &AccountKey) -> u32 {
+        let mut accounts = self.accounts.borrow_mut();
+        let next = accounts.len() as u32 + 1;
+        if next >= ACCOUNTS {
+            return accounts.get(key).copied().unwrap_or(0);
+        }
+        *accounts.entry(*key).or_insert(next)
+    }
+
+    fn charge(&self, counter: u32, bytes: usize) {
+        let mut usage = self.usage.borrow_mut();
+        let (packets, sum) = usage.entry(counter).or_default();
+        (*packets, *sum) = (*packets + 1, *sum + bytes as u64);
+    }
+
     fn count(&self, slot: u32, hook: Hook, outcome: u32, _bytes: usize) {
         *self.counters.borrow_mut().entry((slot, hook, outcome)).or_default() += 1;
     }
@@ -530,6 +553,13 @@ impl<A: WorldFamily> Flows<A> for World {
 
     fn begin(&self, opening: &Opening<A>) {
         A::tables(self).opening.replace(Some(*opening));
+    }
+
+    fn enter(&self) {
+        let arrival = A::tables(self).arrival.borrow().expect("a packet has arrived");
+        let mut opening = A::tables(self).opening.borrow().expect("something is decided about it");
+        opening.account = usage::of_opening(self, &arrival, &opening);
+        self.begin(&opening);
     }
 
     fn claim(&self, attempt: u32) -> Result<Claim, DropReason> {

@@ -543,3 +543,82 @@ fn note_syns(hook: Hook) {
     assert_eq!(router.send(Nic::Tier1, &own).outcome, FORWARDED);
     assert_eq!(take(&mut router, Duration::ZERO, 100), []);
 }
+
+/// What has been sent on each account, in bytes of IP packets, with the MAC address of its inside.
+fn sent(router: &mut KernelRouter) -> Vec<(Option<[u8; 6]>, u64)> {
+    let usage = router.dataplane().usage().expect("accounts can be read");
+    usage.into_iter().map(|record| (record.key.map(|key| key.inside), record.sent.bytes)).collect()
+}
+
+#[test]
+fn accounts_outlive_flows_and_whoever_loads_the_programs_and_only_grow() {
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    let ways: [fn() -> anyhow::Result<KernelRouter>; 3] =
+        [|| KernelRouter::new(Hook::Xdp), || KernelRouter::new(Hook::Tc), KernelRouter::both_hooks];
+    for router in ways {
+        in_new_namespace(move || {
+            let mut router = router().expect("the programs load");
+            let frame = datagram("10.1.1.50", 5000, "192.0.2.9").bytes();
+            let length = frame.len() as u64 - 14;
+            let send = |router: &mut KernelRouter| {
+                assert_eq!(router.send(Nic::Tier1, &frame).outcome, FORWARDED);
+            };
+            let of_tier1 = |bytes| vec![(Some(Nic::Tier1.mac()), bytes)];
+            send(&mut router);
+            send(&mut router);
+            assert_eq!(sent(&mut router), of_tier1(2 * length));
+            router.forget_flows().expect("flows can be removed");
+            assert_eq!(sent(&mut router), of_tier1(2 * length), "flows have ended");
+            send(&mut router);
+            // As the next daemon does it.
+            let _second = router.second().expect("the programs load again");
+            send(&mut router);
+            assert_eq!(sent(&mut router), of_tier1(4 * length));
+            router.dataplane().zero_usage(|_| true).expect("accounts begin anew");
+            assert_eq!(sent(&mut router), of_tier1(0));
+            send(&mut router);
+            assert_eq!(sent(&mut router), of_tier1(length));
+        });
+    }
+}
+
+#[test]
+fn who_finds_no_account_left_is_on_that_of_others() {
+    use router_common::port::Port;
+    use router_common::usage::ACCOUNTS;
+    if !needs::are_met(&["ip"]) {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut router = KernelRouter::new(Hook::Tc).expect("the programs load");
+        let (key, port) = router.port(Nic::Tier1);
+        let mut length = 0;
+        let mut from = |router: &mut KernelRouter, number: u32| {
+            let [_, _, a, b] = number.to_be_bytes();
+            let mac = [2, 0, 0, 9, a, b];
+            router.dataplane().tables().set_port(key, &Port { mac, ..port }).expect("a port");
+            let macs = (mac, host_mac(Nic::Tier1));
+            let payload = Payload::Udp { src: 1024 + number as u16, dst: 53 };
+            let frame = Frame::new(macs, "10.1.1.50", "192.0.2.9", payload).bytes();
+            length = frame.len() as u64 - 14;
+            router.push(Nic::Tier1, &frame).expect("the program runs");
+            mac
+        };
+        // Number 0 is others', and more flows than accounts do not fit.
+        let mut macs = vec![];
+        for number in 1..ACCOUNTS + 2 {
+            macs.push(from(&mut router, number));
+            if number % 1000 == 0 {
+                router.forget_flows().expect("flows can be removed");
+            }
+        }
+        let mut seen = sent(&mut router);
+        seen.sort_unstable();
+        let known = macs[..ACCOUNTS as usize - 1].iter().map(|mac| (Some(*mac), length));
+        let expected: Vec<_> = std::iter::once((None, 2 * length)).chain(known).collect();
+        assert_eq!(seen, expected);
+        assert!(router.dataplane().usage_is_full());
+    });
+}

@@ -62,7 +62,7 @@ fn show_ports_says_tc_and_why_where_auto_chose_it() -> Result<()> {
 #[test]
 fn every_word_of_show_works_with_and_without_json() -> Result<()> {
     router_or_skip!(lab, router, "auto");
-    for what in ["ports", "flows", "drops", "routes", "status"] {
+    for what in ["ports", "flows", "drops", "routes", "nat", "rules", "usage", "status"] {
         router.show(what)?;
         assert!(!router.xvr(&["show", what])?.ok()?.stdout.is_empty(), "{what}");
     }

@@ -58,6 +58,9 @@ fn apply(system: &mut Observed, change: Change) {
     match change {
         Change::Guard => system.guarded = true,
         Change::Sysctl { path, to, .. } => drop(system.sysctls.insert(path, to)),
+        Change::CountOwnTcp(nics) => {
+            system.own_tcp = nics.into_iter().map(|(nic, mac)| (nic.ifindex, mac)).collect();
+        }
         Change::Mtu(nic, mtu) => links.get_mut(&nic.ifindex).unwrap().mtu = mtu.into(),
         Change::Up(nic) => links.get_mut(&nic.ifindex).unwrap().up = true,
         Change::AddAddress(nic, address) => links.get_mut(&nic.ifindex).unwrap().addresses.push(address),

@@ -4,12 +4,13 @@ use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::nat::pool_index;
 use router_common::port::Port;
+use router_common::usage::{Course, counter};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{Route, Tables};
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
-use router_tests::scenario::{Nic, Router, host_mac, scenarios};
+use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 
 #[test]
@@ -443,4 +444,54 @@ fn guests_keep_their_source_towards_chosen_destinations_static_nat_or_not() {
             assert_eq!(outcome, DropReason::NotPermitted.outcome());
         }
     }
+}
+
+#[test]
+fn what_passes_is_on_the_account_of_its_ports_and_its_public_address_whoever_began() {
+    let mut router = HostRouter::new(Hook::Tc);
+    let mut pass = |nic: Nic, (src, dst): (&str, &str), (from, to): (u16, u16)| {
+        let macs = (nic.mac(), host_mac(nic));
+        let frame = Frame::new(macs, src, dst, Payload::Udp { src: from, dst: to }).bytes();
+        let sent = router.send(nic, &frame);
+        assert_eq!(sent.outcome, FORWARDED, "{src} to {dst}");
+        frame.len() as u64 - 14
+    };
+    let public = |last: u8| std::net::Ipv4Addr::new(203, 0, 113, last);
+    let nobody = std::net::Ipv4Addr::UNSPECIFIED;
+    // By source NAT, and the answer.
+    let masked = pass(Nic::Tier1, ("10.1.1.50", "192.0.2.9"), (5000, 53));
+    let answer = pass(Nic::Public, ("192.0.2.9", PUBLIC), (53, 5000));
+    // Out and in by static NAT, from both sides; the second packet of a flow as the first.
+    let own = pass(Nic::Tier1, ("10.1.1.60", "192.0.2.9"), (5001, 53));
+    let called = pass(Nic::Public, ("192.0.2.10", "203.0.113.20"), (5002, 53))
+        + pass(Nic::Public, ("192.0.2.10", "203.0.113.20"), (5002, 53));
+    let forwarded = pass(Nic::Public, ("192.0.2.10", "203.0.113.21"), (5003, 30_003));
+    let replied = pass(Nic::Tier2, ("10.1.2.50", "192.0.2.10"), (40_003, 5003));
+    let routed = pass(Nic::Tier1, ("fd00:1::50", "2001:db8:100::77"), (5004, 53));
+    // From tier to tier and back, begun from both.
+    let there = pass(Nic::Tier1, ("10.1.1.50", "10.1.2.50"), (5005, 53))
+        + pass(Nic::Tier1, ("10.1.1.50", "10.1.2.50"), (53, 5006));
+    let back = pass(Nic::Tier2, ("10.1.2.50", "10.1.1.50"), (5007, 53));
+    let accounts = router.world.accounts.borrow();
+    let mut seen: Vec<_> = accounts
+        .iter()
+        .map(|(key, number)| {
+            let usage = router.world.usage.borrow();
+            let bytes = |course| usage.get(&counter(*number, course)).map_or(0, |(_, bytes)| *bytes);
+            let nic = |mac| Nic::ALL.into_iter().find(|nic| nic.mac() == mac).expect("a NIC");
+            let way = (nic(key.outside) as u8, nic(key.inside) as u8);
+            let address = std::net::Ipv4Addr::from(key.address);
+            (way, key.version, address, bytes(Course::Sent), bytes(Course::Received))
+        })
+        .collect();
+    seen.sort_unstable();
+    let (tier1, tier2, outside) = (Nic::Tier1 as u8, Nic::Tier2 as u8, Nic::Public as u8);
+    let expected = [
+        ((tier2, tier1), 4, nobody, there, back),
+        ((outside, tier1), 4, public(10), masked, answer),
+        ((outside, tier1), 4, public(20), own, called),
+        ((outside, tier1), 6, nobody, routed, 0),
+        ((outside, tier2), 4, public(21), replied, forwarded),
+    ];
+    assert_eq!(seen, expected);
 }

@@ -19,9 +19,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use ipnet::{IpNet, Ipv4Net};
-use router_common::port::{Port, PortKey};
+use router_common::port::{Port, PortKey, Role};
 
-use crate::model::port::Role;
 use crate::model::{DesiredState, Mac, Settings};
 use nat::{NatEntry, NatKey};
 use policy::ListEntry;
@@ -44,6 +43,9 @@ pub fn compile(
         if port.port.role == Role::Guest {
             let networks = port.port.addresses.iter().filter_map(ipv4);
             compiled.guest_networks.insert(port.nic.ifindex, networks.collect());
+        }
+        if matches!(port.port.role, Role::Public | Role::PrivateGateway) {
+            compiled.own_tcp.insert(port.nic.ifindex, port.nic.mac);
         }
     }
     compiled.tables.flags = settings::flags(settings);
@@ -200,6 +202,8 @@ pub struct Compiled {
     /// Where guests are served: the router's IPv4 addresses on guest ports, by interface index. Host bits are
     /// kept.
     pub guest_networks: BTreeMap<u32, Vec<Ipv4Net>>,
+    /// NICs that lead outside, on which the router's own TCP is counted: MAC addresses by interface index.
+    pub own_tcp: BTreeMap<u32, Mac>,
     /// What was left out, and why.
     pub problems: Vec<Problem>,
 }

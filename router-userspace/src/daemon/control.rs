@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::boot::{self, BootLine};
 use super::memory::Memory;
 use super::pace::Pace;
-use super::{Options, health, inbox, redundancy, unsolicited, views};
+use super::{Options, health, inbox, redundancy, unsolicited, usage, views};
 use crate::cloudstack::wire::vmpassword::VmPassword;
 use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
@@ -161,6 +161,8 @@ impl Control {
             Request::Health => health::view(self).map(|view| Answer::Health(Box::new(view))),
             Request::SetMtu { address, mtu } => self.set_mtu(address, mtu).await.map(Answer::Mtu),
             Request::Converge => self.look_now().await.map(|()| Answer::Converged),
+            Request::Usage => usage::view(self).map(|view| Answer::Usage(Box::new(view))),
+            Request::ZeroUsage { address } => usage::zero(self, address).map(|()| Answer::Zeroed),
             Request::Apply { documents } => Ok(self.apply_all(&documents).await),
             Request::Plan { documents } => self.plan(&documents).await,
             Request::Reload => {

@@ -82,6 +82,11 @@ fn problems(control: &Control) -> Vec<String> {
     for (name, state) in control.supervisor.states() {
         problems.extend(state.trouble.map(|trouble| format!("{name}: {trouble}")));
     }
+    if control.reconciler.backend.programs.usage_is_full() {
+        problems.push(
+            "usage: all accounts are taken, what else passes is counted together and not billed".to_owned(),
+        );
+    }
     let bags = &control.memory.bags;
     match notices(bags) {
         Ok(notices) => problems.extend(notices.iter().map(ToString::to_string)),
@@ -317,24 +322,24 @@ pub fn rules(control: &mut Control) -> Result<Vec<ListView>> {
     Ok(of_lists.into_iter().filter_map(view).collect())
 }
 
-struct Names<'a> {
+pub(super) struct Names<'a> {
     /// CloudStack's name, else the kernel's.
-    name: String,
+    pub name: String,
     nic: Option<&'a Nic>,
 }
 
-fn names(control: &Control, ifindex: u32) -> Names<'_> {
+pub(super) fn names(control: &Control, ifindex: u32) -> Names<'_> {
     let nic = control.inventory.nics.iter().find(|nic| nic.ifindex == ifindex);
     let kernel = || nic.map_or_else(|| format!("interface {ifindex}"), |nic| nic.name.clone());
     Names { name: control.compiled.names.get(&ifindex).cloned().unwrap_or_else(kernel), nic }
 }
 
 /// `eth2` before `eth10`.
-fn natural(name: &str) -> (usize, &str) {
+pub(super) fn natural(name: &str) -> (usize, &str) {
     (name.len(), name)
 }
 
-fn role(number: u8) -> &'static str {
+pub(super) fn role(number: u8) -> &'static str {
     Role::ALL.iter().find(|role| **role as u8 == number).map_or("unknown", |role| role.label())
 }
 
@@ -348,7 +353,7 @@ fn protocol(number: u8) -> String {
     }
 }
 
-fn count(traffic: Traffic) -> Count {
+pub(super) fn count(traffic: Traffic) -> Count {
     Count { packets: traffic.packets, bytes: traffic.bytes }
 }
 

@@ -161,7 +161,8 @@ fn was_expected(
     let FlowKey { dst: external, dst_port: port, router, protocol, .. } = *key;
     let to = &original.rewrite;
     expected.get(&ExternalKey { external, port, router, protocol, pad: [0; 3] }, 0).is_ok_and(|whom| {
-        (whom.peer, whom.guest, whom.port) == (key.src, to.dst, to.dst_port) && original.opened < whom.until
+        (whom.peer, whom.guest, whom.port) == (key.src, to.dst, to.dst_port)
+            && original.opened_at(monotonic_now()) < whom.until
     })
 }
 
@@ -212,7 +213,7 @@ where
 fn close<A: Copy>(
     flows: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
     key: &FlowKey<A>,
-    opened: u64,
+    opened: u32,
 ) -> Result<bool>
 where
     FlowKey<A>: Pod,

@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use ipnet::Ipv4Net;
-use router_common::account::CounterRow as CounterEntry;
+use router_common::account::{CounterRow as CounterEntry, Traffic};
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
@@ -21,9 +21,11 @@ use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List, RuleCount};
 use router_common::port::{Local, LocalKey, Port, PortKey};
 use router_common::unsolicited::Syn;
+use router_common::usage::AccountKey;
 
 use super::policy::PolicyTables;
 use super::pools::Pools;
+use super::usage::UsageTables;
 use crate::compile::TableSet;
 use crate::compile::nat::{NatEntry, NatKey};
 
@@ -36,6 +38,10 @@ pub(super) const NAMES: &[&str] = &[
     "FLOWS4",
     "FLOWS6",
     "COUNTERS",
+    "ACCOUNTS",
+    "LAST_ACCOUNT",
+    "USAGE",
+    "USAGE_ZERO",
     "STATIC_IN",
     "STATIC_OUT",
     "FORWARDS",
@@ -85,6 +91,10 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<FlowKey<Ipv4>, FlowEntry<Ipv4>>("FLOWS4", NO_PREALLOC),
     shape::<FlowKey<Ipv6>, FlowEntry<Ipv6>>("FLOWS6", NO_PREALLOC),
     shape::<u32, CounterEntry>("COUNTERS", 0),
+    shape::<AccountKey, u32>("ACCOUNTS", 0),
+    shape::<u32, u64>("LAST_ACCOUNT", 0),
+    shape::<u32, Traffic>("USAGE", 0),
+    shape::<u32, Traffic>("USAGE_ZERO", 0),
     shape::<LocalKey<Ipv4>, StaticNat>("STATIC_IN", NO_PREALLOC),
     shape::<LocalKey<Ipv4>, StaticNat>("STATIC_OUT", NO_PREALLOC),
     shape::<(u32, ForwardKey), Forward>("FORWARDS", NO_PREALLOC),
@@ -121,6 +131,7 @@ pub struct Tables {
     pub(super) flows4: HashMap<MapData, FlowKey<Ipv4>, FlowEntry<Ipv4>>,
     pub(super) flows6: HashMap<MapData, FlowKey<Ipv6>, FlowEntry<Ipv6>>,
     pub(super) counters: MapData,
+    pub(super) usage: UsageTables,
     static_in: HashMap<MapData, LocalKey<Ipv4>, StaticNat>,
     static_out: HashMap<MapData, LocalKey<Ipv4>, StaticNat>,
     pub(super) forwards: LpmTrie<MapData, ForwardKey, Forward>,
@@ -150,6 +161,7 @@ impl Tables {
                 Map::PerCpuArray(data) => data,
                 other => anyhow::bail!("COUNTERS is {other:?}, not a per-CPU array"),
             },
+            usage: UsageTables::take(&mut map)?,
             static_in: HashMap::try_from(map("STATIC_IN")?)?,
             static_out: HashMap::try_from(map("STATIC_OUT")?)?,
             forwards: LpmTrie::try_from(map("FORWARDS")?)?,

@@ -22,6 +22,7 @@ mod policy;
 mod pools;
 mod stats;
 mod unsolicited;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -40,6 +41,7 @@ pub use policy::PolicyUse;
 pub use pools::PoolUse;
 pub use stats::{CounterRow, FlowRecord, Outcome};
 pub use unsolicited::UnsolicitedSyn;
+pub use usage::AccountRecord;
 
 /// The programs, made by the build script; empty when built with `ROUTER_BPF_SKIP=1`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/router-ebpf.o"));

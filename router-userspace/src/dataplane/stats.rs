@@ -14,6 +14,7 @@ use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, OUTCOMES, PuntReason};
 
 use super::cutting::is_cut;
+use super::expiry::monotonic_now;
 use super::{Dataplane, batch};
 
 /// What became of packets.
@@ -75,7 +76,7 @@ pub struct FlowRecord {
     pub reply: Traffic,
     /// TCP flags seen in the two directions.
     pub tcp_flags: (u8, u8),
-    /// Nanoseconds of the monotonic clock when it was opened.
+    /// Nanoseconds of the monotonic clock when it was opened, to 17 ms.
     pub opened: u64,
     /// Nanoseconds of the monotonic clock when a packet was last seen in either direction.
     pub last_seen: u64,
@@ -175,6 +176,7 @@ where
     FlowEntry<A>: Pod,
 {
     let entries = entries(flows)?;
+    let now = monotonic_now();
     let is_flow = |entry: &FlowEntry<A>| entry.direction == Direction::Original as u8 && !is_cut(entry);
     let originals = entries.iter().filter(|(_, entry)| is_flow(entry));
     let record = |(key, entry): (&FlowKey<A>, &FlowEntry<A>)| {
@@ -191,7 +193,7 @@ where
             original: traffic(entry),
             reply: reply.map_or(Traffic { packets: 0, bytes: 0 }, traffic),
             tcp_flags: (entry.tcp_flags, reply.map_or(0, |entry| entry.tcp_flags)),
-            opened: entry.opened,
+            opened: entry.opened_at(now),
             last_seen: entry.last_seen.max(reply.map_or(0, |entry| entry.last_seen)),
         }
     };

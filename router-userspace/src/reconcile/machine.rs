@@ -9,7 +9,7 @@ use tracing::info;
 use super::maps::Programs;
 use super::netlink::Netlink;
 use super::plan::{Change, Observed, ObservedAttachment, ObservedLink};
-use super::{Backend, announce, guard, nics, sysctl};
+use super::{Backend, announce, guard, nics, own_tcp, sysctl};
 use crate::compile::{Attachment, Compiled, Front, Inventory};
 use crate::dataplane::Attached;
 use crate::model::Mac;
@@ -91,6 +91,7 @@ impl<P: Programs> Backend for Machine<P> {
             tables: self.programs.observe_tables().context("read the programs' tables")?,
             attachments: self.attachments()?,
             routes: self.netlink.routes().await?,
+            own_tcp: own_tcp::observe()?,
             ..Observed::default()
         };
         self.programs.recognise_lists(&observed.tables, &desired.tables);
@@ -115,6 +116,9 @@ impl<P: Programs> Backend for Machine<P> {
         match change {
             Change::Guard => guard::set(),
             Change::Sysctl { path, to, .. } => Ok(sysctl::set(path, to)?),
+            Change::CountOwnTcp(nics) => {
+                own_tcp::set(&nics.iter().map(|(nic, mac)| (nic.ifindex, *mac)).collect())
+            }
             Change::Mtu(nic, mtu) => self.netlink.set_mtu(nic.ifindex, *mtu).await,
             Change::Up(nic) => self.netlink.set_up(nic.ifindex).await,
             Change::AddAddress(nic, address) => self.add_address(nic.ifindex, *address).await,

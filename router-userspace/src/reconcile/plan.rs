@@ -16,6 +16,7 @@ use router_common::port::{Port, Role};
 use crate::compile::nat::{NatEntry, NatKey};
 use crate::compile::policy::ListEntry;
 use crate::compile::{Attachment, Compiled, Front, KernelRoute, KernelTarget, Link, TableSet};
+use crate::model::Mac;
 
 /// What the system holds, as far as XVR is concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Observed {
     pub tables: TableSet,
     /// How programs are attached, by interface index.
     pub attachments: BTreeMap<u32, ObservedAttachment>,
+    /// NICs whose TCP of the router's own is counted: MAC addresses by interface index.
+    pub own_tcp: BTreeMap<u32, Mac>,
 }
 
 /// What a NIC holds.
@@ -73,6 +76,8 @@ pub enum Change {
         /// The value to be.
         to: String,
     },
+    /// Count the router's own TCP on these NICs and on no others.
+    CountOwnTcp(Vec<(NicName, Mac)>),
     /// Set a NIC's MTU, in bytes.
     Mtu(NicName, u16),
     /// Switch a NIC on.
@@ -145,6 +150,10 @@ impl Plan {
             changes.push(Change::Guard);
         }
         sysctls(desired, observed, &mut changes);
+        if desired.own_tcp != observed.own_tcp {
+            let nics = desired.own_tcp.iter().map(|(ifindex, mac)| (names.of(*ifindex), *mac));
+            changes.push(Change::CountOwnTcp(nics.collect()));
+        }
         let settings = changes.len();
         links(desired, observed, &names, &mut changes, &mut removals);
         tables(&desired.tables, &observed.tables, &names, &mut changes, &mut removals);
@@ -375,6 +384,11 @@ impl fmt::Display for Change {
             Self::Guard => f.write_str("make Linux forward nothing by itself (nft table inet xvr)"),
             Self::Sysctl { path, from: Some(from), to } => write!(f, "set {path} to {to:?}, it is {from:?}"),
             Self::Sysctl { path, from: None, to } => write!(f, "set {path} to {to:?}"),
+            Self::CountOwnTcp(nics) => {
+                f.write_str("count the router's own TCP (nft table ip xvr-usage) on")?;
+                nics.iter().try_for_each(|(nic, _)| write!(f, " {nic}"))?;
+                if nics.is_empty() { f.write_str(" no NIC") } else { Ok(()) }
+            }
             Self::Mtu(nic, mtu) => write!(f, "set the MTU of {nic} to {mtu}"),
             Self::Up(nic) => write!(f, "switch {nic} on"),
             Self::AddAddress(nic, address) => write!(f, "add address {address} to {nic}"),

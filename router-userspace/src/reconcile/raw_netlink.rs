@@ -51,12 +51,7 @@ impl Message {
 
     /// With attributes inside an attribute.
     pub fn with_nest(self, kind: u16, inner: &[(u16, &[u8])]) -> Self {
-        const NESTED: u16 = 0x8000;
-        let mut value = Vec::new();
-        for (kind, bytes) in inner {
-            attribute(&mut value, *kind, bytes);
-        }
-        self.with(kind | NESTED, &value)
+        self.with(kind | NESTED, &nest(inner))
     }
 
     fn finish(mut self) -> Vec<u8> {
@@ -64,6 +59,18 @@ impl Message {
         self.bytes[..4].copy_from_slice(&len.to_ne_bytes());
         self.bytes
     }
+}
+
+/// This attribute's value is attributes.
+pub const NESTED: u16 = 0x8000;
+
+/// Attributes as the value of another one.
+pub fn nest(inner: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut value = Vec::new();
+    for (kind, bytes) in inner {
+        attribute(&mut value, *kind, bytes);
+    }
+    value
 }
 
 fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {

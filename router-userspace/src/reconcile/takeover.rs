@@ -16,8 +16,8 @@ use anyhow::{Context, Result};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 
-use super::guard;
 use super::netlink::{Netlink, table_of};
+use super::nftables;
 use crate::compile::Compiled;
 
 /// Something of CloudStack's own router in the kernel.
@@ -51,7 +51,7 @@ pub async fn look(netlink: &Netlink, compiled: &Compiled) -> Result<Vec<Leftover
     let ports: BTreeSet<u32> = compiled.links.keys().copied().collect();
     let mut found: Vec<Leftover> = netlink.foreign_rules().await?.into_iter().map(Leftover::Rule).collect();
     found.extend(netlink.foreign_routes(&ports).await?.into_iter().map(Leftover::Route));
-    for (family, name) in guard::tables().context("list the tables of nftables")? {
+    for (family, name) in nftables::tables().context("list the tables of nftables")? {
         let is_its = TABLES.iter().any(|(of, names)| *of == family && names.contains(&name.as_str()));
         if is_its {
             found.push(Leftover::Table(family, name));
@@ -66,7 +66,7 @@ pub async fn remove(netlink: &Netlink, leftovers: &[Leftover]) -> Result<()> {
         let removed = match leftover {
             Leftover::Rule(rule) => netlink.remove_foreign_rule(rule).await,
             Leftover::Route(route) => netlink.remove_foreign_route(route).await,
-            Leftover::Table(family, name) => guard::remove_table(*family, name),
+            Leftover::Table(family, name) => nftables::remove_table(*family, name),
         };
         removed.with_context(|| format!("remove {leftover}"))?;
     }

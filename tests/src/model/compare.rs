@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use router_common::account::Hook;
+use router_common::account::{Hook, Traffic};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
 use super::account::Account;
@@ -24,6 +24,11 @@ pub trait Subject: Router {
     /// # Errors
     /// Its hooks disagree.
     fn account(&mut self) -> Result<Account, String>;
+    /// What its accounts have, over all of them, since then.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn usage(&mut self) -> Result<Traffic, String>;
     /// How long a fragment waits for the others at the least.
     fn patience(&self) -> Duration;
     /// How many flow entries it has, and how many of them are without their reverse.
@@ -83,12 +88,16 @@ struct Run<'a> {
     router: &'a mut dyn Subject,
     /// What became of the packets that were sent, as was seen of each.
     seen: Account,
+    /// What was forwarded, in bytes of IP packets.
+    forwarded: u64,
+    /// What was translated and could not be cut then.
+    uncut: u64,
 }
 
 impl<'a> Run<'a> {
     fn new(router: &'a mut dyn Subject) -> Self {
         router.forget();
-        Self { model: Model::default(), router, seen: Account::default() }
+        Self { model: Model::default(), router, seen: Account::default(), forwarded: 0, uncut: 0 }
     }
 
     /// Sends a packet, and those that come in again because of it; hands back what came in and was
@@ -123,6 +132,11 @@ impl<'a> Run<'a> {
         }
         let sent = self.router.send(probe.nic, &bytes);
         self.seen.add(self.router.hook(), sent.outcome, 1);
+        if sent.outcome == FORWARDED {
+            self.forwarded += probe.length() as u64;
+        } else if sent.outcome == DropReason::TooBig.outcome() && !probe.whole {
+            self.uncut += probe.length() as u64;
+        }
         let said = || {
             let expected = expected.iter().map(|fate| format!("{fate:?}")).collect::<Vec<_>>().join(" or ");
             format!("{probe}\n  the model: {expected}\n  the router: {}", outcome(probe, &sent))
@@ -254,6 +268,10 @@ impl<'a> Run<'a> {
         counted.balances(hook, self.seen.received(hook))?;
         if counted != self.seen {
             return Err(format!("counted was {counted}, but seen {}", self.seen));
+        }
+        let charged = self.router.usage()?.bytes;
+        if charged < self.forwarded || charged > self.forwarded + self.uncut {
+            return Err(format!("{} bytes were forwarded, the accounts have {charged}", self.forwarded));
         }
         let expected = self.model.entries();
         match self.router.flow_entries()? {
