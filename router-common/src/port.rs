@@ -15,11 +15,13 @@ pub enum Role {
     Guest = 2,
     /// A VPC's private gateway.
     PrivateGateway = 3,
+    /// The networks behind IPsec tunnels: a device without link layer.
+    Tunnel = 4,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 4] = [Self::Control, Self::Public, Self::Guest, Self::PrivateGateway];
+    pub const ALL: [Self; 5] = [Self::Control, Self::Public, Self::Guest, Self::PrivateGateway, Self::Tunnel];
 
     /// The stable word for it.
     pub const fn label(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Role {
             Self::Public => "public",
             Self::Guest => "guest",
             Self::PrivateGateway => "private-gateway",
+            Self::Tunnel => "tunnel",
         }
     }
 }
@@ -93,6 +96,8 @@ impl Port {
     /// Source NAT of what comes in here depends on the destination (RFC 4787: address and port
     /// dependent mapping), where it is endpoint-independent otherwise.
     pub const SYMMETRIC: u8 = 4;
+    /// The port's packets have no Ethernet header: it is a tunnel's device.
+    pub const WITHOUT_LINK: u8 = 8;
 }
 
 abi! {

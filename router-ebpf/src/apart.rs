@@ -19,7 +19,7 @@ use aya_ebpf::helpers::{
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
-use router_common::port::{LocalKey, PortKey};
+use router_common::port::{LocalKey, Port, PortKey};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::family::{ETHERTYPE_IPV4, Family};
@@ -494,6 +494,27 @@ pub extern "C" fn xvr_tc_can_be_cut(skb: *mut __sk_buff, egress: u32) -> u32 {
     };
     whole.mtu = mtu;
     1
+}
+
+/// Puts an Ethernet header in front of an IPv4 packet that has come in by a port without link layer, to that port's
+/// address, which is all zeroes. The kernel takes it off where it is handed such a packet, or sends it out by another
+/// such port. 0 if it could not be put there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_header(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    let (maps, ifindex) = unsafe { (Maps::new(Context::Absent), (*skb).ifindex) };
+    let port = maps.port(&PortKey::untagged(ifindex));
+    if port.is_none_or(|port| port.flags & Port::WITHOUT_LINK == 0) {
+        return 1;
+    }
+    let ethertype = ETHERTYPE_IPV4.to_be_bytes();
+    // SAFETY: the program's own context, and two bytes that are there; no pointer into the packet is held.
+    let is_there = unsafe {
+        bpf_skb_change_head(skb, ETHERNET, 0) == 0
+            && bpf_skb_store_bytes(skb.cast(), ETHERNET - 2, ethertype.as_ptr().cast(), 2, 0) == 0
+    };
+    u32::from(is_there)
 }
 
 /// Cuts a packet, after [`xvr_tc_can_be_cut`], and sends the pieces out by an interface; with 0 for one the first

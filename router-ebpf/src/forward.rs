@@ -29,7 +29,9 @@ pub fn for_port(next_hop: NextHop, egress: &Port) -> NextHop {
         next_hop.mtu
     };
     let xdp = if egress.flags & Port::XDP_TARGET != 0 { NextHop::XDP_TARGET } else { 0 };
-    NextHop { mtu, flags: next_hop.flags | xdp, ..next_hop }
+    // Where there is no link layer there is nobody to be asked for.
+    let resolved = if egress.flags & Port::WITHOUT_LINK != 0 { NextHop::RESOLVED } else { 0 };
+    NextHop { mtu, flags: next_hop.flags | xdp | resolved, ..next_hop }
 }
 
 /// Both in one.

@@ -91,6 +91,15 @@ fn bounded_length(length: usize) -> Option<u32> {
     Some(length)
 }
 
+/// Whether a buffer begins as an IPv4 packet does, without an Ethernet header. So do frames to some Ethernet
+/// addresses: only the port tells.
+#[inline(always)]
+pub fn may_lack_header(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the program's own context, and nothing has moved its packet yet.
+    let raw = unsafe { Raw::new((*skb).data as usize, (*skb).data_end as usize) };
+    raw.load::<u8>(0).is_some_and(|first| first >> 4 == 4)
+}
+
 /// Keeps LLVM from computing with a value at compile time: the verifier must see a comparison of
 /// the very pointer that is used.
 #[inline(always)]

@@ -40,8 +40,12 @@ pub fn xvr_xdp(ctx: XdpContext) -> u32 {
 pub fn xvr_tc(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
-    let (mut frame, maps, ifindex) =
-        unsafe { (TcFrame::new(skb), Maps::new(Context::Tc(skb)), (*skb).ifindex) };
+    let ifindex = unsafe { (*skb).ifindex };
+    if frame::may_lack_header(skb) && apart::xvr_tc_header(skb) == 0 {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the program's own context.
+    let (mut frame, maps) = unsafe { (TcFrame::new(skb), Maps::new(Context::Tc(skb))) };
     match walk(&mut frame, &maps, ifindex) {
         Verdict::Forward { ifindex, neighbour: Neighbour::Resolved } => {
             // SAFETY: no pointers.

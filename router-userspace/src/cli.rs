@@ -20,6 +20,7 @@ use crate::install;
 use crate::root::Root;
 use crate::rpc::{self, Answer, Document, Guard, Request};
 use crate::scripts::ssh;
+use crate::services::charon;
 use crate::show::{self, plural};
 
 /// XVR: CloudStack's virtual router with its packet path in eBPF.
@@ -76,6 +77,12 @@ enum Command {
     /// Run what a client of the router's SSH server asks for
     #[command(hide = true, name = "ssh-command")]
     Ssh,
+    /// Tell strongSwan which tunnels there are; the daemon does so by itself
+    #[command(hide = true)]
+    LoadTunnels,
+    /// Look after the tunnels that strongSwan has; the daemon does so by itself
+    #[command(hide = true)]
+    TendTunnels,
     /// Run health checks and save what they find, unless they are running already; the daemon does so by itself
     #[command(hide = true)]
     HealthChecks {
@@ -164,6 +171,8 @@ impl Cli {
                 show(&root, What::Status, json, wait)
             }
             Command::Ssh => Err(ssh::run(&root)),
+            Command::LoadTunnels => charon::load(&root),
+            Command::TendTunnels => charon::tend(&root),
             Command::HealthChecks { kind } => health::run(&root, kind, IfRunning::LeaveItThere),
             Command::Remove { all } => remove(&root, if all { Guard::Goes } else { Guard::Stays }),
         }

@@ -13,6 +13,7 @@
 //! Daemons outlive us, as the programs do: a session that is just changing the router must not end with the
 //! daemon that is being replaced. The next daemon finds them by their files in `run/xvr/`.
 
+pub mod charon;
 mod process;
 pub mod ssh;
 mod supervisor;
@@ -26,7 +27,7 @@ use crate::root::Root;
 pub use supervisor::{ServiceState, Supervisor};
 
 /// A daemon as it should run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// What to call it, and its process file in `run/xvr/`.
     pub name: &'static str,
@@ -42,6 +43,15 @@ pub struct Service {
     pub prepare: Option<Call>,
     /// What checks the first file; its path is appended to the arguments.
     pub check: Option<Call>,
+    /// What is in its environment besides ours.
+    pub environment: Vec<(&'static str, String)>,
+    /// What tells a daemon that runs what is in its files, after each start and each change, until that has
+    /// succeeded; without it a change is told by SIGHUP.
+    pub load: Option<Call>,
+    /// What looks after what a daemon that runs does, every few seconds.
+    pub tend: Option<Call>,
+    /// What is worth knowing of how it runs, for `xvr status`.
+    pub about: Option<&'static str>,
 }
 
 /// A file of a service.
@@ -73,9 +83,12 @@ pub struct Place<'a> {
     pub compiled: &'a Compiled,
     /// The NICs.
     pub inventory: &'a Inventory,
+    /// Who does ESP.
+    pub esp: charon::Esp,
 }
 
 /// The daemons for what is to be served.
 pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
-    services.ssh.iter().map(|ssh| ssh::render(ssh, place.root)).collect()
+    let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));
+    ssh.chain(charon::render(&services.tunnels, place.esp, place.root)).collect()
 }

@@ -88,6 +88,9 @@ pub struct ServiceView {
     pub pid: Option<i32>,
     /// How often it was started again because it had ended by itself.
     pub restarts: u64,
+    /// What is worth knowing of how it runs.
+    #[serde(default)]
+    pub about: Option<String>,
 }
 
 /// What guests are served by HTTP.
@@ -432,7 +435,8 @@ impl StatusView {
         for service in &self.services {
             let Some(pid) = service.pid else { continue };
             let restarts = plural(usize::try_from(service.restarts).unwrap_or(usize::MAX), "restart");
-            let _ = writeln!(text, "{} runs, process {pid}, {restarts}.", service.name);
+            let about = service.about.as_ref().map(|about| format!("; {about}")).unwrap_or_default();
+            let _ = writeln!(text, "{} runs, process {pid}, {restarts}{about}.", service.name);
         }
         if let Some(permille) = self.flow_table_permille {
             let _ = write!(text, "The flow tables are {} % full", permille / 10);

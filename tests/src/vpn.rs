@@ -25,6 +25,31 @@ pub const INNER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 /// How long building a tunnel may take.
 const TIME: Duration = Duration::from_secs(60);
 
+/// The networks of the lab's VPC.
+pub const VPC: &str = "10.10.0.0/16";
+
+/// What both ends of every tunnel know.
+pub const SECRET: &str = "of the lab";
+
+/// An end of a site-to-site tunnel that is no router of ours.
+#[derive(Clone, Debug)]
+pub struct Site<'a> {
+    /// Version of IKE; 0 for either.
+    pub version: u8,
+    /// What it takes for the tunnel's own traffic, in strongSwan's words.
+    pub ike: &'a str,
+    /// What it takes for the traffic in it.
+    pub esp: &'a str,
+    /// The other end.
+    pub router: Ipv4Addr,
+    /// Networks behind it.
+    pub networks: &'a [&'a str],
+    /// Each has a connection of its own.
+    pub is_split: bool,
+    /// It calls, and does not only wait.
+    pub begins: bool,
+}
+
 /// charon, at one end.
 #[derive(Debug)]
 pub struct Charon {
@@ -37,7 +62,7 @@ impl Charon {
     pub fn wait_for_guests(host: &Host) -> Result<Self> {
         host.namespace.ip(&format!("address add {INNER}/32 dev lo\n"))?;
         let connection = format!(
-            "pools = guests\n{}children {{\ntunnel {{\nlocal_ts = {INNER}/32\nesp_proposals = {ESP}\n}}\n}}\n",
+            "version = 2\npools = guests\n{}children {{\ntunnel {{\nlocal_ts = {INNER}/32\nesp_proposals = {ESP}\n}}\n}}\n",
             ends("far", "guest")
         );
         Self::start(host, &connection, "pools {\nguests {\naddrs = 10.9.1.0/24\n}\n}\n")
@@ -46,9 +71,33 @@ impl Charon {
     /// Starts the end that calls.
     pub fn guest_of(host: &Host, server: Ipv4Addr) -> Result<Self> {
         let connection = format!(
-            "remote_addrs = {server}\nvips = 0.0.0.0\n{}children {{\ntunnel {{\nremote_ts = {INNER}/32\n\
+            "version = 2\nremote_addrs = {server}\nvips = 0.0.0.0\n{}children {{\ntunnel {{\nremote_ts = {INNER}/32\n\
              esp_proposals = {ESP}\n}}\n}}\n",
             ends("guest", "far")
+        );
+        Self::start(host, &connection, "")
+    }
+
+    /// Starts an end of a site-to-site tunnel; `own` is the host's address.
+    pub fn site(host: &Host, site: &Site) -> Result<Self> {
+        let Site { version, ike, esp, router, networks, is_split, begins } = site;
+        let start = if *begins { "start_action = start\nclose_action = start\n" } else { "" };
+        let child = |(number, network): (usize, &String)| {
+            format!(
+                "net{number} {{\nlocal_ts = {network}\nremote_ts = {VPC}\nesp_proposals = {esp}\n{start}}}\n"
+            )
+        };
+        let groups = if *is_split {
+            networks.iter().map(|&net| net.to_owned()).collect()
+        } else {
+            vec![networks.join(",")]
+        };
+        let children: String = groups.iter().enumerate().map(child).collect();
+        let connection = format!(
+            "version = {version}\nlocal_addrs = {own}\nremote_addrs = {router}\nproposals = {ike}\nkeyingtries = 0\n\
+             unique = replace\nlocal {{\nauth = psk\nid = {own}\n}}\nremote {{\nauth = psk\nid = {router}\n}}\n\
+             children {{\n{children}}}\n",
+            own = host.v4,
         );
         Self::start(host, &connection, "")
     }
@@ -57,16 +106,15 @@ impl Charon {
         let scratch = Scratch::new(host)?;
         let socket = scratch.file("vici");
         let configuration = format!(
-            "charon-systemd {{\nload = random nonce aes sha1 sha2 hmac kdf gmp socket-default \
+            "charon-systemd {{\nload = random nonce openssl aes sha1 sha2 hmac kdf gmp socket-default \
              kernel-libipsec kernel-netlink vici updown\nplugins {{\nvici {{\nsocket = unix://{}\n}}\n}}\n\
              filelog {{\nall {{\npath = stderr\nflush_line = yes\n}}\n}}\njournal {{\ndefault = -1\n}}\n}}\n\
              swanctl {{\nload = random\n}}\n",
             socket.display()
         );
         let configuration = scratch.write("strongswan.conf", &configuration)?;
-        let secret = "secrets {\nike {\nsecret = \"of the lab\"\n}\n}\n";
-        let connections =
-            format!("connections {{\ntunnel {{\nversion = 2\n{connection}}}\n}}\n{further}{secret}");
+        let secret = format!("secrets {{\nike {{\nsecret = \"{SECRET}\"\n}}\n}}\n");
+        let connections = format!("connections {{\ntunnel {{\n{connection}}}\n}}\n{further}{secret}");
         let connections = scratch.write("swanctl.conf", &connections)?;
         let mut command = host.namespace.command("charon-systemd");
         let server = start(&scratch, command.env("STRONGSWAN_CONF", configuration))?;

@@ -194,10 +194,10 @@ impl Command {
             | Self::StaticNatRules(_)
             | Self::FirewallRules(_)
             | Self::NetworkAcl(_)
+            | Self::Site2SiteVpn(_)
             | Self::IpAliases(_) => true,
             Self::DhcpEntry(_)
             | Self::LoadBalancer(_)
-            | Self::Site2SiteVpn(_)
             | Self::RemoteAccessVpn(_)
             | Self::VpnUserList(_)
             | Self::BgpPeers(_)

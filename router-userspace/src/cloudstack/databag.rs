@@ -83,7 +83,7 @@ type ByKey = BTreeMap<String, Vec<Entry>>;
 type Keyed = Arc<BTreeMap<String, Entry>>;
 
 /// The bags that forwarding rests on.
-const FORWARDING: [&str; 8] = [
+const FORWARDING: [&str; 9] = [
     "cmdline",
     "firewallrules",
     "forwardingrules",
@@ -91,6 +91,7 @@ const FORWARDING: [&str; 8] = [
     "ips",
     "ipv6firewallrules",
     "networkacl",
+    "site2sitevpn",
     "staticroutes",
 ];
 

@@ -6,11 +6,13 @@ mod nat;
 mod policy;
 mod ports;
 mod routes;
+mod vpn;
 
 use std::cmp::Ordering;
 use std::net::Ipv4Addr;
 
 use self::policy::PlacedPolicy;
+use self::vpn::Tunnels;
 use super::databag::Databags;
 use super::object::Object;
 use super::wire::cmdline::{CmdLine, RouterKind};
@@ -101,12 +103,17 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let ports = ports::ports(&reading)?;
     ports::check(&ports)?;
     let mut notices = Vec::new();
-    let routes = routes::routes(&reading, &ports, &mut notices)?;
+    let mut routes = routes::routes(&reading, &ports, &mut notices)?;
     let nat = nat::nat(&reading, &ports, &mut notices);
     let mut placed = policy::policy(bags, &reading, &ports, &mut notices);
-    let ports = ports.into_iter().map(|port| port.port).collect();
-    let policy = std::mem::take(&mut placed.policy);
-    Ok(Meaning { state: DesiredState { ports, routes, nat, policy }, notices, policy: placed })
+    let tunnels = Tunnels::of(bags, &reading, &ports, &mut notices)?;
+    routes.extend(tunnels.routes());
+    let mut policy = std::mem::take(&mut placed.policy);
+    tunnels.open(&mut policy);
+    let further = tunnels.port();
+    let tunnels = tunnels.into_tunnels();
+    let ports = ports.into_iter().map(|port| port.port).chain(further).collect();
+    Ok(Meaning { state: DesiredState { ports, routes, nat, policy, tunnels }, notices, policy: placed })
 }
 
 /// The databags, typed.

@@ -16,7 +16,6 @@ fn sentence(bag: &str, count: usize) -> Option<ConfigError> {
         "dhcpentry" => ("guest's address", "guests' addresses", "serves no DHCP and DNS"),
         "loadbalancer" => ("listener", "listeners", "balances no load"),
         "remoteaccessvpn" => ("server", "servers", "serves no remote access VPN"),
-        "site2sitevpn" => ("tunnel", "tunnels", "has no site-to-site VPN"),
         "vpnuserlist" => ("VPN user", "VPN users", "serves no remote access VPN"),
         _ => return None,
     };

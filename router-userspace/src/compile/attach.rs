@@ -115,6 +115,9 @@ impl Attachment {
             (_, Role::Control) => {
                 (Front::Nothing, false, "the control network never depends on a driver's XDP".to_owned())
             }
+            (_, Role::Tunnel) => {
+                (Front::Nothing, false, "a tunnel's packets have no Ethernet header for XDP".to_owned())
+            }
             (AttachMode::Auto, _) => by_driver(driver),
             (AttachMode::Xdp, _) => (Front::NativeXdp, false, "--attach xdp".to_owned()),
             (AttachMode::XdpGeneric, _) => (Front::GenericXdp, false, "--attach xdp-generic".to_owned()),

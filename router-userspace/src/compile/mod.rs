@@ -138,6 +138,11 @@ pub enum KernelTarget {
         /// Way out.
         ifindex: u32,
     },
+    /// Out by a device that has no next hops.
+    Device {
+        /// Way out.
+        ifindex: u32,
+    },
     /// To nobody: packets are dropped.
     Blackhole,
 }
@@ -146,7 +151,7 @@ impl KernelRoute {
     /// The way out, if there is one.
     pub fn ifindex(&self) -> Option<u32> {
         match self.target {
-            KernelTarget::Gateway { ifindex, .. } => Some(ifindex),
+            KernelTarget::Gateway { ifindex, .. } | KernelTarget::Device { ifindex } => Some(ifindex),
             KernelTarget::Blackhole => None,
         }
     }

@@ -83,7 +83,12 @@ pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mu
     let own: Vec<(&PortSelector, Arc<AccessList>)> = placed
         .iter()
         .filter(|placed| placed.port.role != Role::Control)
-        .map(|placed| (&placed.port.selector, Arc::new(own_list(placed.port.role))))
+        .map(|placed| {
+            let selector = &placed.port.selector;
+            let further =
+                policy.own.iter().filter(|(port, _)| port == selector).map(|(_, rule)| rule.clone());
+            (selector, Arc::new(own_list(placed.port.role, further)))
+        })
         .collect();
     let mut of_ports: Vec<(&PortSelector, Field, &Arc<AccessList>)> =
         own.iter().map(|(selector, list)| (*selector, (|port| &mut port.own_list) as Field, list)).collect();
@@ -127,8 +132,9 @@ fn add(list: &Arc<AccessList>, lists: &mut BTreeMap<u32, ListEntry>) -> u32 {
 }
 
 /// What the router itself is open for on a port (SEMANTICS B.1.2, B.2.4): nothing but pings and answers outside,
-/// and the tier's services inside. Answers to the router's own sockets come to the ports that it keeps for them.
-fn own_list(role: Role) -> AccessList {
+/// and the tier's services inside, and what is said besides. Answers to the router's own sockets come to the ports that
+/// it keeps for them.
+fn own_list(role: Role, further: impl Iterator<Item = Arc<Rule>>) -> AccessList {
     let range = |first, last| PortRange::new(first, last).ok();
     let port = |port| range(port, port);
     let (first, last) = router_common::config::RouterConfig::OWN_PORTS;
@@ -142,5 +148,5 @@ fn own_list(role: Role) -> AccessList {
         allowed.extend([53, 80, 443, 8080].map(|number| Traffic::Tcp(port(number))));
     }
     let rule = |traffic| Arc::new(Rule::new(0, Action::Allow, traffic, vec![], vec![]));
-    AccessList::new(allowed.into_iter().map(rule).collect(), Action::Deny)
+    AccessList::new(allowed.into_iter().map(rule).chain(further).collect(), Action::Deny)
 }

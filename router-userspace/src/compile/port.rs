@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
 use router_common::policy::NO_LIST;
-use router_common::port::Port as PortEntry;
+use router_common::port::{Port as PortEntry, Role};
 
 use super::{AttachMode, Attachment, Compiled, Inventory, Link, Nic, Problem, Subject, settings};
 use crate::model::{Port, PortSelector, Settings, SourceNat};
@@ -51,6 +51,8 @@ pub(super) fn place<'a>(
                 owners.insert(nic.ifindex, &port.name);
                 placed.push(Placed { port, nic, slot });
             }
+            // It comes and goes with the daemon that builds tunnels, which says what is wrong with it.
+            Err(_) if port.role == Role::Tunnel => {}
             Err(message) => {
                 problems.push(Problem { subject: Subject::Port(port.name.clone()), message });
             }
@@ -120,7 +122,8 @@ pub(super) fn tables(placed: &[Placed<'_>], chosen: &Settings, mode: AttachMode,
             router: ROUTER,
             role: port.role as u8,
             flags: attachment.port_flags(&nic.driver, nic.takes_xdp_frames)
-                | settings::port_flags(port, chosen),
+                | settings::port_flags(port, chosen)
+                | if port.role == Role::Tunnel { PortEntry::WITHOUT_LINK } else { 0 },
             mac: nic.mac.0,
             pad: [0; 2],
         };

@@ -19,7 +19,8 @@ pub(super) fn compile(
         let destination = route.destination.trunc();
         let place = (destination, route.metric);
         match one(route, placed) {
-            Ok(kernel_route) => {
+            Ok(None) => {}
+            Ok(Some(kernel_route)) => {
                 let first = *chosen.entry(place).or_insert(kernel_route);
                 if first != kernel_route {
                     let [this, first] = [kernel_route, first].map(|route| Way(route.target));
@@ -33,7 +34,8 @@ pub(super) fn compile(
     chosen.into_values().collect()
 }
 
-fn one(route: &Route, placed: &[Placed<'_>]) -> Result<KernelRoute, String> {
+/// `None`: its port comes and goes, and is not there.
+fn one(route: &Route, placed: &[Placed<'_>]) -> Result<Option<KernelRoute>, String> {
     let destination = route.destination.trunc();
     // A port's own network comes before those with a metric.
     let connected = |port: &&Placed<'_>| port.port.addresses.iter().any(|own| own.trunc() == destination);
@@ -53,7 +55,13 @@ fn one(route: &Route, placed: &[Placed<'_>]) -> Result<KernelRoute, String> {
             (*gateway, port.ok_or_else(missing)?)
         }
         RouteTarget::Blackhole => {
-            return Ok(KernelRoute { destination, target: KernelTarget::Blackhole, metric: route.metric });
+            let target = KernelTarget::Blackhole;
+            return Ok(Some(KernelRoute { destination, target, metric: route.metric }));
+        }
+        RouteTarget::Port(name) => {
+            let port = placed.iter().find(|port| &port.port.name == name);
+            let target = port.map(|port| KernelTarget::Device { ifindex: port.nic.ifindex });
+            return Ok(target.map(|target| KernelRoute { destination, target, metric: route.metric }));
         }
     };
     if let Some(own) = placed.iter().find(|p| p.port.addresses.iter().any(|own| own.addr() == gateway)) {
@@ -63,7 +71,7 @@ fn one(route: &Route, placed: &[Placed<'_>]) -> Result<KernelRoute, String> {
         return Err(format!("the gateway {gateway} is of another address family"));
     }
     let target = KernelTarget::Gateway { address: gateway, ifindex: port.nic.ifindex };
-    Ok(KernelRoute { destination, target, metric: route.metric })
+    Ok(Some(KernelRoute { destination, target, metric: route.metric }))
 }
 
 /// Where a route leads, in a sentence.
@@ -73,6 +81,7 @@ impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             KernelTarget::Gateway { address, .. } => write!(f, "via {address}"),
+            KernelTarget::Device { .. } => f.write_str("by a tunnel"),
             KernelTarget::Blackhole => f.write_str("to nobody"),
         }
     }

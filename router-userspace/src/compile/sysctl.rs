@@ -53,7 +53,7 @@ fn ipv4(role: Role) -> [(&'static str, &'static str); 8] {
     // A public address may well be reached by another public port than the one that the route
     // back leads out of (several public networks); elsewhere a source has one side it comes from.
     let rp_filter = match role {
-        Role::Public | Role::PrivateGateway => "0",
+        Role::Public | Role::PrivateGateway | Role::Tunnel => "0",
         Role::Control | Role::Guest => "1",
     };
     // The control network is never forwarded, not even when the guard were gone.

@@ -31,6 +31,7 @@ use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
 use crate::root::Root;
 use crate::rpc::{Answer, Applied, Document, Refusal, Request};
+use crate::services::charon::Esp;
 use crate::services::{self, Supervisor};
 use crate::settings;
 
@@ -357,7 +358,9 @@ impl Control {
         if let Ok(desired) = self.memory.known() {
             let (services, _) = cloudstack::services(&self.memory.bags, desired);
             let Options { root, .. } = &self.options;
-            let place = services::Place { root, compiled: &self.compiled, inventory: &self.inventory };
+            // Asked where it counts: some kernels look for modules first.
+            let esp = if services.tunnels.is_empty() { Esp::UserSpace } else { Esp::of_this_kernel() };
+            let place = services::Place { root, compiled: &self.compiled, inventory: &self.inventory, esp };
             self.supervisor.want(services::render(&services, place));
         }
     }

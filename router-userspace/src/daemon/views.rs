@@ -62,6 +62,7 @@ fn services(control: &Control) -> Vec<ServiceView> {
         name: name.to_owned(),
         pid: state.pid,
         restarts: state.restarts,
+        about: state.about.map(str::to_owned),
     };
     states.map(view).collect()
 }
@@ -218,6 +219,7 @@ pub async fn routes(control: &Control) -> Result<Vec<RouteView>> {
             KernelTarget::Gateway { address, ifindex } => {
                 (Some(address.to_string()), names(control, ifindex).name)
             }
+            KernelTarget::Device { ifindex } => (None, names(control, ifindex).name),
             KernelTarget::Blackhole => (None, "-".to_owned()),
         };
         views.push(RouteView {

@@ -14,6 +14,7 @@ pub mod route;
 pub mod services;
 pub mod settings;
 pub mod ssh;
+pub mod vpn;
 
 pub use metadata::Metadata;
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
@@ -23,6 +24,7 @@ pub use route::{Route, RouteTarget};
 pub use services::Services;
 pub use settings::{Settings, Timeouts};
 pub use ssh::Ssh;
+pub use vpn::Tunnel;
 
 /// Everything the router should do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,4 +37,6 @@ pub struct DesiredState {
     pub nat: Nat,
     /// Which new flows may pass.
     pub policy: Policy,
+    /// Site-to-site tunnels. Each end of the router's is an address of a port.
+    pub tunnels: Vec<Tunnel>,
 }

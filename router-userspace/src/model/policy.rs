@@ -28,6 +28,8 @@ use super::port::PortSelector;
 pub struct Policy {
     /// In no order: no two have one scope.
     pub lists: Vec<(Scope, Arc<AccessList>)>,
+    /// What the router itself is open for on a port, besides what it is on every port of its kind.
+    pub own: Vec<(PortSelector, Arc<Rule>)>,
 }
 
 /// Which flows are judged by a list.
@@ -351,8 +353,9 @@ mod tests {
             let rules = vec![Arc::new(rule(1, Action::Deny, Traffic::Tcp(ports(port, port)), "", ""))];
             Arc::new(AccessList::new(rules, Action::Allow))
         };
-        let earlier = Policy { lists: vec![(scope("eth2"), list(22)), (scope("eth3"), list(80))] };
-        let mut policy = Policy { lists: vec![(scope("eth3"), list(81)), (scope("eth2"), list(22))] };
+        let policy = |lists| Policy { lists, ..Policy::default() };
+        let earlier = policy(vec![(scope("eth2"), list(22)), (scope("eth3"), list(80))]);
+        let mut policy = policy(vec![(scope("eth3"), list(81)), (scope("eth2"), list(22))]);
         policy.share(&earlier);
         assert_eq!(policy.lists[0].1, list(81));
         assert!(Arc::ptr_eq(&policy.lists[1].1, &earlier.lists[0].1));

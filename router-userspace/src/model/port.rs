@@ -7,8 +7,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 pub use router_common::port::Role;
 
-/// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// An Ethernet address; all zeroes for a device that has none.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {

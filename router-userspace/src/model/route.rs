@@ -11,6 +11,8 @@ pub enum RouteTarget {
     Gateway(IpAddr),
     /// To a gateway on a certain port, named as in [`Port::name`](super::Port::name).
     GatewayOnPort(IpAddr, String),
+    /// Out by a port that needs no next hop, named as in [`Port::name`](super::Port::name): a tunnel's.
+    Port(String),
     /// To nobody: what no narrower route takes is dropped.
     Blackhole,
 }

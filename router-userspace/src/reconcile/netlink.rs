@@ -302,7 +302,10 @@ fn own_route(message: &RouteMessage) -> Option<KernelRoute> {
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
     let target = match header.kind {
         RouteType::BlackHole => KernelTarget::Blackhole,
-        _ => KernelTarget::Gateway { address: gateway?, ifindex: ifindex? },
+        _ => match gateway {
+            Some(address) => KernelTarget::Gateway { address, ifindex: ifindex? },
+            None => KernelTarget::Device { ifindex: ifindex? },
+        },
     };
     Some(KernelRoute { destination, target, metric })
 }
@@ -322,18 +325,21 @@ fn route_message(route: &KernelRoute) -> RouteMessage {
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
-    message.header.scope = RouteScope::Universe;
+    message.header.scope = match route.target {
+        KernelTarget::Device { .. } => RouteScope::Link,
+        KernelTarget::Gateway { .. } | KernelTarget::Blackhole => RouteScope::Universe,
+    };
     message.header.kind = match route.target {
-        KernelTarget::Gateway { .. } => RouteType::Unicast,
+        KernelTarget::Gateway { .. } | KernelTarget::Device { .. } => RouteType::Unicast,
         KernelTarget::Blackhole => RouteType::BlackHole,
     };
     if route.destination.prefix_len() > 0 {
         message.attributes.push(RouteAttribute::Destination(route.destination.addr().into()));
     }
-    if let KernelTarget::Gateway { address, ifindex } = route.target {
+    if let KernelTarget::Gateway { address, .. } = route.target {
         message.attributes.push(RouteAttribute::Gateway(address.into()));
-        message.attributes.push(RouteAttribute::Oif(ifindex));
     }
+    message.attributes.extend(route.ifindex().map(RouteAttribute::Oif));
     if route.metric > 0 {
         message.attributes.push(RouteAttribute::Priority(route.metric));
     }

@@ -16,7 +16,8 @@ use super::raw_netlink::{ACK, DUMP, Message, attributes, exchange, find};
 use crate::compile::{Driver, Inventory, Nic};
 use crate::model::Mac;
 
-/// The NICs of the network namespace: Ethernet devices that are not part of a bridge or bond.
+/// The NICs of the network namespace: Ethernet devices that are not part of a bridge or bond, and devices without link
+/// layer, as tunnels have them.
 pub async fn inventory(netlink: &Netlink) -> Result<Inventory> {
     let links = netlink.links().await?;
     let takes_xdp_frames = xdp_targets().unwrap_or_else(|error| {
@@ -56,10 +57,11 @@ pub fn mtu(link: &LinkMessage) -> Option<u32> {
 
 fn nic(link: &LinkMessage, control: &OwnedFd, targets: Option<&BTreeMap<u32, bool>>) -> Option<Nic> {
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
-    if link.header.link_layer_type != LinkLayerType::Ether || enslaved {
-        return None;
-    }
-    let mac = mac(link)?;
+    let mac = match link.header.link_layer_type {
+        LinkLayerType::Ether if !enslaved => mac(link)?,
+        LinkLayerType::None => Mac::default(),
+        _ => return None,
+    };
     let name = name(link)?.to_owned();
     let ifindex = link.header.index;
     let driver = driver(control, &name).unwrap_or_else(|error| {

@@ -484,6 +484,7 @@ impl fmt::Display for RouteSentence<'_> {
         write!(f, "{}", route.destination)?;
         match route.target {
             KernelTarget::Gateway { address, .. } => write!(f, " by {address}")?,
+            KernelTarget::Device { .. } => {}
             KernelTarget::Blackhole => f.write_str(" to nobody")?,
         }
         nic.iter().try_for_each(|nic| write!(f, " via {nic}"))

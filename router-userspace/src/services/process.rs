@@ -44,7 +44,8 @@ impl Process {
     /// Starts it and notes it in a file.
     pub fn start(service: &Service, note: &Path) -> Result<Self> {
         let mut command = Command::new(service.program);
-        command.args(&service.arguments).stdin(Stdio::null()).process_group(0);
+        let environment = service.environment.iter().map(|(name, value)| (name, value));
+        command.args(&service.arguments).envs(environment).stdin(Stdio::null()).process_group(0);
         let child = command.spawn().with_context(|| format!("start {}", service.program))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("it ended at once")?;
         let started = started(pid).context("it ended at once")?;
@@ -140,10 +141,7 @@ mod tests {
             name: "sleep",
             program: "sleep",
             arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
-            files: Vec::new(),
-            folders: Vec::new(),
-            prepare: None,
-            check: None,
+            ..Service::default()
         }
     }
 

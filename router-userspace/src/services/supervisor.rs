@@ -27,6 +27,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 /// A daemon that has run for so long has not failed to start.
 const STEADY: Duration = Duration::from_secs(10);
 
+/// How often a daemon's work is looked after.
+const TEND: Duration = Duration::from_secs(15);
+
 /// How long a checker or a maker of keys may take.
 const CALL: Duration = Duration::from_secs(60);
 
@@ -39,6 +42,8 @@ pub struct ServiceState {
     pub restarts: u64,
     /// What is wrong with it.
     pub trouble: Option<String>,
+    /// What is worth knowing of how it runs.
+    pub about: Option<&'static str>,
 }
 
 /// Keeps daemons running, each in a task of its own.
@@ -85,6 +90,7 @@ impl Supervisor {
                 note: self.root.run().join(format!("{name}.process")),
                 wanted: receiver,
                 states: self.states.clone(),
+                is_loaded: false,
             };
             self.keepers.insert(name, Keeper { wanted: sender, task: tokio::spawn(watcher.watch()) });
         }
@@ -115,6 +121,8 @@ struct Watcher {
     note: PathBuf,
     wanted: watch::Receiver<Option<Service>>,
     states: States,
+    /// It was told what is in its files, and these have not changed since.
+    is_loaded: bool,
 }
 
 impl Watcher {
@@ -135,7 +143,11 @@ impl Watcher {
             let (process, trouble) = self.bring_up(&service, running).await;
             running = process;
             let begun = Instant::now();
-            self.tell(|state| (state.pid, state.trouble) = (running.as_ref().map(Process::pid), trouble));
+            let is_told = trouble.is_none();
+            self.tell(|state| {
+                (state.pid, state.trouble) = (running.as_ref().map(Process::pid), trouble);
+                state.about = service.about;
+            });
             let Some(process) = &mut running else {
                 // Whatever it was may be mended, in the state or in the system.
                 tokio::select! {
@@ -150,6 +162,20 @@ impl Watcher {
                     Ok(()) => continue,
                     // The daemon ends; its services stay.
                     Err(_) => return,
+                },
+                () = sleep(TEND), if is_told && service.tend.is_some() => {
+                    if let Some(tend) = &service.tend
+                        && let Err(error) = call(tend, None).await
+                    {
+                        warn!("{}: {error:#}", self.name);
+                        self.is_loaded = false;
+                    }
+                    continue;
+                }
+                // What it runs by is not what it should be, until that is mended.
+                () = sleep(pause), if !is_told => {
+                    pause = (pause * 2).min(PAUSES.1);
+                    continue;
                 }
             };
             running = None;
@@ -170,7 +196,7 @@ impl Watcher {
 
     /// Brings files and process to what they should be. Gives the process, if it runs, and what is wrong.
     async fn bring_up(
-        &self,
+        &mut self,
         service: &Service,
         running: Option<Process>,
     ) -> (Option<Process>, Option<String>) {
@@ -185,7 +211,7 @@ impl Watcher {
     }
 
     async fn try_to_bring_up(
-        &self,
+        &mut self,
         service: &Service,
         running: Option<Process>,
     ) -> Result<Process, (Option<Process>, anyhow::Error)> {
@@ -194,21 +220,40 @@ impl Watcher {
             // As it was.
             Err(error) => return Err((running, error)),
         };
+        self.is_loaded &= !written;
         if let Some(process) = running {
             if process.runs_as(service) {
-                if written && let Err(error) = process.reload() {
-                    return Err((Some(process), error));
-                }
-                return Ok(process);
+                let told = match &service.load {
+                    Some(_) => self.load(service).await,
+                    None if written => process.reload(),
+                    None => Ok(()),
+                };
+                return match told {
+                    Ok(()) => Ok(process),
+                    Err(error) => Err((Some(process), error)),
+                };
             }
             self.stop(process).await;
         }
+        self.is_loaded = false;
         let process = Process::start(service, &self.note).map_err(|error| (None, error))?;
         info!("{} runs, process {}", self.name, process.pid());
         if self.states().get(self.name).is_some_and(|state| state.restarts > 0) {
             self.alert(Severity::Info, &format!("The process {} is recovered successfully", self.name));
         }
-        Ok(process)
+        match self.load(service).await {
+            Ok(()) => Ok(process),
+            Err(error) => Err((Some(process), error)),
+        }
+    }
+
+    /// Tells a daemon that runs what is in its files, if it has to be told and was not yet.
+    async fn load(&mut self, service: &Service) -> Result<()> {
+        if let Some(load) = service.load.as_ref().filter(|_| !self.is_loaded) {
+            call(load, None).await?;
+            self.is_loaded = true;
+        }
+        Ok(())
     }
 
     /// Puts a service's files in place, once they are checked. Says whether any has changed.

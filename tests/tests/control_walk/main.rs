@@ -179,6 +179,7 @@ fn lines(state: &DesiredState) -> Vec<String> {
         format!("{} {} {role} {} mtu {mtu}{nat}", port.name, port.selector, addresses.join(","))
     });
     let routes = state.routes.iter().map(|route| match &route.target {
+        RouteTarget::Port(port) => format!("{} {port}", route.destination),
         RouteTarget::Gateway(gateway) => format!("{} via {gateway}", route.destination),
         RouteTarget::GatewayOnPort(gateway, port) => {
             format!("{} via {gateway} dev {port}", route.destination)

@@ -1,0 +1,487 @@
+//! strongSwan's charon: the tunnels of site-to-site VPNs.
+//!
+//! All tunnels are behind one device, [`DEVICE`], which is a port of the router: what is to go into a tunnel the
+//! programs send there, and what comes out of one comes in by it, so that lists, flows and segment sizes are as on
+//! every port. Where the kernel has ESP the device is an XFRM interface, else charon's own TUN device, with ESP in
+//! user space.
+//!
+//! charon reads its tunnels when `xvr load-tunnels` has swanctl tell it: after each start and each change. A tunnel
+//! that has not changed goes on. `xvr tend-tunnels` looks after them from time to time.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Call, Rendered, Service};
+use crate::model::vpn::{DEVICE, IkeVersion, Peer, Tunnel};
+use crate::program;
+use crate::root::Root;
+
+/// Who does ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Esp {
+    /// The kernel, behind an XFRM interface.
+    Kernel,
+    /// charon itself, behind a TUN device.
+    UserSpace,
+}
+
+impl Esp {
+    /// What this kernel can do; asked once.
+    pub fn of_this_kernel() -> Self {
+        static FOUND: OnceLock<Esp> = OnceLock::new();
+        *FOUND.get_or_init(|| if kernel_has_esp() { Self::Kernel } else { Self::UserSpace })
+    }
+
+    /// In a sentence.
+    const fn about(self) -> &'static str {
+        match self {
+            Self::Kernel => "ESP is the kernel's",
+            Self::UserSpace => "ESP is in user space, the kernel has none",
+        }
+    }
+}
+
+/// Whether the kernel takes a security association and an XFRM interface, which are removed again.
+fn kernel_has_esp() -> bool {
+    const TIME: Duration = Duration::from_secs(5);
+    const NAME: &str = "xvr-look";
+    // Of addresses that nobody has (RFC 6890: 192.0.0.8/32 is a dummy).
+    const WHICH: [&str; 8] = ["src", "192.0.0.8", "dst", "192.0.0.8", "proto", "esp", "spi", "0xfffffff1"];
+    let key = format!("0x{}", "00".repeat(32));
+    let ip = |arguments: &[&str]| program::run("ip", arguments, TIME).is_ok_and(|ran| ran.succeeded());
+    let add = [&["xfrm", "state", "add"][..], &WHICH, &["mode", "tunnel"]].concat();
+    let algorithms = ["auth", "hmac(sha256)", &key, "enc", "cbc(aes)", &key];
+    let has_esp = ip(&[&add[..], &algorithms].concat());
+    if has_esp {
+        ip(&[&["xfrm", "state", "delete"][..], &WHICH].concat());
+    }
+    let has_interface = has_esp && ip(&["link", "add", NAME, "type", "xfrm", "if_id", "0xfffffff1"]);
+    if has_interface {
+        ip(&["link", "delete", NAME]);
+    }
+    has_interface
+}
+
+/// The daemon for these tunnels; none for none.
+pub fn render(tunnels: &[Tunnel], esp: Esp, root: &Root) -> Option<Service> {
+    if tunnels.is_empty() {
+        return None;
+    }
+    let files = Files::below(root);
+    // One that is there stays as it is.
+    let interface = ["link", "replace", DEVICE, "up", "type", "xfrm", "if_id", IF_ID];
+    Some(Service {
+        name: "charon",
+        program: "charon-systemd",
+        arguments: Vec::new(),
+        environment: vec![("STRONGSWAN_CONF", files.settings.display().to_string())],
+        files: vec![
+            Rendered { path: files.settings.clone(), content: settings(esp, &files), mode: 0o644 },
+            Rendered { path: files.tunnels.clone(), content: connections(tunnels, esp), mode: 0o600 },
+        ],
+        folders: files.socket.parent().map(PathBuf::from).into_iter().collect(),
+        prepare: (esp == Esp::Kernel)
+            .then(|| Call { program: "ip", arguments: interface.map(str::to_owned).into() }),
+        load: Some(Call {
+            program: "/proc/self/exe",
+            arguments: vec!["load-tunnels".into(), "--root".into(), root.path().display().to_string()],
+        }),
+        tend: Some(Call {
+            program: "/proc/self/exe",
+            arguments: vec!["tend-tunnels".into(), "--root".into(), root.path().display().to_string()],
+        }),
+        about: Some(esp.about()),
+        ..Service::default()
+    })
+}
+
+/// `if_id` of the XFRM interface and of what goes through it.
+const IF_ID: &str = "1";
+
+/// Where charon's files are.
+struct Files {
+    settings: PathBuf,
+    tunnels: PathBuf,
+    socket: PathBuf,
+}
+
+impl Files {
+    fn below(root: &Root) -> Self {
+        let below = |path: &str| root.path().join(path);
+        Self {
+            settings: below("etc/strongswan.conf"),
+            tunnels: below("etc/swanctl/conf.d/xvr.conf"),
+            socket: below("run/charon.vici"),
+        }
+    }
+
+    fn uri(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+}
+
+fn settings(esp: Esp, files: &Files) -> String {
+    // The first that can do ESP does it.
+    let kernel = match esp {
+        Esp::Kernel => "kernel-netlink",
+        Esp::UserSpace => "kernel-libipsec kernel-netlink",
+    };
+    // Whoever does not answer is given up after the two minutes that CloudStack's own router has for that: 30 s until
+    // it is asked, and 4 s, growing by 1.8 four times, until the last answer is not waited for any more.
+    format!(
+        "{HEADER}charon-systemd {{\n\
+         load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp socket-default {kernel} resolve vici\n\
+         retransmit_tries = 4\n\
+         install_virtual_ip = no\n\
+         plugins {{\nvici {{\nsocket = {}\n}}\n}}\n\
+         filelog {{\nstderr {{\ndefault = 1\ntime_format = %FT%T\nflush_line = yes\n}}\n}}\n\
+         journal {{\ndefault = -1\n}}\n}}\n\
+         swanctl {{\nload = random openssl\n}}\n",
+        files.uri()
+    )
+}
+
+const HEADER: &str = "# Written by xvr, again whenever it changes.\n";
+
+fn connections(tunnels: &[Tunnel], esp: Esp) -> String {
+    let mut text = String::from(HEADER);
+    text += "connections {\n";
+    for tunnel in tunnels {
+        connection(tunnel, esp, &mut text);
+    }
+    text += "}\nsecrets {\n";
+    for tunnel in tunnels {
+        let owners = match &tunnel.peer {
+            Peer::Address(address) => format!("id-peer = {address}\n"),
+            // Whatever it says that it is.
+            Peer::Name(_) => String::new(),
+        };
+        // In hexadecimal digits: whatever is in it, it ends no line and begins no section.
+        let secret: String = tunnel.psk.0.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let name = section(&tunnel.peer);
+        let _ =
+            writeln!(text, "ike-{name} {{\nid-own = {}\n{owners}secret = 0x{secret}\n}}", tunnel.identity);
+    }
+    text + "}\n"
+}
+
+/// The name of a tunnel's section, which has no dots. No peer's name has what is in their place.
+fn section(peer: &Peer) -> String {
+    format!("vpn-{}", peer.to_string().replace('.', "_"))
+}
+
+fn connection(tunnel: &Tunnel, esp: Esp, text: &mut String) {
+    let Tunnel { peer, local, identity, ike_lifetime, .. } = tunnel;
+    let _ = writeln!(text, "{} {{", section(peer));
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "{key} = {value}");
+    };
+    line(
+        "version",
+        &match tunnel.version {
+            IkeVersion::Any => 0,
+            IkeVersion::V1 => 1,
+            IkeVersion::V2 => 2,
+        },
+    );
+    line("local_addrs", local);
+    line("remote_addrs", peer);
+    line("proposals", &tunnel.ike.join(","));
+    // Anew before the time is over, and not later.
+    line("rekey_time", &format_args!("{}s", most_of(*ike_lifetime)));
+    line("over_time", &format_args!("{}s", ike_lifetime - most_of(*ike_lifetime)));
+    // Who waits is called again; who calls does not give up.
+    line("keyingtries", &0);
+    line("unique", &"replace");
+    line("encap", &yes(tunnel.encap));
+    if tunnel.dpd {
+        line("dpd_delay", &"30s");
+        line("dpd_timeout", &"120s");
+    }
+    let _ = writeln!(text, "local {{\nauth = psk\nid = {identity}\n}}");
+    let id = match peer {
+        Peer::Address(address) => format!("id = {address}\n"),
+        Peer::Name(_) => String::new(),
+    };
+    let _ = writeln!(text, "remote {{\nauth = psk\n{id}}}\nchildren {{");
+    if tunnel.split {
+        for (number, network) in (1..).zip(&tunnel.peer_networks) {
+            child(tunnel, esp, number, &network.to_string(), text);
+        }
+    } else {
+        let networks: Vec<String> = tunnel.peer_networks.iter().map(ToString::to_string).collect();
+        child(tunnel, esp, 1, &networks.join(","), text);
+    }
+    *text += "}\n}\n";
+}
+
+fn child(tunnel: &Tunnel, esp: Esp, number: usize, networks: &str, text: &mut String) {
+    let _ = writeln!(text, "net-{number} {{");
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "{key} = {value}");
+    };
+    line("local_ts", &tunnel.local_network);
+    line("remote_ts", &networks);
+    line("esp_proposals", &tunnel.esp.join(","));
+    line("life_time", &format_args!("{}s", tunnel.esp_lifetime));
+    line("rekey_time", &format_args!("{}s", most_of(tunnel.esp_lifetime)));
+    if tunnel.passive {
+        line("start_action", &"none");
+        line("dpd_action", &"clear");
+    } else {
+        // ESP in user space cannot wait for a packet.
+        line(
+            "start_action",
+            match esp {
+                Esp::Kernel => &"trap|start",
+                Esp::UserSpace => &"start",
+            },
+        );
+        line("close_action", &"start");
+        line("dpd_action", &"restart");
+    }
+    if esp == Esp::Kernel {
+        line("if_id_in", &IF_ID);
+        line("if_id_out", &IF_ID);
+    }
+    *text += "}\n";
+}
+
+/// Nine tenths of a lifetime.
+const fn most_of(seconds: u32) -> u32 {
+    seconds - seconds / 10
+}
+
+const fn yes(is_so: bool) -> &'static str {
+    if is_so { "yes" } else { "no" }
+}
+
+/// `xvr load-tunnels`: tells charon which tunnels there are, and ends those that are no longer.
+///
+/// # Errors
+/// charon does not answer, or does not take them.
+pub fn load(root: &Root) -> Result<()> {
+    let files = Files::below(root);
+    wait_for(&files)?;
+    let tunnels = files.tunnels.display().to_string();
+    swanctl(&files, &["--load-all", "--noprompt", "--file", &tunnels])?;
+    tend(root)
+}
+
+/// `xvr tend-tunnels`: ends tunnels that are wanted no longer, and calls peers again that charon has given up:
+/// it does so for good when a peer refuses it, or is away while the tunnel changes.
+///
+/// # Errors
+/// charon does not answer.
+pub fn tend(root: &Root) -> Result<()> {
+    let files = Files::below(root);
+    let text = fs::read_to_string(&files.tunnels);
+    let wanted = wanted(&text.with_context(|| format!("read {}", files.tunnels.display()))?);
+    let mut there = there(&swanctl(&files, &["--list-sas", "--raw"])?);
+    // Who does not answer is not waited for.
+    for tunnel in there.extract_if(.., |own| own.state == "DELETING" || !wanted.contains_key(&own.name)) {
+        swanctl(&files, &["--terminate", "--ike-id", &tunnel.id, "--force", "--timeout", "1"])?;
+    }
+    for (name, children) in &wanted {
+        let mut tunnels = there.iter().filter(|own| own.name == *name).peekable();
+        if tunnels.peek().is_some() && !tunnels.clone().any(|own| own.state == "ESTABLISHED" && !own.is_busy)
+        {
+            continue;
+        }
+        for child in children {
+            if !tunnels.clone().any(|own| own.children.contains(child)) {
+                // That it does not succeed at once is no error: charon goes on trying.
+                let call = ["--initiate", "--ike", name, "--child", child, "--timeout", "1"];
+                swanctl(&files, &call).ok();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// charon has just been started, it may be.
+fn wait_for(files: &Files) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = UnixStream::connect(&files.socket) {
+        if Instant::now() >= deadline {
+            return Err(error).with_context(|| format!("ask charon at {}", files.socket.display()));
+        }
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn swanctl(files: &Files, arguments: &[&str]) -> Result<String> {
+    const TIME: Duration = Duration::from_secs(30);
+    let uri = files.uri();
+    let arguments = [arguments, &["--uri", &uri]].concat();
+    let settings = format!("STRONGSWAN_CONF={}", files.settings.display());
+    let ran = program::run("env", &[&[settings.as_str(), "swanctl"], &arguments[..]].concat(), TIME);
+    let ran = ran.context("run swanctl")?;
+    // It looks for keys and certificates, of which there are none.
+    let said = ran.stderr.lines().filter(|line| !line.starts_with("opening directory"));
+    let said: Vec<&str> = said.collect();
+    ensure!(ran.succeeded(), "swanctl {}: {}", arguments[0], said.join("; "));
+    // It says so of a connection that is not taken, and succeeds.
+    ensure!(
+        !said.iter().any(|line| line.contains("failed")),
+        "swanctl {}: {}",
+        arguments[0],
+        said.join("; ")
+    );
+    Ok(ran.stdout)
+}
+
+/// The connections of a file that [`connections`] has written, each with the children that are to be begun here.
+fn wanted(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let (mut name, mut child) = (String::new(), String::new());
+    for line in text.lines() {
+        match line.strip_suffix(" {") {
+            Some(section) if section.starts_with("vpn-") => {
+                name = section.to_owned();
+                wanted.entry(name.clone()).or_default();
+            }
+            Some(section) if section.starts_with("net-") => child = section.to_owned(),
+            None if line.starts_with("start_action = ") && !line.ends_with(" none") => {
+                wanted.entry(name.clone()).or_default().push(child.clone());
+            }
+            _ => {}
+        }
+    }
+    wanted
+}
+
+/// A tunnel that is there, or on its way.
+#[derive(Debug, PartialEq, Eq)]
+struct Established {
+    name: String,
+    id: String,
+    state: String,
+    /// Something is being negotiated.
+    is_busy: bool,
+    children: Vec<String>,
+}
+
+/// What `list-sas --raw` says:
+/// `list-sa event {NAME {uniqueid=1 state=ESTABLISHED … child-sas {net-1-2 {name=net-1 state=INSTALLED …}}}}`.
+fn there(said: &str) -> Vec<Established> {
+    let one = |event: &str| {
+        let (ike, children) = event.split_once("child-sas").unwrap_or((event, ""));
+        let values = |text: &str, key: &str| -> Vec<String> {
+            let words = text.split(['{', '}', ' ']).filter_map(|word| word.split_once('='));
+            words.filter(|(own, _)| *own == key).map(|(_, value)| value.to_owned()).collect()
+        };
+        let first = |key: &str| values(ike, key).into_iter().next().unwrap_or_default();
+        Some(Established {
+            name: ike.trim_start().strip_prefix('{')?.split_once(' ')?.0.to_owned(),
+            id: first("uniqueid"),
+            state: first("state"),
+            is_busy: event.contains("tasks-active") || event.contains("tasks-queued"),
+            children: values(children, "name"),
+        })
+    };
+    said.split("list-sa event").skip(1).filter_map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::vpn::Secret;
+
+    fn tunnel() -> Tunnel {
+        Tunnel {
+            peer: Peer::Address([198, 51, 100, 201].into()),
+            local: [203, 0, 113, 30].into(),
+            identity: [203, 0, 113, 30].into(),
+            local_network: "10.10.0.0/16".parse().expect("a network"),
+            peer_networks: ["10.98.0.0/16", "10.97.0.0/16"].map(|net| net.parse().expect("a network")).into(),
+            ike: vec!["aes256-sha256-modp2048".to_owned(), "3des-md5-modp1024".to_owned()],
+            esp: vec!["aes128-sha1".to_owned()],
+            psk: Secret("it's \"secret\" }".to_owned()),
+            version: IkeVersion::V2,
+            ike_lifetime: 86_400,
+            esp_lifetime: 3600,
+            dpd: true,
+            passive: false,
+            encap: false,
+            split: false,
+        }
+    }
+
+    fn rendered(tunnel: Tunnel, esp: Esp) -> String {
+        let service = render(&[tunnel], esp, &Root::new("/r")).expect("a service");
+        let [settings, tunnels] = service.files.as_slice() else { panic!("two files") };
+        assert_eq!(settings.path, Path::new("/r/etc/strongswan.conf"));
+        assert_eq!(tunnels.path, Path::new("/r/etc/swanctl/conf.d/xvr.conf"));
+        assert_eq!(tunnels.mode, 0o600);
+        assert_eq!(settings.content.contains("libipsec"), esp == Esp::UserSpace);
+        tunnels.content.clone()
+    }
+
+    #[test]
+    fn a_tunnel_is_a_connection_of_swanctl_and_its_secret_cannot_break_out() {
+        let text = rendered(tunnel(), Esp::UserSpace);
+        for line in [
+            "vpn-198_51_100_201 {",
+            "version = 2",
+            "remote_ts = 10.98.0.0/16,10.97.0.0/16",
+            "proposals = aes256-sha256-modp2048,3des-md5-modp1024",
+            "esp_proposals = aes128-sha1",
+            "rekey_time = 77760s",
+            "over_time = 8640s",
+            "life_time = 3600s",
+            "start_action = start",
+            "dpd_delay = 30s",
+            "secret = 0x69742773202273656372657422207d",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        assert!(!format!("{:?}", tunnel()).contains("secret\\\""));
+        let children = vec!["net-1".to_owned()];
+        assert_eq!(wanted(&text), BTreeMap::from([("vpn-198_51_100_201".to_owned(), children)]));
+    }
+
+    #[test]
+    fn a_passive_end_waits_and_split_tunnels_have_a_connection_for_each_network() {
+        let text = rendered(Tunnel { passive: true, split: true, dpd: false, ..tunnel() }, Esp::Kernel);
+        assert_eq!(text.matches("start_action = none").count(), 2);
+        assert!(!text.contains("close_action") && !text.contains("dpd_delay"));
+        assert!(wanted(&text)["vpn-198_51_100_201"].is_empty());
+        assert_eq!(text.matches("if_id_out = 1").count(), 2);
+        assert!(text.contains("net-2 {\nlocal_ts = 10.10.0.0/16\nremote_ts = 10.97.0.0/16\n"));
+    }
+
+    #[test]
+    fn tunnels_that_are_there_are_told_with_their_state_and_children() {
+        let said = "list-sa event {vpn-1_2_3_4 {uniqueid=1 version=2 state=ESTABLISHED child-sas {net-1-2 \
+                    {name=net-1 uniqueid=2 state=INSTALLED} net-2-3 {name=net-2 uniqueid=3}}}}\n\
+                    list-sa event {vpn-b_example_org {uniqueid=2 state=CONNECTING tasks-active=[IKE_INIT] \
+                    child-sas {}}}\nlist-sas reply {}\n";
+        let tunnel = |name: &str, id: &str, state: &str, is_busy, children: &[&str]| Established {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            state: state.to_owned(),
+            is_busy,
+            children: children.iter().map(|&child| child.to_owned()).collect(),
+        };
+        let first = tunnel("vpn-1_2_3_4", "1", "ESTABLISHED", false, &["net-1", "net-2"]);
+        assert_eq!(there(said), [first, tunnel("vpn-b_example_org", "2", "CONNECTING", true, &[])]);
+    }
+
+    #[test]
+    fn without_tunnels_there_is_no_daemon() {
+        assert_eq!(render(&[], Esp::Kernel, &Root::new("/r")), None);
+    }
+}

@@ -1,0 +1,401 @@
+//! Site-to-site tunnels between XVR and a strongSwan that knows nothing of it, as guests and hosts at the other end
+//! notice them. Where the kernel has no ESP both ends have it in user space.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use router_tests::capture::{Capture, Frames};
+use router_tests::clients;
+use router_tests::lab::{Host, Lab};
+use router_tests::nat::SOURCE_NAT;
+use router_tests::netns::wait_until;
+use router_tests::router::{Router, TIER1, VPC_COMMANDS, for_both_hooks};
+use router_tests::servers::{self, Conversation, HttpServer, TcpEcho};
+use router_tests::vpn::{self, Charon, SECRET, Site};
+use serde_json::{Value, json};
+
+/// Hosts at the other end.
+const INNER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
+
+/// Building a tunnel may take that long.
+const TIME: Duration = Duration::from_secs(90);
+
+const UP: &str = "IPsec SA found;Site-to-site VPN have connected";
+const DOWN: &str = "IPsec SA not found;Site-to-site VPN have not connected";
+
+fn programs() -> Vec<&'static str> {
+    [vpn::PROGRAMS.as_slice(), &["curl", "ping", "sha256sum", "tcpdump"]].concat()
+}
+
+/// CloudStack's message, with other values for some keys.
+fn tunnel(peer: Ipv4Addr, other: &Value) -> Value {
+    let mut message = json!({
+        "local_public_ip": SOURCE_NAT, "local_guest_cidr": vpn::VPC, "local_public_gateway": "203.0.113.1",
+        "peer_gateway_ip": peer, "peer_guest_cidr_list": "10.99.0.0/16",
+        "esp_policy": "aes128-sha256", "ike_policy": "aes128-sha256;modp2048", "ipsec_psk": SECRET,
+        "ike_version": "ikev2", "ike_lifetime": 86400, "esp_lifetime": 3600, "create": true, "dpd": true,
+        "passive": false, "encap": false, "split_connections": false,
+        "type": "site2sitevpn", "delete_from_processed_cache": false,
+    });
+    for (key, value) in other.as_object().into_iter().flatten() {
+        message[key] = value.clone();
+    }
+    message
+}
+
+fn send(router: &Router<'_>, message: &Value) -> Result<()> {
+    router.update_config_with("site_2_site_vpn", message.to_string().as_bytes())?.ok().map(drop)
+}
+
+/// The other end that fits [`tunnel`].
+fn site(networks: &'static [&'static str]) -> Site<'static> {
+    Site {
+        version: 2,
+        ike: "aes128-sha256-modp2048",
+        esp: "aes128-sha256",
+        router: SOURCE_NAT,
+        networks,
+        is_split: false,
+        begins: false,
+    }
+}
+
+const ONE: &[&str] = &["10.99.0.0/16"];
+
+/// Hosts at the other end, on its own loopback device.
+fn bring_hosts(far: &Host) -> Result<()> {
+    far.namespace
+        .ip(&format!("address add {INNER}/32 dev lo\naddress add {SECOND}/32 dev lo\nlink set lo up\n"))
+}
+
+fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<Router<'lab>> {
+    bring_hosts(lab.host("far"))?;
+    let router = Router::start(lab, attach)?;
+    router.apply(&VPC_COMMANDS)?;
+    Ok(router)
+}
+
+fn status(router: &Router<'_>, peer: Ipv4Addr) -> Result<String> {
+    Ok(router.script("checkbatchs2svpn.sh", &[&peer.to_string(), ""])?.ok()?.stdout)
+}
+
+fn is_up(router: &Router<'_>, peer: Ipv4Addr) -> bool {
+    status(router, peer).is_ok_and(|said| said == format!("{peer}:0:{UP}&"))
+}
+
+fn reaches(from: &Host, to: impl Into<IpAddr>) -> bool {
+    clients::ping(from, to.into(), 2, Duration::from_millis(20)).is_ok_and(|ping| ping.received > 0)
+}
+
+/// Waits until the tunnel carries packets from a guest.
+fn wait_until_carried(router: &Router<'_>, from: &Host, to: Ipv4Addr) -> Result<()> {
+    wait_until(&format!("{to} is reached"), TIME, || reaches(from, to))
+        .with_context(|| format!("the daemon's log:\n{}", router.log()))
+}
+
+#[test]
+fn tcp_goes_both_ways_with_the_guests_own_addresses_and_nothing_of_it_is_seen_outside() -> Result<()> {
+    for_both_hooks(&programs(), |attach| {
+        let lab = Lab::vpc()?;
+        let (web1, far) = (lab.host("web1"), lab.host("far"));
+        let router = start(&lab, attach)?;
+        let public = lab.segment("public").router_port();
+        let bare = Capture::start(&lab.wire, &public, Frames::All, "net 10.0.0.0/8")?;
+        let peer = Charon::site(far, &site(ONE))?;
+        assert_eq!(status(&router, far.v4)?, format!("{}:11:{DOWN}&", far.v4));
+        send(&router, &tunnel(far.v4, &json!({})))?;
+        wait_until_carried(&router, web1, INNER)?;
+        assert!(is_up(&router, far.v4));
+        assert!(reaches(far, web1.v4));
+        let inside = Capture::start(&far.namespace, "ipsec0", Frames::Arriving, "")?;
+        const LENGTH: u64 = 10_000_000;
+        let sum = servers::sha256_of_body(LENGTH)?;
+        for (server, client, address) in [(far, web1, INNER), (web1, far, web1.v4)] {
+            let http = HttpServer::start(server)?;
+            let download = clients::curl(client, http.at(address), LENGTH, TIME)?;
+            ensure!(download.sha256 == sum, "another file came from {}", server.name);
+        }
+        let seen = inside.stop()?.frames("")?;
+        ensure!(seen.iter().any(|frame| frame.contains(&format!("IP {}.", web1.v4))), "{seen:?}");
+        let bare = bare.stop()?.frames("")?;
+        ensure!(bare.is_empty(), "outside the tunnel: {bare:#?}");
+        let tunnels = peer.tunnels()?;
+        ensure!(tunnels.contains("INSTALLED, TUNNEL"), "{tunnels}");
+        let ports = router.show("ports")?;
+        ensure!(
+            ports.as_array().is_some_and(|all| all.iter().any(|port| port["role"] == "tunnel")),
+            "{ports}"
+        );
+        let shown = router.xvr(&["status"])?.ok()?.stdout;
+        ensure!(shown.contains("charon runs, process") && shown.contains("ESP is"), "{shown}");
+        let secrets = router.root().join("etc/swanctl/conf.d/xvr.conf");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(secrets)?.permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        ensure!(!router.log().contains(SECRET), "the secret is in the log");
+        assert!(router.plan()?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn versions_of_ike_proposals_and_encapsulation_are_as_cloudstack_says() -> Result<()> {
+    if !router_tests::needs::are_met(&programs()) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let (web1, far) = (lab.host("web1"), lab.host("far"));
+    let router = start(&lab, "tc")?;
+    for (other, site, words) in [
+        (
+            json!({ "ike_version": "ikev1", "ike_policy": "aes256-sha1;modp1536", "esp_policy": "aes256-sha1;modp1536" }),
+            Site { version: 1, ike: "aes256-sha1-modp1536", esp: "aes256-sha1-modp1536", ..site(ONE) },
+            [
+                "IKEv1",
+                "AES_CBC-256/HMAC_SHA1_96/PRF_HMAC_SHA1/MODP_1536",
+                "AES_CBC-256/HMAC_SHA1_96/MODP_1536",
+            ],
+        ),
+        // The peer takes the second of each.
+        (
+            json!({
+                "ike_version": "ike", "encap": true,
+                "ike_policy": "aes128-sha1;modp1024,aes192-sha384;modp3072",
+                "esp_policy": "aes128-sha1,aes256-sha512",
+            }),
+            Site { ike: "aes192-sha384-modp3072", esp: "aes256-sha512", ..site(ONE) },
+            [
+                "IKEv2",
+                "AES_CBC-192/HMAC_SHA2_384_192/PRF_HMAC_SHA2_384/MODP_3072",
+                "AES_CBC-256/HMAC_SHA2_512_256",
+            ],
+        ),
+        (
+            json!({ "ike_policy": "3des-md5;modp1024", "esp_policy": "aes128-sha256;modp2048" }),
+            Site { ike: "3des-md5-modp1024", esp: "aes128-sha256-modp2048", ..site(ONE) },
+            ["IKEv2", "3DES_CBC/HMAC_MD5_96/PRF_HMAC_MD5/MODP_1024", "TUNNEL-in-UDP"],
+        ),
+    ] {
+        let peer = Charon::site(far, &site)?;
+        send(&router, &tunnel(far.v4, &other))?;
+        wait_until_carried(&router, web1, INNER).with_context(|| other.to_string())?;
+        let tunnels = peer.tunnels()?;
+        ensure!(words.iter().all(|word| tunnels.contains(word)), "{words:?} in {tunnels}");
+        assert!(is_up(&router, far.v4));
+        send(&router, &tunnel(far.v4, &json!({ "create": false })))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn each_network_of_a_split_tunnel_has_a_connection_of_its_own_and_so_it_is_with_ikev1() -> Result<()> {
+    if !router_tests::needs::are_met(&programs()) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let (web1, far) = (lab.host("web1"), lab.host("far"));
+    let router = start(&lab, "tc")?;
+    let both: &[&str] = &["10.99.0.0/16", "10.97.0.0/16"];
+    let networks = "10.99.0.0/16,10.97.0.0/16";
+    for (other, site, connections) in [
+        (json!({ "split_connections": true }), Site { is_split: true, ..site(both) }, 2),
+        (json!({}), site(both), 1),
+        (json!({ "ike_version": "ikev1" }), Site { version: 1, is_split: true, ..site(both) }, 2),
+    ] {
+        let peer = Charon::site(far, &site)?;
+        let mut message = tunnel(far.v4, &other);
+        message["peer_guest_cidr_list"] = networks.into();
+        send(&router, &message)?;
+        wait_until_carried(&router, web1, INNER).with_context(|| other.to_string())?;
+        wait_until_carried(&router, web1, SECOND).with_context(|| other.to_string())?;
+        let tunnels = peer.tunnels()?;
+        assert_eq!(tunnels.matches("INSTALLED").count(), connections, "{other}: {tunnels}");
+        send(&router, &tunnel(far.v4, &json!({ "create": false })))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_passive_end_does_not_begin_and_takes_who_does() -> Result<()> {
+    if !router_tests::needs::are_met(&programs()) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let (web1, far) = (lab.host("web1"), lab.host("far"));
+    let router = start(&lab, "tc")?;
+    let public = lab.segment("public").router_port();
+    let called = Capture::start(&lab.wire, &public, Frames::All, "udp port 500")?;
+    let waiting = Charon::site(far, &site(ONE))?;
+    send(&router, &tunnel(far.v4, &json!({ "passive": true })))?;
+    let is_loaded =
+        || router.log().contains("loaded connection") || router.log().contains("added vici connection");
+    wait_until("charon knows its tunnel", TIME, is_loaded).with_context(|| router.log())?;
+    assert!(!reaches(web1, INNER));
+    drop(waiting);
+    let _begins = Charon::site(far, &Site { begins: true, ..site(ONE) })?;
+    wait_until_carried(&router, web1, INNER)?;
+    let calls = called.stop()?.frames("")?;
+    let first = calls.first().context("nobody called")?;
+    ensure!(first.contains(&format!("IP {}.500 > {SOURCE_NAT}.500", far.v4)), "{first}");
+    // A passive tunnel ends with its removal all the same.
+    send(&router, &tunnel(far.v4, &json!({ "create": false })))?;
+    wait_until("the tunnel is gone", TIME, || !reaches(far, web1.v4))
+}
+
+#[test]
+fn without_the_tunnel_nothing_of_it_leaves_and_it_comes_back_by_itself() -> Result<()> {
+    for_both_hooks(&programs(), |attach| {
+        let lab = Lab::vpc()?;
+        let (web1, far) = (lab.host("web1"), lab.host("far"));
+        let mut router = start(&lab, attach)?;
+        let public = lab.segment("public").router_port();
+        let leaked = Capture::start(&lab.wire, &public, Frames::All, "net 10.0.0.0/8")?;
+        // Nobody is there.
+        send(&router, &tunnel(far.v4, &json!({})))?;
+        assert!(!reaches(web1, INNER));
+        let peer = Charon::site(far, &site(ONE))?;
+        wait_until_carried(&router, web1, INNER)?;
+        // Its daemon ends, and is started again.
+        let before = charon(&router)?;
+        kill(before)?;
+        reaches(web1, INNER);
+        wait_until_carried(&router, web1, INNER)?;
+        ensure!(charon(&router)? != before, "the same process");
+        // Nobody is left to start it.
+        router.kill_daemon();
+        kill(charon_of_note(&router)?)?;
+        wait_until("the device is gone", TIME, || !lab.router.has_interface("ipsec0"))?;
+        assert!(!reaches(web1, INNER));
+        router.start_daemon()?;
+        wait_until_carried(&router, web1, INNER)?;
+        drop(peer);
+        assert!(!reaches(web1, INNER));
+        let leaked = leaked.stop()?.frames("")?;
+        ensure!(leaked.is_empty(), "{leaked:#?}");
+        Ok(())
+    })
+}
+
+/// charon's process, as the router says.
+fn charon(router: &Router<'_>) -> Result<u32> {
+    let status = router.show("status")?;
+    let services = status["services"].as_array().context("no services")?;
+    let pid = services.iter().find(|service| service["name"] == "charon").and_then(|own| own["pid"].as_u64());
+    Ok(u32::try_from(pid.context("charon does not run")?)?)
+}
+
+/// And as it is written down for the next daemon.
+fn charon_of_note(router: &Router<'_>) -> Result<u32> {
+    let note: Value = serde_json::from_slice(&fs::read(router.root().join("run/xvr/charon.process"))?)?;
+    Ok(u32::try_from(note["pid"].as_u64().context("no process")?)?)
+}
+
+fn kill(pid: u32) -> Result<()> {
+    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status()?;
+    ensure!(status.success(), "process {pid} is not ended");
+    Ok(())
+}
+
+#[test]
+fn a_tiers_lists_are_asked_about_what_goes_through_the_tunnel() -> Result<()> {
+    if !router_tests::needs::are_met(&programs()) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let (web1, far) = (lab.host("web1"), lab.host("far"));
+    let router = start(&lab, "tc")?;
+    let _peer = Charon::site(far, &site(ONE))?;
+    send(&router, &tunnel(far.v4, &json!({})))?;
+    wait_until_carried(&router, web1, INNER)?;
+    let all = |cidr: &str, allowed: bool| json!([{ "type": "all", "cidr": cidr, "allowed": allowed }]);
+    let (open, closed) = (all("0.0.0.0/0", true), all("0.0.0.0/0", false));
+    for (ingress, egress, inward, outward) in [
+        (&all("10.99.0.1/32", true), &closed, true, false),
+        (&all("10.99.0.2/32", true), &open, false, true),
+        (&closed, &all("10.99.0.0/16", false), false, false),
+        (&open, &open, true, true),
+    ] {
+        router.apply_acl(TIER1, ingress, egress)?;
+        assert_eq!((reaches(far, web1.v4), reaches(web1, INNER)), (inward, outward), "{ingress} {egress}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_end_of_a_tunnel_is_its_end_and_another_one_goes_on() -> Result<()> {
+    if !router_tests::needs::are_met(&programs()) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let (web1, far, neighbour) = (lab.host("web1"), lab.host("far"), lab.host("neighbour"));
+    let router = start(&lab, "tc")?;
+    let other = Ipv4Addr::new(10, 96, 0, 1);
+    neighbour.namespace.ip(&format!("address add {other}/32 dev lo\nlink set lo up\n"))?;
+    let peers = (Charon::site(far, &site(ONE))?, Charon::site(neighbour, &site(&["10.96.0.0/16"]))?);
+    send(&router, &tunnel(far.v4, &json!({})))?;
+    send(&router, &tunnel(neighbour.v4, &json!({ "peer_guest_cidr_list": "10.96.0.0/16" })))?;
+    wait_until_carried(&router, web1, INNER)?;
+    wait_until_carried(&router, web1, other)?;
+    let echo = TcpEcho::start(neighbour)?;
+    let mut conversation = Conversation::begin(web1, echo.at(other))?;
+    let both =
+        router.script("checkbatchs2svpn.sh", &[&far.v4.to_string(), &neighbour.v4.to_string(), ""])?.ok()?;
+    assert_eq!(both.stdout, format!("{}:0:{UP}&{}:0:{UP}&", far.v4, neighbour.v4));
+    send(&router, &tunnel(far.v4, &json!({ "create": false })))?;
+    wait_until("the peer knows", TIME, || peers.0.tunnels().is_ok_and(|tunnels| tunnels.trim().is_empty()))?;
+    assert_eq!(status(&router, far.v4)?, format!("{}:11:{DOWN}&", far.v4));
+    conversation.go_on()?;
+    assert!(is_up(&router, neighbour.v4) && !reaches(far, web1.v4));
+    send(&router, &tunnel(neighbour.v4, &json!({ "create": false })))?;
+    wait_until("charon has nothing to do", TIME, || charon(&router).is_err())?;
+    wait_until("the peer knows", TIME, || peers.1.tunnels().is_ok_and(|tunnels| tunnels.trim().is_empty()))?;
+    let routes = router.show("routes")?.to_string();
+    ensure!(!routes.contains("10.96.0.0") && !routes.contains("10.99.0.0"), "{routes}");
+    Ok(())
+}
+
+#[test]
+fn a_connection_outlives_its_keys() -> Result<()> {
+    if !router_tests::needs::are_met(&programs()) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let (web1, far) = (lab.host("web1"), lab.host("far"));
+    let router = start(&lab, "tc")?;
+    let peer = Charon::site(far, &site(ONE))?;
+    send(&router, &tunnel(far.v4, &json!({ "ike_lifetime": 30, "esp_lifetime": 20 })))?;
+    wait_until_carried(&router, web1, INNER)?;
+    let echo = TcpEcho::start(far)?;
+    let mut conversation = Conversation::begin(web1, echo.at(INNER))?;
+    // `tunnel: #1, ESTABLISHED` and `net0: #1, reqid 1, INSTALLED`
+    let is_anew = |tunnels: &str, name: &str| {
+        let mut lines =
+            tunnels.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": #"));
+        lines.any(|line| !line.starts_with("1,"))
+    };
+    wait_until("all keys are new", TIME, || {
+        peer.tunnels().is_ok_and(|tunnels| is_anew(&tunnels, "tunnel") && is_anew(&tunnels, "net0"))
+    })?;
+    conversation.go_on()
+}
+
+#[test]
+#[ignore = "takes minutes: cargo xtask soak"]
+fn a_peer_that_was_gone_is_noticed_and_called_again() -> Result<()> {
+    if !router_tests::needs::are_met(&programs()) {
+        return Ok(());
+    }
+    const MINUTES: Duration = Duration::from_secs(300);
+    let lab = Lab::vpc()?;
+    let (web1, far) = (lab.host("web1"), lab.host("far"));
+    let router = start(&lab, "tc")?;
+    let peer = Charon::site(far, &site(ONE))?;
+    send(&router, &tunnel(far.v4, &json!({})))?;
+    wait_until_carried(&router, web1, INNER)?;
+    drop(peer);
+    // It knows of no tunnel, and waits.
+    let _peer = Charon::site(far, &site(ONE))?;
+    wait_until("the tunnel is there again", MINUTES, || reaches(web1, INNER))
+}
