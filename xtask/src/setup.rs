@@ -51,9 +51,10 @@ const LAB: &[Package] = &[
     package("tftp-hpa", "/usr/bin/tftp", "a client"),
     package("vsftpd", "/usr/sbin/vsftpd", "a server"),
     package("sip-tester", "/usr/bin/sipp", "a client and its server"),
-    package("charon-systemd", "/usr/sbin/charon-systemd", "both ends of a VPN"),
+    package("charon-systemd", "/usr/sbin/charon-systemd", "the router's VPNs, and those they lead to"),
     package("strongswan-swanctl", "/usr/sbin/swanctl", "telling them what to do"),
     package("libcharon-extra-plugins", IPSEC_IN_USERSPACE, "their ESP, which the kernel may not have"),
+    package("libstrongswan-standard-plugins", OPENSSL, "older algorithms of VPNs"),
     package("cloud-init", "/usr/lib/python3/dist-packages/cloudinit/__init__.py", "a client's library"),
     package("wget", "/usr/bin/wget", "a client"),
     package("tcpdump", "/usr/bin/tcpdump", "watching wires"),
@@ -62,6 +63,8 @@ const LAB: &[Package] = &[
 
 /// The plugin of that package that the lab uses.
 const IPSEC_IN_USERSPACE: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
+/// And of the one for the sake of 3DES and MD5.
+const OPENSSL: &str = "/usr/lib/ipsec/plugins/libstrongswan-openssl.so";
 
 /// What the router is compared with: bench.
 const REFERENCES: &[Package] =

@@ -37,7 +37,16 @@ pub fn run(arguments: &Soak) -> Result<()> {
     println!("then a daemon that is killed {} times amid messages", arguments.cuts);
     println!("meanwhile the timers, which take five minutes");
     let mut timers = build::cargo("test");
-    timers.args(["-p", "router-tests", "--test", "netns_timers", "--", "--ignored", "--nocapture"]);
+    timers.args([
+        "-p",
+        "router-tests",
+        "--test",
+        "netns_timers",
+        "--test",
+        "netns_site2site",
+        "--no-fail-fast",
+    ]);
+    timers.args(["--", "--ignored", "--nocapture"]);
     let mut timers = timers.spawn().with_context(|| format!("run {timers:?}"))?;
     let mut model = build::cargo("test");
     model

@@ -20,11 +20,27 @@ const TESTS: &[(&str, &[&str])] = &[
     ("policy", &[]),
     ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
     ("netns_restart", &["the_next_daemon_adopts"]),
+    ("netns_site2site", &["tcp_goes_both_ways"]),
 ];
 
 /// Programs of this machine that tests in the guest call.
-const PROGRAMS: &[&str] =
-    &["/usr/sbin/ip", "/usr/sbin/nft", "/usr/sbin/ethtool", "/usr/bin/ping", "/usr/bin/traceroute"];
+const PROGRAMS: &[&str] = &[
+    "/usr/sbin/ip",
+    "/usr/sbin/nft",
+    "/usr/sbin/ethtool",
+    "/usr/bin/ping",
+    "/usr/bin/traceroute",
+    "/usr/bin/ssh-keygen",
+    "/usr/sbin/charon-systemd",
+    "/usr/sbin/swanctl",
+    "/usr/bin/curl",
+    "/usr/bin/env",
+    "/usr/bin/sha256sum",
+    "/usr/bin/tcpdump",
+];
+
+/// What charon loads by itself.
+const PLUGINS: &str = "/usr/lib/ipsec/plugins";
 
 /// Kernel modules that the tests need; those they depend on come along.
 const MODULES: &[&str] = &[
@@ -38,6 +54,18 @@ const MODULES: &[&str] = &[
     "nf_tables",
     "nft_counter",
     "tun",
+    "xfrm_user",
+    "xfrm_interface",
+    "esp4",
+    "authenc",
+    "cbc",
+    "hmac",
+    "sha256_generic",
+    "aes_generic",
+    "crypto_null",
+    "echainiv",
+    "seqiv",
+    "af_key",
 ];
 
 /// The whole run may take this long; the guest is some ten times slower than the machine.
@@ -148,6 +176,8 @@ fn initial_file_system(
         format!("{test} {names}\n")
     });
     archive.file("etc/xvr-tests", lines.collect::<String>().as_bytes());
+    // Whom OpenSSH makes keys for.
+    archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
     let mut files = libraries(&init)?;
     let router = build::programs().join("xvr");
     archive.file("usr/sbin/xvr", &read(&router)?);
@@ -162,9 +192,10 @@ fn initial_file_system(
         archive.file(Path::new("tests").join(name), &read(path)?);
         files.extend(libraries(path)?);
     }
-    for program in PROGRAMS {
-        files.insert(PathBuf::from(program));
-        files.extend(libraries(Path::new(program))?);
+    let programs = PROGRAMS.iter().map(PathBuf::from);
+    for program in programs.chain(files_below(Path::new(PLUGINS))?) {
+        files.extend(libraries(&program)?);
+        files.insert(program);
     }
     for file in files {
         archive.file(file.strip_prefix("/")?, &read(&file)?);

@@ -13,6 +13,7 @@ mod services;
 mod shared;
 mod store;
 mod vpc;
+mod vpn;
 
 use std::fs;
 use std::path::{Path, PathBuf};
