@@ -320,11 +320,12 @@ impl<'lab> Router<'lab> {
             let noted: Value = serde_json::from_slice(&noted).unwrap_or_default();
             let Some(pid) = noted["pid"].as_i64() else { continue };
             let root = self.root.display().to_string();
+            // charon's root is in its environment.
             let is_named = |place: &&str| {
                 let text = fs::read(format!("/proc/{pid}/{place}")).unwrap_or_default();
                 String::from_utf8_lossy(&text).contains(&root)
             };
-            if ["cmdline", "environ"].iter().any(|place| is_named(&place)) {
+            if ["cmdline", "environ"].iter().any(is_named) {
                 Command::new("kill").arg(pid.to_string()).status().ok();
             }
         }

@@ -53,6 +53,7 @@ const MODULES: &[&str] = &[
     "sch_ingress",
     "nf_tables",
     "nft_counter",
+    "nft_objref",
     "tun",
     "xfrm_user",
     "xfrm_interface",

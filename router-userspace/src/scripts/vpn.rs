@@ -55,7 +55,12 @@ impl Tunnels {
             return Self(String::new());
         }
         let uri = format!("unix://{}", socket.display());
-        let said = match program::run("swanctl", &["--list-sas", "--raw", "--uri", &uri], TIME) {
+        // As the router's own strongSwan has it, if that runs.
+        let settings = root.path().join("etc/strongswan.conf");
+        let settings = settings.exists().then(|| format!("STRONGSWAN_CONF={}", settings.display()));
+        let swanctl = ["swanctl", "--list-sas", "--raw", "--uri", &uri];
+        let words: Vec<&str> = settings.as_deref().into_iter().chain(swanctl).collect();
+        let said = match program::run("env", &words, TIME) {
             Ok(ran) if ran.succeeded() => ran.stdout,
             Ok(ran) => {
                 eprintln!("swanctl ended with {}: {}", ran.code(), ran.stderr.trim());

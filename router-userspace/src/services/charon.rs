@@ -18,6 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use tracing::info;
 
 use super::{Call, Rendered, Service};
 use crate::model::vpn::{DEVICE, IkeVersion, Peer, Tunnel};
@@ -37,7 +38,13 @@ impl Esp {
     /// What this kernel can do; asked once.
     pub fn of_this_kernel() -> Self {
         static FOUND: OnceLock<Esp> = OnceLock::new();
-        *FOUND.get_or_init(|| if kernel_has_esp() { Self::Kernel } else { Self::UserSpace })
+        *FOUND.get_or_init(|| match ask_for_esp() {
+            Ok(()) => Self::Kernel,
+            Err(why) => {
+                info!("ESP is in user space: {why:#}");
+                Self::UserSpace
+            }
+        })
     }
 
     /// In a sentence.
@@ -49,25 +56,25 @@ impl Esp {
     }
 }
 
-/// Whether the kernel takes a security association and an XFRM interface, which are removed again.
-fn kernel_has_esp() -> bool {
-    const TIME: Duration = Duration::from_secs(5);
+/// Whether the kernel takes a security association and an XFRM interface, which are removed again; else why not.
+fn ask_for_esp() -> Result<()> {
     const NAME: &str = "xvr-look";
-    // Of addresses that nobody has (RFC 6890: 192.0.0.8/32 is a dummy).
+    // Of an address that nobody has (RFC 7600 §4.8).
     const WHICH: [&str; 8] = ["src", "192.0.0.8", "dst", "192.0.0.8", "proto", "esp", "spi", "0xfffffff1"];
     let key = format!("0x{}", "00".repeat(32));
-    let ip = |arguments: &[&str]| program::run("ip", arguments, TIME).is_ok_and(|ran| ran.succeeded());
     let add = [&["xfrm", "state", "add"][..], &WHICH, &["mode", "tunnel"]].concat();
     let algorithms = ["auth", "hmac(sha256)", &key, "enc", "cbc(aes)", &key];
-    let has_esp = ip(&[&add[..], &algorithms].concat());
-    if has_esp {
-        ip(&[&["xfrm", "state", "delete"][..], &WHICH].concat());
-    }
-    let has_interface = has_esp && ip(&["link", "add", NAME, "type", "xfrm", "if_id", "0xfffffff1"]);
-    if has_interface {
-        ip(&["link", "delete", NAME]);
-    }
-    has_interface
+    ip(&[&add[..], &algorithms].concat())?;
+    ip(&[&["xfrm", "state", "delete"][..], &WHICH].concat())?;
+    ip(&["link", "add", NAME, "type", "xfrm", "if_id", "0xfffffff1"])?;
+    ip(&["link", "delete", NAME])
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    const TIME: Duration = Duration::from_secs(20);
+    let ran = program::run("ip", arguments, TIME).context("run ip")?;
+    ensure!(ran.succeeded(), "ip {}: {}", arguments.join(" "), ran.stderr.trim());
+    Ok(())
 }
 
 /// The daemon for these tunnels; none for none.
