@@ -358,8 +358,8 @@ impl Control {
         if let Ok(desired) = self.memory.known() {
             let (services, _) = cloudstack::services(&self.memory.bags, desired);
             let Options { root, .. } = &self.options;
-            // Asked where it counts: some kernels look for modules first.
-            let esp = if services.tunnels.is_empty() { Esp::UserSpace } else { Esp::of_this_kernel() };
+            // Not `Esp::of_this_kernel` yet: on 6.1 no packet has gone through the kernel's.
+            let esp = Esp::UserSpace;
             let place = services::Place { root, compiled: &self.compiled, inventory: &self.inventory, esp };
             self.supervisor.want(services::render(&services, place));
         }

@@ -51,7 +51,7 @@ impl Esp {
     const fn about(self) -> &'static str {
         match self {
             Self::Kernel => "ESP is the kernel's",
-            Self::UserSpace => "ESP is in user space, the kernel has none",
+            Self::UserSpace => "ESP is in user space",
         }
     }
 }
