@@ -12,6 +12,7 @@
 mod boot;
 mod control;
 mod health;
+mod import;
 mod inbox;
 mod listen;
 mod log;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,13 @@ pub enum Request {
     },
     /// Make the system hold what it should, now.
     Converge,
+    /// Take the place of CloudStack's own router.
+    Import {
+        /// Where its databags are.
+        folder: PathBuf,
+        /// Change nothing; the answer is a plan.
+        only_say: bool,
+    },
     /// Read the operator's settings again and put them in force.
     Reload,
     /// Take the programs off all ports, forget all flows, and end.

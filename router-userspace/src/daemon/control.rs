@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::boot::{self, BootLine};
 use super::memory::Memory;
 use super::pace::Pace;
-use super::{Options, health, inbox, redundancy, unsolicited, usage, views};
+use super::{Options, health, import, inbox, redundancy, unsolicited, usage, views};
 use crate::cloudstack::wire::vmpassword::VmPassword;
 use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
@@ -169,6 +169,7 @@ impl Control {
                 self.reload().await.map(|reloaded| Answer::Applied { applied: vec![reloaded], refused: None })
             }
             Request::UpdateConfig { files } => Ok(inbox::update_config(self, &files).await),
+            Request::Import { folder, only_say } => import::import(self, &folder, only_say).await,
             // The loop's, since it ends the daemon.
             Request::Remove { .. } => Err(anyhow!("removing is not answered here")),
         };
@@ -294,7 +295,7 @@ impl Control {
 
     /// Makes the system hold what the databags after a command say, and saves them. Returns what was changed, and
     /// when that was in force, counted from `begun`. With an error everything is as it was, or the error says what differs.
-    async fn put_in_force(
+    pub(super) async fn put_in_force(
         &mut self,
         name: &str,
         before: &Memory,
@@ -303,13 +304,13 @@ impl Control {
     ) -> Result<(Vec<Change>, Duration)> {
         let compiled = self.compile(after.known()?, &self.settings);
         refuse(name, &compiled, before.known()?, after.known()?)?;
-        let files = &mut self.files;
+        let (files, old) = (&mut self.files, &self.memory.bags);
         let mut in_force = Duration::ZERO;
         let save = || {
             in_force = begun.elapsed();
             let saved = files.save(&after.bags).map(drop).context("save the databags");
             // Where renaming failed, some files may be the new ones already.
-            saved.map_err(|error| match files.save(&before.bags) {
+            saved.map_err(|error| match files.save(old) {
                 Ok(_) => error,
                 Err(_) => error.context("the databags on disk may be the new ones after the next start"),
             })
@@ -321,6 +322,12 @@ impl Control {
         // Attaching programs may have changed what NICs can do.
         self.look_again().await;
         Ok((converged.changes, in_force))
+    }
+
+    /// What the system should hold for another state, with the NICs that are there now.
+    pub(super) async fn compile_anew(&mut self, memory: &Memory) -> Result<Compiled> {
+        self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+        Ok(self.compile(memory.known()?, &self.settings))
     }
 
     /// Commands that what is forwarded does not depend on: they are known and saved, also where that is damaged.
