@@ -59,6 +59,8 @@ pub enum Request {
     },
     /// What the router is to its network.
     Role,
+    /// Take part in finding out which router of a pair serves, or do not, until a tier's message comes.
+    TakePart(bool),
     /// What health checks compare with.
     Health,
     /// Give the NIC that has an address another MTU.
@@ -151,6 +153,8 @@ pub enum Answer {
     Rules(Vec<ListView>),
     /// To [`Request::Role`].
     Role(RouterRole),
+    /// To [`Request::TakePart`]: it is to be so; `keepalived` in `xvr status` tells when it is.
+    TakenPart,
     /// To [`Request::Health`].
     Health(Box<HealthView>),
     /// To [`Request::SetMtu`]: the NIC's name; nothing if none has the address.

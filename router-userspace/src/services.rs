@@ -13,6 +13,7 @@
 //! Daemons outlive us, as the programs do: a session that is just changing the router must not end with the
 //! daemon that is being replaced. The next daemon finds them by their files in `run/xvr/`.
 
+pub mod keepalived;
 mod process;
 pub mod ssh;
 mod supervisor;
@@ -75,7 +76,9 @@ pub struct Place<'a> {
     pub inventory: &'a Inventory,
 }
 
-/// The daemons for what is to be served.
+/// The daemons for what is to be served. Those for guests run where [`Compiled::serves`] is so, these two always.
 pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
-    services.ssh.iter().map(|ssh| ssh::render(ssh, place.root)).collect()
+    let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));
+    let pair = services.pair.iter().filter_map(|pair| keepalived::render(pair, place));
+    ssh.chain(pair).collect()
 }

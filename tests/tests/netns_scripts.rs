@@ -92,17 +92,6 @@ fn a_vpcs_router_is_unknown_until_it_has_a_tier() -> Result<()> {
     })
 }
 
-#[test]
-fn one_router_of_a_pair_does_not_say_that_it_serves() -> Result<()> {
-    if !needs::are_met(&[]) {
-        return Ok(());
-    }
-    let lab = Lab::isolated()?;
-    let router = Router::start(&lab, "tc")?;
-    router.apply(&["cloudstack/cmd_line/router_isolated_redundant.json"])?;
-    prints(&router, &["checkrouter.sh"], &golden("checkrouter_fault.stdout")?)
-}
-
 /// What is between `&&`s: output, errors, exit status.
 fn diagnose(router: &Router<'_>, line: &[&str]) -> Result<(String, String, i32)> {
     let output = router.script("diagnostics.py", line)?;

@@ -37,6 +37,7 @@ const LAB: &[Package] = &[
     package("iputils-ping", "/usr/bin/ping", "a client"),
     package("iputils-arping", "/usr/bin/arping", "a script's tool"),
     package("haproxy", "/usr/sbin/haproxy", "a load balancer that a script asks"),
+    package("keepalived", "/usr/sbin/keepalived", "which router of a pair serves"),
     package("unzip", "/usr/bin/unzip", "looking into a script's archive"),
     package("traceroute", "/usr/bin/traceroute", "a client"),
     package("curl", "/usr/bin/curl", "a client"),

@@ -3,6 +3,7 @@
 //! The choices that CloudStack leaves open are written down in `docs/cloudstack.md`.
 
 mod nat;
+mod pair;
 mod policy;
 mod ports;
 mod routes;
@@ -103,10 +104,11 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let mut notices = Vec::new();
     let routes = routes::routes(&reading, &ports, &mut notices)?;
     let nat = nat::nat(&reading, &ports, &mut notices);
+    let pair = pair::pair(&reading, &ports, &mut notices);
     let mut placed = policy::policy(bags, &reading, &ports, &mut notices);
     let ports = ports.into_iter().map(|port| port.port).collect();
     let policy = std::mem::take(&mut placed.policy);
-    Ok(Meaning { state: DesiredState { ports, routes, nat, policy }, notices, policy: placed })
+    Ok(Meaning { state: DesiredState { ports, routes, nat, policy, pair }, notices, policy: placed })
 }
 
 /// The databags, typed.

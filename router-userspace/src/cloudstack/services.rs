@@ -17,7 +17,7 @@ pub fn services(bags: &Databags, desired: &DesiredState) -> (Services, Vec<Confi
     let mut notices = Vec::new();
     let Some(boot) = boot(bags) else { return (Services::default(), notices) };
     let ssh = ssh::ssh(&boot, &desired.ports, &mut notices);
-    (Services { ssh }, notices)
+    (Services { ssh, pair: desired.pair.clone() }, notices)
 }
 
 /// The boot line, if it is there and sound; if not, forwarding says so.

@@ -5,7 +5,7 @@
 //! └────────────── errors up to here change nothing ─┘   └─ errors here are undone ─┘
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -26,7 +26,7 @@ use crate::error::ConfigError;
 use crate::http::Http;
 use crate::http::passwords::{MessageId, Taken};
 use crate::model::settings::{DeniedFlows, UnsolicitedSyn};
-use crate::model::{DesiredState, Settings};
+use crate::model::{DesiredState, RouterRole, Settings};
 use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
 use crate::root::Root;
@@ -36,6 +36,9 @@ use crate::settings;
 
 /// How long a command may wait for a NIC that the hypervisor is just plugging.
 const HOT_PLUG: Duration = Duration::from_secs(3);
+
+/// How long keepalived may keep an address that is shared no more: longer than from one look to the next.
+const GIVEN_BACK: Duration = Duration::from_secs(15);
 
 /// The router, as far as the daemon is concerned.
 pub struct Control {
@@ -64,6 +67,10 @@ pub struct Control {
     ports: BTreeSet<u32>,
     /// The daemons that work is left to.
     pub(super) supervisor: Supervisor,
+    /// What the router does in a pair, after the last look; unknown while it is alone.
+    pub(super) role: RouterRole,
+    /// Addresses that the pair shares, or shared lately, and how long who holds them may take to give them back.
+    shared_until: BTreeMap<IpNet, Instant>,
 }
 
 /// A message of CloudStack's as it came.
@@ -111,6 +118,8 @@ impl Control {
             cut_by: None,
             ports,
             supervisor,
+            role: RouterRole::Unknown,
+            shared_until: BTreeMap::new(),
         })
     }
 
@@ -124,6 +133,9 @@ impl Control {
         }
         if let Some(damage) = &self.settings_damage {
             error!("{damage}: all is as without settings until this is repaired and reloaded");
+        }
+        if let Err(error) = self.take_role().await {
+            debug!("{error:#}");
         }
         if let Some(line) = boot::from_hypervisor(&self.options.root)
             && let Err(error) = self.boot(&line).await
@@ -158,6 +170,7 @@ impl Control {
             Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Rules => views::rules(self).map(Answer::Rules),
             Request::Role => Ok(Answer::Role(redundancy::role(self))),
+            Request::TakePart(does) => redundancy::take_part(self, does).map(|()| Answer::TakenPart),
             Request::Health => health::view(self).map(|view| Answer::Health(Box::new(view))),
             Request::SetMtu { address, mtu } => self.set_mtu(address, mtu).await.map(Answer::Mtu),
             Request::Converge => self.look_now().await.map(|()| Answer::Converged),
@@ -256,6 +269,10 @@ impl Control {
             true => self.carry_out(&commands, before, at, warnings, begun).await?,
             false => self.remember(&commands, at, warnings, begun)?,
         };
+        if commands.iter().any(|(_, command)| matches!(command, Command::GuestNetwork(_))) {
+            // Which CloudStack's own router does with all of them.
+            redundancy::take_part(self, true)?;
+        }
         for sentence in unserved(&self.memory.bags) {
             if commands.iter().any(|(_, command)| sentence.file == format!("{}.json", command.type_name())) {
                 warnings.push(sentence.to_string());
@@ -359,10 +376,14 @@ impl Control {
     }
 
     /// What guests and daemons are told follows what is known.
-    fn serve(&mut self) {
-        self.http.follow(&self.compiled.guest_networks, &metadata(&self.memory.bags));
+    pub(super) fn serve(&mut self) {
+        let Compiled { guest_networks, serves, .. } = &self.compiled;
+        self.http.follow(guest_networks, &metadata(&self.memory.bags), *serves);
         if let Ok(desired) = self.memory.known() {
-            let (services, _) = cloudstack::services(&self.memory.bags, desired);
+            let (mut services, _) = cloudstack::services(&self.memory.bags, desired);
+            if redundancy::is_stopped(&self.options.root) {
+                services.pair = None;
+            }
             let Options { root, .. } = &self.options;
             let place = services::Place { root, compiled: &self.compiled, inventory: &self.inventory };
             self.supervisor.want(services::render(&services, place));
@@ -452,7 +473,13 @@ impl Control {
     }
 
     fn compile(&self, desired: &DesiredState, settings: &Settings) -> Compiled {
-        compile(desired, settings, &self.inventory, self.options.attach)
+        let mut compiled = compile(desired, settings, &self.inventory, self.options.attach, self.role);
+        if matches!(self.role, RouterRole::Primary | RouterRole::Backup) {
+            let now = Instant::now();
+            let lingering = self.shared_until.iter().filter(|(_, until)| **until > now);
+            compiled.lingering = lingering.map(|(address, _)| *address).collect();
+        }
+        compiled
     }
 
     fn remembered(&mut self) -> Memory {
@@ -510,6 +537,7 @@ impl Control {
         }
         for _ in 0..ROUNDS {
             self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+            self.take_role().await?;
             self.compiled = self.compile(self.memory.known()?, &self.settings);
             self.ports = self.compiled.links.keys().copied().collect();
             let converged = self.reconciler.converge(&self.compiled).await?;
@@ -521,6 +549,20 @@ impl Control {
             }
         }
         Err(anyhow!("NICs and tables keep changing each other"))
+    }
+
+    /// Looks which role the router has in a pair.
+    async fn take_role(&mut self) -> Result<()> {
+        let role = redundancy::look(self).await.context("find out which router of the pair this is")?;
+        if role != self.role {
+            info!("the router's role in a pair is {role} now, it was {}", self.role);
+            self.role = role;
+        }
+        let shared = self.memory.known()?.pair.iter().flat_map(|pair| &pair.shared);
+        let until = Instant::now() + GIVEN_BACK;
+        self.shared_until.retain(|_, until| *until > Instant::now());
+        self.shared_until.extend(shared.map(|shared| (shared.address, until)));
+        Ok(())
     }
 
     /// Where that is chosen, flows end that the lists in force would not let begin: once they are in force, and only

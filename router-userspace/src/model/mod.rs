@@ -19,6 +19,7 @@ pub use metadata::Metadata;
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use policy::Policy;
 pub use port::{Mac, Port, PortSelector, SourceNat};
+pub use redundancy::{Pair, RouterRole, SharedAddress};
 pub use route::{Route, RouteTarget};
 pub use services::Services;
 pub use settings::{Settings, Timeouts};
@@ -35,4 +36,6 @@ pub struct DesiredState {
     pub nat: Nat,
     /// Which new flows may pass.
     pub policy: Policy,
+    /// The router is one of two, of which one serves.
+    pub pair: Option<Pair>,
 }

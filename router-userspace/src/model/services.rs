@@ -1,10 +1,12 @@
 //! What the daemons do that work is left to.
 
-use super::Ssh;
+use super::{Pair, Ssh};
 
 /// All of it, each kind by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Services {
     /// How the router is reached by those who tell it all this; nothing while it has no control NIC.
     pub ssh: Option<Ssh>,
+    /// How the router finds out whether it is the one of a pair that serves.
+    pub pair: Option<Pair>,
 }

@@ -159,6 +159,11 @@ impl Netlink {
         Ok(self.handle.link().set(LinkUnspec::new_with_index(ifindex).up().build()).execute().await?)
     }
 
+    /// Switches a link off.
+    pub async fn set_down(&self, ifindex: u32) -> Result<()> {
+        Ok(self.handle.link().set(LinkUnspec::new_with_index(ifindex).down().build()).execute().await?)
+    }
+
     /// Adds an address behind those that are there; an IPv6 one without asking the wire whether
     /// it is free, since CloudStack says so.
     pub async fn add_address(&self, ifindex: u32, address: IpNet) -> Result<()> {
@@ -188,9 +193,9 @@ impl Netlink {
         self.request(message, NLM_F_CREATE | NLM_F_REPLACE).await
     }
 
-    /// Removes a route.
+    /// Removes a route; one that has gone, as with a link that was switched off, is no error.
     pub async fn remove_route(&self, route: &KernelRoute) -> Result<()> {
-        self.request(RouteNetlinkMessage::DelRoute(route_message(route)), 0).await
+        gone_is_fine(self.request(RouteNetlinkMessage::DelRoute(route_message(route)), 0).await)
     }
 
     /// Tells the kernel that a neighbour is in use, so that it is asked whether it is still

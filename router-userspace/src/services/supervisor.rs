@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
@@ -47,6 +47,7 @@ pub struct Supervisor {
     root: Root,
     keepers: BTreeMap<&'static str, Keeper>,
     states: States,
+    news: Arc<Notify>,
 }
 
 type States = Arc<Mutex<BTreeMap<&'static str, ServiceState>>>;
@@ -60,7 +61,7 @@ struct Keeper {
 impl Supervisor {
     /// Of a root's daemons.
     pub fn new(root: &Root) -> Self {
-        Self { root: root.clone(), keepers: BTreeMap::new(), states: States::default() }
+        Self { root: root.clone(), keepers: BTreeMap::new(), states: States::default(), news: Arc::default() }
     }
 
     /// These should run and no others. Returns at once.
@@ -82,9 +83,10 @@ impl Supervisor {
             let watcher = Watcher {
                 name,
                 root: self.root.clone(),
-                note: self.root.run().join(format!("{name}.process")),
+                note: note(&self.root, name),
                 wanted: receiver,
                 states: self.states.clone(),
+                news: self.news.clone(),
             };
             self.keepers.insert(name, Keeper { wanted: sender, task: tokio::spawn(watcher.watch()) });
         }
@@ -93,6 +95,16 @@ impl Supervisor {
     /// How they are.
     pub fn states(&self) -> BTreeMap<&'static str, ServiceState> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a daemon runs, an earlier one's included.
+    pub fn runs(&self, name: &str) -> bool {
+        Process::find(&note(&self.root, name)).is_some()
+    }
+
+    /// Tells when one has been started or has ended.
+    pub fn news(&self) -> Arc<Notify> {
+        self.news.clone()
     }
 
     /// Ends all of them.
@@ -115,6 +127,7 @@ struct Watcher {
     note: PathBuf,
     wanted: watch::Receiver<Option<Service>>,
     states: States,
+    news: Arc<Notify>,
 }
 
 impl Watcher {
@@ -257,8 +270,19 @@ impl Watcher {
     }
 
     fn tell(&self, what: impl FnOnce(&mut ServiceState)) {
-        what(self.states().entry(self.name).or_default());
+        let mut states = self.states();
+        let state = states.entry(self.name).or_default();
+        let before = state.pid;
+        what(state);
+        if state.pid != before {
+            self.news.notify_one();
+        }
     }
+}
+
+/// Where its process is noted.
+fn note(root: &Root, name: &str) -> PathBuf {
+    root.run().join(format!("{name}.process"))
 }
 
 fn write_beside(file: &Rendered) -> io::Result<PathBuf> {

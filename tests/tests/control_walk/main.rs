@@ -7,6 +7,7 @@ mod metadata;
 mod monitoring;
 mod mutation;
 mod nat;
+mod pair;
 mod policy;
 mod reading;
 mod services;

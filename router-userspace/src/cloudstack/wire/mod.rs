@@ -14,6 +14,7 @@ pub mod ips;
 pub mod loadbalancer;
 pub mod monitorservice;
 pub mod networkacl;
+pub mod pair;
 pub mod remoteaccessvpn;
 pub mod site2sitevpn;
 pub mod staticnatrules;
