@@ -60,7 +60,7 @@ pub fn render(dhcp: &Dhcp, place: Place<'_>) -> Option<Service> {
         files: rendered,
         folders: files.leases.parent().map(PathBuf::from).into_iter().collect(),
         prepare: None,
-        check: Some(Call { program: "dnsmasq", arguments: vec!["--test".into(), "--conf-file".into()] }),
+        check: Some(Call { program: "dnsmasq", arguments: vec!["--test".into(), "-C".into()] }),
         read_at_start: vec![files.config],
         leases: Some(leases(dhcp, &networks, files.leases)),
     })
