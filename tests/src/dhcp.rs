@@ -113,11 +113,11 @@ impl Guest {
     pub fn dhclient(&self, family: &str) -> Result<String> {
         let at = |name: &str| self.folder.join(format!("{name}{family}"));
         let mut command = self.namespace.command("dhclient");
-        command.args([family, "-1", "-v", "-d", "-cf", "/dev/null", "-sf", "/bin/true"]);
+        let wanted = "request subnet-mask, routers, domain-name-servers, domain-name, interface-mtu;\n";
+        fs::write(at("conf"), wanted)?;
+        command.args([family, "-1", "-v", "-d", "-sf", "/bin/true", "-cf"]).arg(at("conf"));
         command.arg("-lf").arg(at("leases")).arg("-pf").arg(at("pid")).arg("eth0");
-        let mut client = Process::spawn(
-            command.stdout(Stdio::null()).stderr(Stdio::null()),
-        )?;
+        let mut client = Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
         let leases = at("leases");
         let found = wait_until("dhclient has a lease", CLIENT_TIME, || {
             fs::read_to_string(&leases).is_ok_and(|text| text.contains("lease") && text.ends_with("}\n"))

@@ -65,10 +65,9 @@ fn a_guest_gets_its_reserved_address_and_options_and_renews() -> Result<()> {
 
     let client = guest.stay()?;
     let happened = |event: &str| guest.events().iter().filter(|told| told["event"] == event).count();
-    let bound = happened("bound");
-    wait_until("the client that stays is bound", LONG, || bound < happened("bound") || bound == 2)?;
+    eventually(&router, "the client that stays is bound", || happened("bound") == 2)?;
     client.signal(libc::SIGUSR1);
-    wait_until("it has renewed", LONG, || happened("renew") == 1)?;
+    eventually(&router, "it has renewed", || happened("renew") == 1)?;
     expect(guest.events().last().context("an event")?, &[("ip", "10.1.1.20"), ("lease", INFINITE)])
 }
 
@@ -111,6 +110,7 @@ fn a_guest_without_a_reservation_gets_nothing() -> Result<()> {
 #[test]
 fn a_nic_that_is_not_the_default_one_hears_of_no_gateway_name_server_and_domain() -> Result<()> {
     isolated_or_skip!(lab, router);
+    boot_with(&router, "router_isolated_dualstack", &[("dnssearchorder", "a.example,b.example")])?;
     let mac = "02:00:3c:91:00:05";
     entry(&router, "web-1", mac, "10.1.1.30", &json!({ "default_entry": false }))?;
     let guest = Guest::plug(&lab, "guests", "g1", mac)?;
@@ -123,7 +123,8 @@ fn a_nic_that_is_not_the_default_one_hears_of_no_gateway_name_server_and_domain(
     let before = dnsmasq(&router)?;
     router.apply(&[WEB_1])?;
     let other = Guest::plug(&lab, "guests", "g2", WEB_1_MAC)?;
-    expect(&other.must_get()?, &[("ip", "10.1.1.20"), ("router", "10.1.1.1")])?;
+    let expected = [("ip", "10.1.1.20"), ("router", "10.1.1.1"), ("search", "a.example b.example")];
+    expect(&other.must_get()?, &expected)?;
     expect(&guest.must_get()?, &[("ip", "10.1.1.30")])?;
     ensure!(dnsmasq(&router)? == before, "dnsmasq was started anew");
     Ok(())
@@ -148,7 +149,6 @@ fn what_a_removed_guest_had_another_may_have_and_dnsmasq_runs_on() -> Result<()>
     entry(&router, "web-9", mac, "10.1.1.20", &json!({}))?;
     let second = Guest::plug(&lab, "guests", "g2", mac)?;
     expect(&second.must_get()?, &[("ip", "10.1.1.20"), ("hostname", "web-9")])?;
-    // The same while dnsmasq is away: the next one does not remember, either.
     ensure!(dnsmasq(&router)? == before, "dnsmasq was started anew");
     Ok(())
 }
@@ -180,7 +180,13 @@ fn clients_renew_while_others_come_and_go() -> Result<()> {
     let mac = |number: usize| format!("02:00:3c:92:00:{number:02x}");
     let mut guests = Vec::new();
     for number in 0..CLIENTS {
-        entry(&router, &format!("vm-{number}"), &mac(number), &format!("10.1.1.{}", 100 + number), &json!({}))?;
+        entry(
+            &router,
+            &format!("vm-{number}"),
+            &mac(number),
+            &format!("10.1.1.{}", 100 + number),
+            &json!({}),
+        )?;
         guests.push(Guest::plug(&lab, "guests", &format!("c{number}"), &mac(number))?);
     }
     let before = dnsmasq(&router)?;
@@ -231,11 +237,20 @@ fn names_of_guests_and_of_the_world_are_told_by_udp_and_tcp() -> Result<()> {
     let far = lab.host("far");
     let mut upstream = far.namespace.command("dnsmasq");
     upstream.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]);
-    upstream.args(["--user=root", "--pid-file=", "--log-facility=-", "--host-record=www.world.test,192.0.2.80"]);
+    upstream.args([
+        "--user=root",
+        "--pid-file=",
+        "--log-facility=-",
+        "--host-record=www.world.test,192.0.2.80",
+    ]);
     let text = vec!["x".repeat(250); 8].join(",");
     upstream.arg(format!("--txt-record=big.world.test,{text}"));
     let _upstream = Process::spawn(upstream.stderr(std::process::Stdio::null()))?;
-    boot_with(&router, "router_isolated_dualstack", &[("dns1", "198.51.100.9"), ("dns2", ""), ("ip6dns1", "")])?;
+    boot_with(
+        &router,
+        "router_isolated_dualstack",
+        &[("dns1", "198.51.100.9"), ("dns2", ""), ("ip6dns1", "")],
+    )?;
     router.apply(&[WEB_2])?;
     let vm1 = &lab.host("vm1").namespace;
     let answers = |words: &[&str], expected: &[&str]| {
@@ -275,15 +290,19 @@ fn a_tier_has_names_before_it_has_guests_and_strangers_have_none() -> Result<()>
         })?;
     }
     // Outside, and on the control network, there is neither.
-    for (station, address) in
-        [("gateway", "203.0.113.30"), ("neighbour", "203.0.113.30"), ("gateway", "10.10.1.1"), ("host", "169.254.1.177")]
-    {
+    for (station, address) in [
+        ("gateway", "203.0.113.30"),
+        ("neighbour", "203.0.113.30"),
+        ("gateway", "10.10.1.1"),
+        ("host", "169.254.1.177"),
+    ] {
         let station = &lab.host(station).namespace;
         for transport in ["+notcp", "+tcp"] {
             let said = dig(station, address, &[transport, "data-server.cs2cloud.internal"])?;
             ensure!(said.is_none(), "{address} answers by {transport}: {said:?}");
         }
-        let scan = station.run("nmap", &["-Pn", "-n", "-sU", "-p", "53,67,547", "--host-timeout", "20", address])?;
+        let scan =
+            station.run("nmap", &["-Pn", "-n", "-sU", "-p", "53,67,547", "--host-timeout", "20", address])?;
         ensure!(!scan.contains("/udp open ") && !scan.contains("/udp  open "), "{address}: {scan}");
     }
     // A tier that goes takes its network away, and the other goes on.
@@ -320,7 +339,9 @@ fn ipv6_comes_by_advertisements_and_reserved_addresses_by_dhcp() -> Result<()> {
     // What CloudStack knows it by, made by the guest itself.
     let reserved = "fd17:ac56:1234:20:0:3cff:fe91:6";
     let addresses = || guest.namespace.run("ip", &["-6", "address", "show", "dev", "eth0"]);
-    eventually(&router, "the guest has its address", || addresses().is_ok_and(|text| text.contains(reserved)))?;
+    eventually(&router, "the guest has its address", || {
+        addresses().is_ok_and(|text| text.contains(reserved))
+    })?;
     guest.namespace.run("ping", &["-6", "-c", "1", "-W", "5", "fd17:ac56:1234:20::1"])?;
     let leases6 = guest.dhclient("-6")?;
     ensure!(leases6.contains(&format!("iaaddr {reserved} ")), "{leases6}");

@@ -53,10 +53,7 @@ pub fn render(dhcp: &Dhcp, place: Place<'_>) -> Option<Service> {
     Some(Service {
         name: "dnsmasq",
         program: "dnsmasq",
-        arguments: vec![
-            "--keep-in-foreground".to_owned(),
-            format!("--conf-file={}", files.config.display()),
-        ],
+        arguments: vec!["--keep-in-foreground".to_owned(), format!("--conf-file={}", files.config.display())],
         files: rendered,
         folders: files.leases.parent().map(PathBuf::from).into_iter().collect(),
         prepare: None,

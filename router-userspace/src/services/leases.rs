@@ -73,9 +73,7 @@ impl Leases {
 
     fn is_stray(&self, lease: &Lease<'_>) -> bool {
         match lease.address {
-            IpAddr::V4(address) => {
-                !self.reserved.contains(&(address.to_string(), lease.owner.to_owned()))
-            }
+            IpAddr::V4(address) => !self.reserved.contains(&(address.to_string(), lease.owner.to_owned())),
             IpAddr::V6(_) => !self.reserved6.contains(&lease.address),
         }
     }

@@ -23,12 +23,7 @@ use crate::model::port::Role;
 const DOMAIN: &str = "cloudnine.internal";
 
 /// What is served in all guest networks; `None` where there is none.
-pub fn dhcp(
-    bags: &Databags,
-    boot: &CmdLine,
-    ports: &[Port],
-    notices: &mut Vec<ConfigError>,
-) -> Option<Dhcp> {
+pub fn dhcp(bags: &Databags, boot: &CmdLine, ports: &[Port], notices: &mut Vec<ConfigError>) -> Option<Dhcp> {
     let named = Named::read(boot, notices);
     let guests = guests(bags, notices);
     let mut networks = Vec::new();
@@ -115,7 +110,8 @@ impl<'a> Tier<'a> {
                 match word.parse::<IpAddr>().ok().filter(|server| is_family(server) && is_host(*server)) {
                     Some(server) => dns.push(server),
                     None => notices.push(
-                        object.error(key, format_args!("{word:?} is no name server's address, it is left out")),
+                        object
+                            .error(key, format_args!("{word:?} is no name server's address, it is left out")),
                     ),
                 }
             }
@@ -230,7 +226,9 @@ fn guests(bags: &Databags, notices: &mut Vec<ConfigError>) -> Vec<(Place, Guest,
     let place = Place::document("dhcpentry.json");
     let mut guests = Vec::new();
     for (key, entry) in bags.dhcpentry.iter() {
-        let Some(entry) = take(DhcpEntry::read(&Object::new(place.at(key), entry)), notices) else { continue };
+        let Some(entry) = take(DhcpEntry::read(&Object::new(place.at(key), entry)), notices) else {
+            continue;
+        };
         let Some(guest) = entry.guest.filter(|guest| !guest.remove) else { continue };
         let Some(name) = guest.host_name else { continue };
         let (address, gateway) = (entry.address, guest.gateway);
