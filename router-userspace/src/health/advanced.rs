@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 
+use super::basic::NOT_RUNNING;
 use super::{Check, Finding, ForwardState, Outcome, Surroundings};
 
 /// All of them, in the order in which they run.
@@ -36,27 +37,30 @@ fn served(
     expected: Vec<(String, &String)>,
     held: impl Fn(&str) -> Option<String>,
 ) -> Option<Finding> {
-    let runs = surroundings.view.services.get("dnsmasq").copied();
     if expected.is_empty() {
         return None;
     }
-    if runs == Some(false) {
-        let message = "dnsmasq does not run, xvr status says why".to_owned();
-        return Some(Finding { outcome: Outcome::Failed, message });
+    let found = |outcome, message: String| Some(Finding { outcome, message });
+    match surroundings.view.services.get("dnsmasq") {
+        Some(true) => {}
+        Some(false) => return found(Outcome::Failed, NOT_RUNNING.to_owned()),
+        None => return found(Outcome::Unknown, "no guest network is served yet".to_owned()),
     }
-    // Without a network nothing is written.
-    let text = runs.and_then(|_| fs::read_to_string(surroundings.root.path().join(file)).ok());
-    let lines: HashSet<String> = text.iter().flat_map(|text| text.lines()).filter_map(held).collect();
+    let path = surroundings.root.path().join(file);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => return found(Outcome::Unknown, format!("{}: {error}", path.display())),
+    };
+    let lines: HashSet<String> = text.lines().filter_map(held).collect();
     let missing: Vec<String> = expected
         .iter()
         .filter(|(line, _)| !lines.contains(line))
         .map(|(line, name)| format!("{name} ({})", line.replace('\t', " ")))
         .collect();
-    let (outcome, message) = match missing.is_empty() {
-        true => (Outcome::Success, format!("All {} {what} are there", expected.len())),
-        false => (Outcome::Failed, format!("Missing {what}: {}", missing.join(", "))),
-    };
-    Some(Finding { outcome, message })
+    match missing.is_empty() {
+        true => found(Outcome::Success, format!("All {} {what} are there", expected.len())),
+        false => found(Outcome::Failed, format!("Missing {what}: {}", missing.join(", "))),
+    }
 }
 
 /// Port forwardings, which CloudStack's own router has in iptables, and this one in its programs' tables.

@@ -46,13 +46,16 @@ fn ssh(surroundings: &Surroundings) -> Option<Finding> {
     }
 }
 
+/// What is said of guests' addresses and names then.
+pub(super) const NOT_RUNNING: &str = "dnsmasq does not run, xvr status says why";
+
 /// dnsmasq, where it has guests to serve.
 fn dhcp(surroundings: &Surroundings) -> Option<Finding> {
     let view = surroundings.view;
     let runs = view.services.get("dnsmasq").filter(|_| view.monitoring.services.contains("dhcp"))?;
     match runs {
         true => found(Outcome::Success, "service is running"),
-        false => found(Outcome::Failed, "dnsmasq does not run, xvr status says why"),
+        false => found(Outcome::Failed, NOT_RUNNING),
     }
 }
 

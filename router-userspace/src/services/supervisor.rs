@@ -94,12 +94,12 @@ impl Supervisor {
         }
     }
 
-    /// Those that should run, and whether they do.
+    /// Those that should run, and whether they do; without those whose first start is still going on.
     pub fn wanted(&self) -> BTreeMap<String, bool> {
         let states = self.states();
         let wanted = self.keepers.iter().filter(|(_, keeper)| keeper.wanted.borrow().is_some());
-        let runs = |name: &str| states.get(name).is_some_and(|state| state.pid.is_some());
-        wanted.map(|(name, _)| ((*name).to_owned(), runs(name))).collect()
+        let told = wanted.filter_map(|(name, _)| Some((*name, states.get(name)?)));
+        told.map(|(name, state)| (name.to_owned(), state.pid.is_some())).collect()
     }
 
     /// How they are.
