@@ -21,17 +21,22 @@ const LISTENING: [u16; 9] = [22, 53, 80, 443, 444, 445, 3922, 8000, 8080];
 const SCANNED: &str = "1-100,440-449,3922,8000-8009,8080";
 /// What a router is open for to guests.
 const SERVICES: [u16; 4] = [53, 80, 443, 8080];
-/// Those of them that the router has itself, each for the guests of its port.
-const SERVED: [u16; 2] = [80, 8080];
+/// Those of them that the router has itself, on guest ports.
+const SERVED: [u16; 3] = [53, 80, 8080];
 
 fn listen(namespace: &Namespace) -> Result<Vec<TcpEcho>> {
     LISTENING.into_iter().map(|port| TcpEcho::start_in(namespace, port)).collect()
 }
 
-/// The same in the router, besides what it serves guests itself at its addresses in their networks.
+/// The same in the router, besides what it serves itself: guests at its addresses in their networks, and CloudStack
+/// on the control network.
 fn listen_as_router(lab: &Lab, others: &[IpAddr]) -> Result<Vec<TcpEcho>> {
-    let (own, free): (Vec<_>, Vec<_>) = LISTENING.into_iter().partition(|port| SERVED.contains(port));
+    let (own, free): (Vec<_>, Vec<_>) =
+        LISTENING.into_iter().partition(|port| SERVED.contains(port) || *port == 3922);
     let at_others = others.iter().flat_map(|address| own.iter().map(|port| (*address, *port)));
+    // Of IPv6 it serves guests DNS alone.
+    let is_dns6 = |address: &IpAddr, port: u16| port == 53 && address.to_string().starts_with("fd17:");
+    let at_others = at_others.filter(|(address, port)| !is_dns6(address, *port));
     let at_others = at_others.map(|(address, port)| TcpEcho::start_at(&lab.router, address, port));
     let anywhere = free.into_iter().map(|port| TcpEcho::start_in(&lab.router, port));
     anywhere.chain(at_others).collect()
@@ -131,9 +136,10 @@ fn from_a_guest_a_vpcs_router_is_its_services() -> Result<()> {
         let (tier1_v6, public_v6): (IpAddr, IpAddr) =
             ("fd17:ac56:1234:10::1".parse()?, "2001:db8:100::1e00:a8ff:fe00:31".parse()?);
         let _servers = listen_as_router(&lab, &[SOURCE_NAT.into(), tier1_v6, public_v6])?;
-        // Of the services that it is open for, those of another tier's address are for that tier's guests.
+        // Of the services that it is open for, those of another tier's address are for that tier's guests; but names
+        // are the same for all.
         let closed = |ports: &[u16]| -> Vec<u16> {
-            ports.iter().copied().filter(|port| !SERVED.contains(port)).collect()
+            ports.iter().copied().filter(|port| *port == 53 || !SERVED.contains(port)).collect()
         };
         for own in [IpAddr::from(tier1), tier1_v6] {
             answers(web1, own)?;
