@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use router_tests::clients;
 use router_tests::lab::{Host, Lab};
 use router_tests::nat::{FORWARDING, NatRouter, Rule, SOURCE_NAT, STATIC_NAT};
-use router_tests::netns::Namespace;
+use router_tests::netns::{Namespace, wait_until};
 use router_tests::router::{ISOLATED_COMMANDS, Router, TIER1, TIER2, Tier, VPC_COMMANDS, for_both_hooks};
 use router_tests::rules::{firewall, firewall_rule, ipv6_firewall, ipv6_firewall_rule};
 use router_tests::servers::{TcpEcho, UdpEcho};
@@ -31,6 +31,9 @@ fn listen(namespace: &Namespace) -> Result<Vec<TcpEcho>> {
 /// The same in the router, besides what it serves itself: guests at its addresses in their networks, and CloudStack
 /// on the control network.
 fn listen_as_router(lab: &Lab, others: &[IpAddr]) -> Result<Vec<TcpEcho>> {
+    let is_served =
+        || lab.router.run("ss", &["-Hltn", "sport", "=", ":53"]).is_ok_and(|found| !found.is_empty());
+    wait_until("the router serves DNS", Duration::from_secs(30), is_served)?;
     let (own, free): (Vec<_>, Vec<_>) =
         LISTENING.into_iter().partition(|port| SERVED.contains(port) || *port == 3922);
     let at_others = others.iter().flat_map(|address| own.iter().map(|port| (*address, *port)));
@@ -77,7 +80,7 @@ fn open_inward(router: &Router<'_>, tier: Tier, ingress: &[Value]) -> Result<()>
 
 #[test]
 fn from_outside_a_vpc_is_what_is_forwarded_and_opened_by_the_tiers_acl() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::vpc()?;
         let mut router = NatRouter::xvr(&lab, attach)?;
         let (web1, db1) = (lab.host("web1"), lab.host("db1"));
@@ -127,7 +130,7 @@ fn from_outside_a_vpc_is_what_is_forwarded_and_opened_by_the_tiers_acl() -> Resu
 
 #[test]
 fn from_a_guest_a_vpcs_router_is_its_services() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::vpc()?;
         let router = Router::start(&lab, attach)?;
         router.apply(&VPC_COMMANDS)?;
@@ -166,7 +169,7 @@ fn from_a_guest_a_vpcs_router_is_its_services() -> Result<()> {
 
 #[test]
 fn ipv6_of_a_vpc_is_what_rules_with_its_networks_open() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::vpc()?;
         let router = Router::start(&lab, attach)?;
         router.apply(&VPC_COMMANDS)?;
@@ -224,7 +227,7 @@ fn forward(router: &Router<'_>, protocol: &str, port: u16, guest: &Host, to: u16
 
 #[test]
 fn from_outside_an_isolated_network_is_what_is_forwarded_and_opened_by_its_firewall() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::isolated()?;
         let router = Router::start(&lab, attach)?;
         router.apply(&[ISOLATED_COMMANDS[0], DEFAULT_DENY])?;
@@ -280,7 +283,7 @@ fn from_outside_an_isolated_network_is_what_is_forwarded_and_opened_by_its_firew
 
 #[test]
 fn outward_an_isolated_network_is_what_its_egress_rules_open() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::isolated()?;
         let router = Router::start(&lab, attach)?;
         router.apply(&[ISOLATED_COMMANDS[0], DEFAULT_DENY, ISOLATED_COMMANDS[2]])?;

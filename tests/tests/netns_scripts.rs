@@ -511,7 +511,7 @@ fn saved_results_are_printed_as_cloudstacks_own_router_prints_them() -> Result<(
 
 #[test]
 fn health_checks_measure_in_the_words_of_the_management_servers_generation() -> Result<()> {
-    isolated(&["ping"], &[ADDRESSES, MONITORING], |lab, router| {
+    isolated(&["dnsmasq", "ping"], &[ADDRESSES, MONITORING], |lab, router| {
         write_version(router, "14829be797d19c6d38e8c77efff9aeea\n")?;
         // No message has brought the guests and the port forwarding that are expected.
         dnsmasq_runs(router)?;
@@ -605,7 +605,7 @@ fn dnsmasq_runs(router: &Router<'_>) -> Result<()> {
 
 #[test]
 fn health_checks_run_by_themselves_once_they_are_switched_on() -> Result<()> {
-    isolated(&["ping"], &[], |_, router| {
+    isolated(&["dnsmasq", "ping"], &[], |_, router| {
         let home = router.root().join("root");
         let file = home.join("advanced_monitor_results.json");
         let off = fs::read_to_string(fixture(MONITORING))?

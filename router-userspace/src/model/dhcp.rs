@@ -47,6 +47,8 @@ pub struct Network {
 pub struct Network6 {
     /// The router's own address in it, host bits kept. Its prefix is what guests make addresses of.
     pub router: Ipv6Net,
+    /// Guests send the router what is for others; if not, somebody else tells them whom.
+    pub is_gateway: bool,
     /// Whom guests ask for names, in order.
     pub dns: Vec<Ipv6Addr>,
 }

@@ -206,6 +206,7 @@ fn ipv6_configuration(placed: &Placed<'_>, line: &mut impl FnMut(std::fmt::Argum
     let Placed { network, tag, nic, mtu } = placed;
     let Some(ipv6) = &network.ipv6 else { return };
     let (interval, lifetime) = ADVERTISEMENTS;
+    let lifetime = if ipv6.is_gateway { lifetime } else { 0 };
     line(format_args!("ra-param={nic},mtu:{mtu},{interval},{lifetime}"));
     let (router, length) = (ipv6.router.addr(), ipv6.router.prefix_len());
     // Guests make addresses of their own of 64 bits.

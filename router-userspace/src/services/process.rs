@@ -157,6 +157,7 @@ fn started(pid: i32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Rendered;
     use super::*;
 
     fn service(arguments: &[&str]) -> Service {
@@ -182,6 +183,12 @@ mod tests {
             let found = Process::find(&note).expect("found");
             assert_eq!(found.pid(), process.pid());
             assert!(found.runs_as(&service(&["600"])) && !found.runs_as(&service(&["601"])));
+            // A file that it reads at its start only is another one.
+            let path = std::path::PathBuf::from("/etc/file");
+            let file = Rendered { path: path.clone(), content: String::new(), mode: 0o600 };
+            let again = Service { files: vec![file], ..service(&["600"]) };
+            assert!(found.runs_as(&again));
+            assert!(!found.runs_as(&Service { read_at_start: vec![path], ..again }));
             process.signal(Signal::SIGKILL).expect("killed");
             assert!(process.ended().await.contains("signal: 9"));
             assert!(Process::find(&note).is_none());

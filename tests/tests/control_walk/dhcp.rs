@@ -284,6 +284,19 @@ fn further_subnets_of_a_shared_network_have_the_gateways_that_their_guests_name(
 }
 
 #[test]
+fn a_router_that_is_no_gateway_does_not_say_that_it_is_one() {
+    let lifetime = |name: &str, values: &[(&str, Value)]| {
+        let bags = with(&Databags::default(), name, values, &every_nic());
+        let line = networks(&bags, &every_nic()).into_iter().find(|line| line.starts_with("ra-param"));
+        line.and_then(|line| line.rsplit_once(',').map(|(_, lifetime)| lifetime.to_owned()))
+    };
+    let ipv6 = [("eth0ip6", json!("fd17:ac56:1234:20::2")), ("eth0ip6prelen", json!("64"))];
+    assert_eq!(lifetime(DUAL, &[]).as_deref(), Some("45"));
+    assert_eq!(lifetime(SHARED, &ipv6).as_deref(), Some("0"));
+    assert_eq!(lifetime(SHARED, &[]), None);
+}
+
+#[test]
 fn what_cannot_be_read_is_said_and_all_else_is_served() {
     let odd = [
         ("dns1", json!("8.8.8")),

@@ -128,8 +128,9 @@ fn tier(bags: &Databags, boot: &CmdLine, port: &Port) -> Option<GuestNetwork> {
     let place = Place::document("guestnetwork.json").at(&port.name);
     let entries = bags.guestnetwork.get(&port.name)?.iter().enumerate();
     // Forwarding has read them, too, and takes the last.
-    let read = entries.filter_map(|(at, entry)| GuestNetwork::read(&Object::new(place.at(at), entry)).ok());
-    read.filter(|tier| tier.add).last()
+    let mut read =
+        entries.filter_map(|(at, entry)| GuestNetwork::read(&Object::new(place.at(at), entry)).ok());
+    read.rfind(|tier| tier.add)
 }
 
 /// The networks of a port: a tier's one, or those that a shared network's router has aliases in. IPv6 goes with
@@ -143,7 +144,7 @@ fn of_port(
 ) -> Vec<Network> {
     let mut ipv6 = port.addresses.iter().find_map(|address| match address {
         // dnsmasq knows no wider ones; CloudStack's have 64 bits.
-        IpNet::V6(router) if router.prefix_len() >= 64 => Some(network6(named, tier, *router)),
+        IpNet::V6(router) if router.prefix_len() >= 64 => Some(network6(boot, named, tier, *router)),
         _ => None,
     });
     let routers = port.addresses.iter().filter_map(|address| match address {
@@ -180,13 +181,14 @@ fn of_port(
     routers.map(network).collect()
 }
 
-fn network6(named: &Named, tier: Option<&Tier<'_>>, router: Ipv6Net) -> Network6 {
+fn network6(boot: &CmdLine, named: &Named, tier: Option<&Tier<'_>>, router: Ipv6Net) -> Network6 {
     let servers = tier.map_or(&named.dns, |tier| &tier.dns);
     let servers = servers.iter().filter_map(|server| match server {
         IpAddr::V6(server) => Some(*server),
         IpAddr::V4(_) => None,
     });
-    Network6 { router, dns: offered(named, router.addr(), servers) }
+    let is_gateway = tier.map_or(is_gateway(boot), |tier| tier.tier.may_own_gateway);
+    Network6 { router, is_gateway, dns: offered(named, router.addr(), servers) }
 }
 
 /// The router first, unless guests are to ask others; then these, unless they are to ask the router alone.
@@ -208,8 +210,7 @@ fn gateway(
     guests: &[(Place, Guest, Option<Ipv4Addr>)],
 ) -> (Ipv4Addr, Option<Ipv4Addr>) {
     let is_here = |address: &Ipv4Addr| router.contains(address);
-    let routes = boot.nics.iter().any(|nic| nic.network_type == NetworkType::Public);
-    if boot.kind == RouterKind::Isolated && routes {
+    if is_gateway(boot) {
         let service = named.guest_gateway.filter(is_here).unwrap_or(router.addr());
         return (service, Some(service));
     }
@@ -219,6 +220,11 @@ fn gateway(
         guests.filter_map(|(_, _, gateway)| *gateway).find(is_here)
     };
     (router.addr(), boot.gateway.filter(is_here).or_else(of_guests))
+}
+
+/// Whether guests in no tier leave by the router: not in a shared network, nor without a public NIC.
+fn is_gateway(boot: &CmdLine) -> bool {
+    boot.kind == RouterKind::Isolated && boot.nics.iter().any(|nic| nic.network_type == NetworkType::Public)
 }
 
 /// Guests that are to have addresses, with their places and gateways, in the order of their addresses.
