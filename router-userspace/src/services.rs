@@ -13,17 +13,21 @@
 //! Daemons outlive us, as the programs do: a session that is just changing the router must not end with the
 //! daemon that is being replaced. The next daemon finds them by their files in `run/xvr/`.
 
+pub mod dnsmasq;
 pub mod keepalived;
+pub mod leases;
 mod process;
 pub mod ssh;
 mod supervisor;
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use crate::compile::{Compiled, Inventory};
 use crate::model::Services;
 use crate::root::Root;
 
+pub use leases::Leases;
 pub use supervisor::{ServiceState, Supervisor};
 
 /// A daemon as it should run.
@@ -43,6 +47,24 @@ pub struct Service {
     pub prepare: Option<Call>,
     /// What checks the first file; its path is appended to the arguments.
     pub check: Option<Call>,
+    /// Files that it reads when it starts and never again: with others it is started anew.
+    pub read_at_start: Vec<PathBuf>,
+    /// Whose leases it may hold, if it gives any.
+    pub leases: Option<Leases>,
+}
+
+impl Service {
+    /// Stands for the content of its files that `is_meant` takes: another content, another word.
+    fn digest(&self, is_meant: impl Fn(&Path) -> bool) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for file in self.files.iter().filter(|file| is_meant(&file.path)) {
+            // With their lengths, so that no two files are another two.
+            for part in [file.path.as_os_str().as_bytes(), file.content.as_bytes()] {
+                hasher.update(&part.len().to_le_bytes()).update(part);
+            }
+        }
+        hasher.finalize().to_string()
+    }
 }
 
 /// A file of a service.
@@ -80,5 +102,7 @@ pub struct Place<'a> {
 pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
     let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));
     let pair = services.pair.iter().filter_map(|pair| keepalived::render(pair, place));
-    ssh.chain(pair).collect()
+    let dhcp = services.dhcp.iter().filter(|_| place.compiled.serves);
+    let dhcp = dhcp.filter_map(|dhcp| dnsmasq::render(dhcp, place));
+    ssh.chain(pair).chain(dhcp).collect()
 }

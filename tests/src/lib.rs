@@ -4,6 +4,7 @@ pub mod capture;
 pub mod clients;
 pub mod daemons;
 pub mod datagrams;
+pub mod dhcp;
 pub mod flood;
 pub mod frames;
 pub mod fuzz;

@@ -3,6 +3,7 @@
 //! Each kind is read by itself, from its own databag and from what is forwarded: what is wrong with one keeps no
 //! other from being served.
 
+mod dhcp;
 mod ssh;
 
 use super::databag::Databags;
@@ -17,7 +18,8 @@ pub fn services(bags: &Databags, desired: &DesiredState) -> (Services, Vec<Confi
     let mut notices = Vec::new();
     let Some(boot) = boot(bags) else { return (Services::default(), notices) };
     let ssh = ssh::ssh(&boot, &desired.ports, &mut notices);
-    (Services { ssh, pair: desired.pair.clone() }, notices)
+    let dhcp = dhcp::dhcp(bags, &boot, &desired.ports, &mut notices);
+    (Services { ssh, dhcp, pair: desired.pair.clone() }, notices)
 }
 
 /// The boot line, if it is there and sound; if not, forwarding says so.

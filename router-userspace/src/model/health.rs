@@ -27,10 +27,27 @@ pub struct Monitoring {
     /// Port forwardings that have to be in force. The daemon looks for them itself.
     #[serde(skip)]
     pub forwards: Vec<ExpectedForward>,
+    /// Guests that have to be served.
+    pub guests: Vec<ExpectedGuest>,
     /// What the machine has to have left.
     pub thresholds: Thresholds,
     /// What the router's version has to be.
     pub version: Option<RouterVersion>,
+}
+
+/// A guest's NIC that has to be served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedGuest {
+    /// The guest's name.
+    pub name: String,
+    /// Its MAC address, as it is written in small letters.
+    pub mac: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// It has to get its address from the router.
+    pub dhcp: bool,
+    /// The router has to tell its name.
+    pub dns: bool,
 }
 
 /// A port forwarding that has to be in force, of whichever protocol.

@@ -1,6 +1,6 @@
 //! What the daemons do that work is left to.
 
-use super::{Pair, Ssh};
+use super::{Dhcp, Pair, Ssh};
 
 /// All of it, each kind by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,4 +9,6 @@ pub struct Services {
     pub ssh: Option<Ssh>,
     /// How the router finds out whether it is the one of a pair that serves.
     pub pair: Option<Pair>,
+    /// Addresses and names for guests; nothing while there is no guest network.
+    pub dhcp: Option<Dhcp>,
 }

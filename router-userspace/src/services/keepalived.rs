@@ -54,6 +54,8 @@ pub fn render(pair: &Pair, place: Place<'_>) -> Option<Service> {
         folders: vec![run],
         prepare: None,
         check: Some(Call { program: PROGRAM, arguments: vec!["-t".to_owned(), "-f".to_owned()] }),
+        read_at_start: Vec::new(),
+        leases: None,
     })
 }
 

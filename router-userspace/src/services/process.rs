@@ -38,6 +38,12 @@ struct Identity {
     started: u64,
     /// Its command line: a service that is to run otherwise is another one.
     arguments: Vec<String>,
+    /// What it has read when it started and never again.
+    #[serde(default)]
+    at_start: String,
+    /// What it has read last.
+    #[serde(default)]
+    read: String,
 }
 
 impl Process {
@@ -48,10 +54,11 @@ impl Process {
         let child = command.spawn().with_context(|| format!("start {}", service.program))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("it ended at once")?;
         let started = started(pid).context("it ended at once")?;
-        let identity = Identity { pid, started, arguments: service.arguments.clone() };
-        fs::write(note, serde_json::to_vec(&identity)?)
-            .with_context(|| format!("write {}", note.display()))?;
-        Ok(Self { identity, child: Some(child), note: note.to_owned() })
+        let (at_start, read) = (at_start(service), service.digest(|_| true));
+        let identity = Identity { pid, started, arguments: service.arguments.clone(), at_start, read };
+        let process = Self { identity, child: Some(child), note: note.to_owned() };
+        process.take_note()?;
+        Ok(process)
     }
 
     /// The one that is noted in a file, if it runs.
@@ -71,12 +78,19 @@ impl Process {
 
     /// Whether it was started as the service says.
     pub fn runs_as(&self, service: &Service) -> bool {
-        self.identity.arguments == service.arguments
+        self.identity.arguments == service.arguments && self.identity.at_start == at_start(service)
     }
 
-    /// Has it read its files again.
-    pub fn reload(&self) -> Result<()> {
-        self.signal(Signal::SIGHUP)
+    /// Has it read its files again, if they are others than those that it has read: a daemon before us may have
+    /// ended between the two.
+    pub fn reload(&mut self, service: &Service) -> Result<()> {
+        let read = service.digest(|_| true);
+        if self.identity.read == read {
+            return Ok(());
+        }
+        self.signal(Signal::SIGHUP)?;
+        self.identity.read = read;
+        self.take_note()
     }
 
     /// Returns when it has ended, and says how.
@@ -110,6 +124,12 @@ impl Process {
         }
     }
 
+    fn take_note(&self) -> Result<()> {
+        let note = &self.note;
+        fs::write(note, serde_json::to_vec(&self.identity)?)
+            .with_context(|| format!("write {}", note.display()))
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         match kill(Pid::from_raw(self.identity.pid), signal) {
             // It has ended by itself.
@@ -117,6 +137,10 @@ impl Process {
             Err(error) => Err(error).with_context(|| format!("send {signal} to {}", self.identity.pid)),
         }
     }
+}
+
+fn at_start(service: &Service) -> String {
+    service.digest(|path| service.read_at_start.iter().any(|file| file == path))
 }
 
 /// When a process was started, in clock ticks after boot; nothing where it has ended. `proc_pid_stat(5)`, field 22.
@@ -133,6 +157,7 @@ fn started(pid: i32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Rendered;
     use super::*;
 
     fn service(arguments: &[&str]) -> Service {
@@ -144,6 +169,8 @@ mod tests {
             folders: Vec::new(),
             prepare: None,
             check: None,
+            read_at_start: Vec::new(),
+            leases: None,
         }
     }
 
@@ -156,6 +183,12 @@ mod tests {
             let found = Process::find(&note).expect("found");
             assert_eq!(found.pid(), process.pid());
             assert!(found.runs_as(&service(&["600"])) && !found.runs_as(&service(&["601"])));
+            // A file that it reads at its start only is another one.
+            let path = std::path::PathBuf::from("/etc/file");
+            let file = Rendered { path: path.clone(), content: String::new(), mode: 0o600 };
+            let again = Service { files: vec![file], ..service(&["600"]) };
+            assert!(found.runs_as(&again));
+            assert!(!found.runs_as(&Service { read_at_start: vec![path], ..again }));
             process.signal(Signal::SIGKILL).expect("killed");
             assert!(process.ended().await.contains("signal: 9"));
             assert!(Process::find(&note).is_none());

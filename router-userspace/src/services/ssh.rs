@@ -38,6 +38,8 @@ pub fn render(ssh: &Ssh, root: &Root) -> Service {
             arguments: vec!["-A".into(), "-f".into(), path(root.path())],
         }),
         check: Some(Call { program: "/usr/sbin/sshd", arguments: vec!["-t".into(), "-f".into()] }),
+        read_at_start: Vec::new(),
+        leases: None,
     }
 }
 

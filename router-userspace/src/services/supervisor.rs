@@ -30,6 +30,10 @@ const STEADY: Duration = Duration::from_secs(10);
 /// How long a checker or a maker of keys may take.
 const CALL: Duration = Duration::from_secs(60);
 
+/// How often a lease is taken back before that is trouble, and how long that may take a daemon.
+const LEASE_TRIES: u32 = 10;
+const LEASE_PAUSE: Duration = Duration::from_millis(200);
+
 /// How a daemon is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceState {
@@ -92,6 +96,14 @@ impl Supervisor {
         }
     }
 
+    /// Those that should run, and whether they do; without those whose first start is still going on.
+    pub fn wanted(&self) -> BTreeMap<String, bool> {
+        let states = self.states();
+        let wanted = self.keepers.iter().filter(|(_, keeper)| keeper.wanted.borrow().is_some());
+        let told = wanted.filter_map(|(name, _)| Some((*name, states.get(name)?)));
+        told.map(|(name, state)| (name.to_owned(), state.pid.is_some())).collect()
+    }
+
     /// How they are.
     pub fn states(&self) -> BTreeMap<&'static str, ServiceState> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -147,6 +159,7 @@ impl Watcher {
             };
             let (process, trouble) = self.bring_up(&service, running).await;
             running = process;
+            let is_troubled = trouble.is_some();
             let begun = Instant::now();
             self.tell(|state| (state.pid, state.trouble) = (running.as_ref().map(Process::pid), trouble));
             let Some(process) = &mut running else {
@@ -159,6 +172,10 @@ impl Watcher {
             };
             let how = tokio::select! {
                 how = process.ended() => how,
+                () = sleep(pause), if is_troubled => {
+                    pause = (pause * 2).min(PAUSES.1);
+                    continue;
+                }
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => continue,
                     // The daemon ends; its services stay.
@@ -202,19 +219,23 @@ impl Watcher {
         service: &Service,
         running: Option<Process>,
     ) -> Result<Process, (Option<Process>, anyhow::Error)> {
-        let written = match self.write(service).await {
-            Ok(written) => written,
+        if let Err(error) = self.write(service).await {
             // As it was.
-            Err(error) => return Err((running, error)),
-        };
-        if let Some(process) = running {
+            return Err((running, error));
+        }
+        if let Some(mut process) = running {
             if process.runs_as(service) {
-                if written && let Err(error) = process.reload() {
-                    return Err((Some(process), error));
-                }
-                return Ok(process);
+                return match Self::follow(&mut process, service).await {
+                    Ok(()) => Ok(process),
+                    Err(error) => Err((Some(process), error)),
+                };
             }
             self.stop(process).await;
+        }
+        if let Some(leases) = &service.leases
+            && let Err(error) = leases.forget_strays()
+        {
+            warn!("{}: guests that are gone keep their leases: {error:#}", self.name);
         }
         let process = Process::start(service, &self.note).map_err(|error| (None, error))?;
         info!("{} runs, process {}", self.name, process.pid());
@@ -224,8 +245,25 @@ impl Watcher {
         Ok(process)
     }
 
-    /// Puts a service's files in place, once they are checked. Says whether any has changed.
-    async fn write(&self, service: &Service) -> Result<bool> {
+    /// Has a running process do what the service's files say.
+    async fn follow(process: &mut Process, service: &Service) -> Result<()> {
+        process.reload(service)?;
+        let Some(leases) = &service.leases else { return Ok(()) };
+        for _ in 0..LEASE_TRIES {
+            let strays = leases.strays()?;
+            if strays.is_empty() {
+                return Ok(());
+            }
+            for release in &strays {
+                call(release, None).await?;
+            }
+            sleep(LEASE_PAUSE).await;
+        }
+        bail!("it keeps leases of guests that are gone")
+    }
+
+    /// Puts a service's files in place, once they are checked.
+    async fn write(&self, service: &Service) -> Result<()> {
         for folder in &service.folders {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
@@ -246,7 +284,7 @@ impl Watcher {
         for (beside, path) in &changed {
             fs::rename(beside, path).with_context(|| format!("replace {}", path.display()))?;
         }
-        Ok(!changed.is_empty())
+        Ok(())
     }
 
     async fn stop(&self, process: Process) {

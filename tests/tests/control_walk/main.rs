@@ -2,6 +2,7 @@
 //! sends them.
 
 mod damage;
+mod dhcp;
 mod isolated;
 mod metadata;
 mod monitoring;

@@ -164,8 +164,6 @@ fn bgp_peers_are_those_of_the_last_message() {
 fn what_is_not_served_is_said_in_a_sentence_for_each_kind() {
     let bags = merge_all(
         &[
-            "vm_dhcp_entry/default_nic_add.json",
-            "vm_dhcp_entry/dualstack_add.json",
             "load_balancer/isolated_tcp_roundrobin.json",
             "site_2_site_vpn/create.json",
             "remote_access_vpn/isolated_create.json",
@@ -177,15 +175,12 @@ fn what_is_not_served_is_said_in_a_sentence_for_each_kind() {
     let lack = "stored and not in force: this release";
     let expected = [
         format!("bgppeers.json#: 1 BGP peer is {lack} speaks no BGP yet"),
-        format!("dhcpentry.json#: 2 guests' addresses are {lack} serves no DHCP and DNS yet"),
         format!("loadbalancer.json#: 1 listener is {lack} balances no load yet"),
         format!("remoteaccessvpn.json#: 1 server is {lack} serves no remote access VPN yet"),
         format!("site2sitevpn.json#: 1 tunnel is {lack} has no site-to-site VPN yet"),
         format!("vpnuserlist.json#: 2 VPN users are {lack} serves no remote access VPN yet"),
     ];
     assert_eq!(said(&bags), expected);
-    let removed = merge(&bags, "vm_dhcp_entry/remove.json", &every_nic());
-    assert!(said(&removed)[1].starts_with("dhcpentry.json#: 1 guest's address is "), "{:?}", said(&removed));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::ENVELOPE;
 use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
 use crate::model::PortRange;
-use crate::model::health::{ExpectedForward, Monitoring, RouterVersion, Thresholds};
+use crate::model::health::{ExpectedForward, ExpectedGuest, Monitoring, RouterVersion, Thresholds};
 
 /// The key as CloudStack spells it, and as releases before 4.19 did.
 pub(in crate::cloudstack) const ADVANCED: &str = "health_checks_advanced_run_interval";
@@ -52,6 +52,7 @@ impl MonitorService {
         if let Some(config) = object.object(CONFIG)? {
             monitoring.gateways = gateways(&config)?;
             monitoring.forwards = forwards(&config)?;
+            monitoring.guests = guests(&config)?;
             monitoring.thresholds = thresholds(&config)?;
             monitoring.version = version(&config)?;
         }
@@ -127,6 +128,23 @@ fn forwards(config: &Object) -> Result<Vec<ExpectedForward>, ConfigError> {
         });
     }
     Ok(forwards)
+}
+
+/// What is no guest's NIC is left out: its check says nothing about it.
+fn guests(config: &Object) -> Result<Vec<ExpectedGuest>, ConfigError> {
+    let text = config.text("virtualMachines")?.unwrap_or_default();
+    let guest = |record: Record<'_>| {
+        let is = |field: &str| record.field(field).is_some_and(|word| word.trim() == "true");
+        let word = |field: &str| record.field(field).map(|word| word.trim().to_owned());
+        Some(ExpectedGuest {
+            name: word("vmName")?,
+            mac: word("macAddress")?.to_ascii_lowercase(),
+            address: record.parsed("ip")?,
+            dhcp: is("dhcp"),
+            dns: is("dns"),
+        })
+    };
+    Ok(text.split(';').map(Record).filter_map(guest).collect())
 }
 
 fn thresholds(config: &Object) -> Result<Thresholds, ConfigError> {
