@@ -13,11 +13,14 @@
 //! Daemons outlive us, as the programs do: a session that is just changing the router must not end with the
 //! daemon that is being replaced. The next daemon finds them by their files in `run/xvr/`.
 
+pub mod balancer;
 mod process;
 pub mod ssh;
 mod supervisor;
 
 use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
 
 use crate::compile::{Compiled, Inventory};
 use crate::model::Services;
@@ -38,10 +41,14 @@ pub struct Service {
     pub files: Vec<Rendered>,
     /// Folders that have to be there.
     pub folders: Vec<PathBuf>,
+    /// A folder that holds nothing but files of this list.
+    pub sole: Option<PathBuf>,
     /// What makes what is missing and is not ours to render, as keys are; run before each start.
     pub prepare: Option<Call>,
-    /// What checks the first file; its path is appended to the arguments.
+    /// What checks the first file, once the others are in place; its path is appended to the arguments.
     pub check: Option<Call>,
+    /// What has it read its files again.
+    pub reload: Signal,
 }
 
 /// A file of a service.
@@ -77,5 +84,7 @@ pub struct Place<'a> {
 
 /// The daemons for what is to be served.
 pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
-    services.ssh.iter().map(|ssh| ssh::render(ssh, place.root)).collect()
+    let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));
+    let balancer = services.balancer.iter().map(|balancer| balancer::render(balancer, place.root));
+    ssh.chain(balancer).collect()
 }

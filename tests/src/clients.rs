@@ -18,7 +18,10 @@ use crate::netns::{Namespace, Process, run_bounded, wait_until};
 use crate::vpn;
 
 /// Programs and other files, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 25] = [
+const PROGRAMS: [(&str, &str); 28] = [
+    ("ab", "apache2-utils"),
+    ("haproxy", "haproxy"),
+    ("openssl", "openssl"),
     ("charon-systemd", "charon-systemd"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),

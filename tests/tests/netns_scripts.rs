@@ -513,9 +513,9 @@ fn saved_results_are_printed_as_cloudstacks_own_router_prints_them() -> Result<(
 fn health_checks_measure_in_the_words_of_the_management_servers_generation() -> Result<()> {
     isolated(&["ping"], &[ADDRESSES, MONITORING], |lab, router| {
         write_version(router, "14829be797d19c6d38e8c77efff9aeea\n")?;
-        // No message has brought the port forwarding that is expected.
+        // No message has brought the port forwarding and the balancing that are expected.
         let (failing, found) = results(router, "true")?;
-        assert_eq!(failing, ["iptables_check.py"], "{found}");
+        assert_eq!(failing, ["haproxy_check.py", "iptables_check.py"], "{found}");
         let basic = [
             ("cpu_usage_check.py", "true"),
             ("disk_space_check.py", "true"),
@@ -524,7 +524,8 @@ fn health_checks_measure_in_the_words_of_the_management_servers_generation() -> 
             ("router_version_check.py", "true"),
         ];
         assert_eq!(words(&found, "basic"), pairs(&basic), "{found}");
-        assert_eq!(words(&found, "advanced"), pairs(&[("iptables_check.py", "false")]), "{found}");
+        let advanced = [("haproxy_check.py", "false"), ("iptables_check.py", "false")];
+        assert_eq!(words(&found, "advanced"), pairs(&advanced), "{found}");
         let gateways = &found["basic"]["gateways_check.py"];
         assert_eq!(gateways["message"], "All 2 gateways are reachable via ping");
         assert!(
@@ -539,23 +540,26 @@ fn health_checks_measure_in_the_words_of_the_management_servers_generation() -> 
         write_version(router, &sha512)?;
         lab.host("gateway").namespace.ip("link set eth0 down\n")?;
         let (failing, found) = results(router, "true")?;
-        assert_eq!(failing, ["gateways_check.py", "router_version_check.py"], "{found}");
+        let expected = ["gateways_check.py", "router_version_check.py", "haproxy_check.py"];
+        assert_eq!(failing, expected, "{found}");
         assert_eq!(found["basic"]["gateways_check.py"]["success"], "FAILED");
         assert_eq!(
             found["basic"]["gateways_check.py"]["message"],
             "Unreachable gateways found: 203.0.113.1 "
         );
         assert_eq!(found["basic"]["cpu_usage_check.py"]["success"], "SUCCESS");
-        assert_eq!(words(&found, "advanced"), pairs(&[("iptables_check.py", "SUCCESS")]), "{found}");
+        let advanced = [("haproxy_check.py", "FAILED"), ("iptables_check.py", "SUCCESS")];
+        assert_eq!(words(&found, "advanced"), pairs(&advanced), "{found}");
 
         // Known, and waiting for its address: no reason to replace the router.
         router.apply(&["cloudstack/ip_associations/isolated_remove_ip.json"])?;
-        let excluded =
-            fs::read_to_string(fixture("cloudstack/monitor_service/periodic_refresh_delete_after.json"))?
-                .replace(
-                    r#""excluded_health_checks":"""#,
-                    r#""excluded_health_checks":"gateways_check.py, router_version_check.py""#,
-                );
+        let excluded = fs::read_to_string(fixture(
+            "cloudstack/monitor_service/periodic_refresh_delete_after.json",
+        ))?
+        .replace(
+            r#""excluded_health_checks":"""#,
+            r#""excluded_health_checks":"gateways_check.py, router_version_check.py, haproxy_check.py""#,
+        );
         router.update_config_with("monitor_service", excluded.as_bytes())?.ok()?;
         let (failing, found) = results(router, "true")?;
         assert_eq!(failing, Vec::<String>::new(), "{found}");
@@ -584,7 +588,8 @@ fn health_checks_run_by_themselves_once_they_are_switched_on() -> Result<()> {
             file.exists() && home.join("basic_monitor_results.json").exists()
         })?;
         let (failing, found) = results(router, "false")?;
-        assert_eq!(failing, ["iptables_check.py"], "{found}");
+        let advanced = ["haproxy_check.py", "iptables_check.py"];
+        assert!(advanced.iter().all(|name| failing.iter().any(|failing| failing == name)), "{found}");
         assert_eq!(found["basic"]["gateways_check.py"]["success"], "true", "{found}");
         // Nobody knows the versions: neither success nor failure.
         assert!(found["basic"]["router_version_check.py"].is_null(), "{found}");

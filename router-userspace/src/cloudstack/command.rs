@@ -194,9 +194,9 @@ impl Command {
             | Self::StaticNatRules(_)
             | Self::FirewallRules(_)
             | Self::NetworkAcl(_)
+            | Self::LoadBalancer(_)
             | Self::IpAliases(_) => true,
             Self::DhcpEntry(_)
-            | Self::LoadBalancer(_)
             | Self::Site2SiteVpn(_)
             | Self::RemoteAccessVpn(_)
             | Self::VpnUserList(_)

@@ -2,6 +2,7 @@
 //!
 //! The choices that CloudStack leaves open are written down in `docs/cloudstack.md`.
 
+mod balancer;
 mod nat;
 mod policy;
 mod ports;
@@ -104,6 +105,7 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let routes = routes::routes(&reading, &ports, &mut notices)?;
     let nat = nat::nat(&reading, &ports, &mut notices);
     let mut placed = policy::policy(bags, &reading, &ports, &mut notices);
+    placed.policy.openings = balancer::openings(bags, &ports, &nat, &mut notices)?;
     let ports = ports.into_iter().map(|port| port.port).collect();
     let policy = std::mem::take(&mut placed.policy);
     Ok(Meaning { state: DesiredState { ports, routes, nat, policy }, notices, policy: placed })

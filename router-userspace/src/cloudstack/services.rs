@@ -3,7 +3,10 @@
 //! Each kind is read by itself, from its own databag and from what is forwarded: what is wrong with one keeps no
 //! other from being served.
 
+mod balancer;
 mod ssh;
+
+pub use self::balancer::balancer;
 
 use super::databag::Databags;
 use super::object::Object;
@@ -17,7 +20,9 @@ pub fn services(bags: &Databags, desired: &DesiredState) -> (Services, Vec<Confi
     let mut notices = Vec::new();
     let Some(boot) = boot(bags) else { return (Services::default(), notices) };
     let ssh = ssh::ssh(&boot, &desired.ports, &mut notices);
-    (Services { ssh }, notices)
+    // What is wrong with its databag, forwarding says.
+    let balancer = bags.balancer().ok().flatten().map(|said| balancer(&said));
+    (Services { ssh, balancer }, notices)
 }
 
 /// The boot line, if it is there and sound; if not, forwarding says so.

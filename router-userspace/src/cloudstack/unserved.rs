@@ -14,7 +14,6 @@ fn sentence(bag: &str, count: usize) -> Option<ConfigError> {
     let (one, many, lack) = match bag {
         "bgppeers" => ("BGP peer", "BGP peers", "speaks no BGP"),
         "dhcpentry" => ("guest's address", "guests' addresses", "serves no DHCP and DNS"),
-        "loadbalancer" => ("listener", "listeners", "balances no load"),
         "remoteaccessvpn" => ("server", "servers", "serves no remote access VPN"),
         "site2sitevpn" => ("tunnel", "tunnels", "has no site-to-site VPN"),
         "vpnuserlist" => ("VPN user", "VPN users", "serves no remote access VPN"),

@@ -3,7 +3,8 @@
 use super::{Check, Finding, ForwardState, Outcome, Surroundings};
 
 /// All of them, in the order in which they run.
-pub(super) const CHECKS: &[Check] = &[("iptables_check.py", port_forwardings)];
+pub(super) const CHECKS: &[Check] =
+    &[("haproxy_check.py", super::balancer::rules), ("iptables_check.py", port_forwardings)];
 
 /// Port forwardings, which CloudStack's own router has in iptables, and this one in its programs' tables.
 fn port_forwardings(surroundings: &Surroundings) -> Option<Finding> {

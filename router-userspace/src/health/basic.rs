@@ -15,6 +15,7 @@ use crate::program;
 
 /// All of them, in the order in which they run.
 pub(super) const CHECKS: &[Check] = &[
+    ("loadbalancing.service", super::balancer::service),
     ("ssh.service", ssh),
     ("webserver.service", web_server),
     ("cpu_usage_check.py", cpu_usage),

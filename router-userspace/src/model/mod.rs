@@ -4,6 +4,7 @@
 //! Invariant: a `DesiredState` that exists is valid. `cloudstack::desired` makes it from the
 //! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
+pub mod balancer;
 pub mod health;
 pub mod metadata;
 pub mod nat;
@@ -15,6 +16,7 @@ pub mod services;
 pub mod settings;
 pub mod ssh;
 
+pub use balancer::Balancer;
 pub use metadata::Metadata;
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use policy::Policy;

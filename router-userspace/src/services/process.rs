@@ -75,8 +75,8 @@ impl Process {
     }
 
     /// Has it read its files again.
-    pub fn reload(&self) -> Result<()> {
-        self.signal(Signal::SIGHUP)
+    pub fn reload(&self, service: &Service) -> Result<()> {
+        self.signal(service.reload)
     }
 
     /// Returns when it has ended, and says how.
@@ -142,8 +142,10 @@ mod tests {
             arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
             files: Vec::new(),
             folders: Vec::new(),
+            sole: None,
             prepare: None,
             check: None,
+            reload: Signal::SIGHUP,
         }
     }
 

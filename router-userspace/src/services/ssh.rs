@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
+
 use super::{Call, Rendered, Service};
 use crate::model::Ssh;
 use crate::root::Root;
@@ -32,12 +34,14 @@ pub fn render(ssh: &Ssh, root: &Root) -> Service {
         ],
         // Where it separates privileges; made at boot by the system's own unit, which does not run here.
         folders: vec![PathBuf::from("/run/sshd"), host_key_folder(root)],
+        sole: None,
         // Makes those that are not there.
         prepare: Some(Call {
             program: "ssh-keygen",
             arguments: vec!["-A".into(), "-f".into(), path(root.path())],
         }),
         check: Some(Call { program: "/usr/sbin/sshd", arguments: vec!["-t".into(), "-f".into()] }),
+        reload: Signal::SIGHUP,
     }
 }
 

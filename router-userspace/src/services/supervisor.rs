@@ -196,7 +196,7 @@ impl Watcher {
         };
         if let Some(process) = running {
             if process.runs_as(service) {
-                if written && let Err(error) = process.reload() {
+                if written && let Err(error) = process.reload(service) {
                     return Err((Some(process), error));
                 }
                 return Ok(process);
@@ -217,23 +217,25 @@ impl Watcher {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
         if let Some(prepare) = &service.prepare {
-            call(prepare, None).await?;
+            call(prepare, None, CALL).await?;
         }
-        let mut changed = Vec::new();
-        for (index, file) in service.files.iter().enumerate() {
+        let mut changed = false;
+        // The first may name the others.
+        for (index, file) in service.files.iter().enumerate().rev() {
             if fs::read_to_string(&file.path).is_ok_and(|old| old == file.content) {
                 continue;
             }
             let beside = write_beside(file).with_context(|| format!("write {}", file.path.display()))?;
             if let Some(check) = service.check.as_ref().filter(|_| index == 0) {
-                call(check, Some(&beside)).await?;
+                call(check, Some(&beside), CALL).await?;
             }
-            changed.push((beside, &file.path));
+            fs::rename(&beside, &file.path).with_context(|| format!("replace {}", file.path.display()))?;
+            changed = true;
         }
-        for (beside, path) in &changed {
-            fs::rename(beside, path).with_context(|| format!("replace {}", path.display()))?;
+        if let Some(folder) = &service.sole {
+            sweep(folder, &service.files).with_context(|| format!("clear {}", folder.display()))?;
         }
-        Ok(!changed.is_empty())
+        Ok(changed)
     }
 
     async fn stop(&self, process: Process) {
@@ -276,11 +278,26 @@ fn write_beside(file: &Rendered) -> io::Result<PathBuf> {
     Ok(beside)
 }
 
-/// Calls a program, with one more argument if there is one. What it says is the error.
-async fn call(call: &Call, last: Option<&Path>) -> Result<()> {
+/// Removes what is in a folder, if there is one, and not among the files.
+fn sweep(folder: &Path, files: &[Rendered]) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_file() && !files.iter().any(|file| file.path == entry.path()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls a program, with one more argument if there is one, for so long at most. What it says is the error.
+pub(super) async fn call(call: &Call, last: Option<&Path>, limit: Duration) -> Result<()> {
     let mut command = Command::new(call.program);
     command.args(&call.arguments).args(last).stdin(Stdio::null()).kill_on_drop(true);
-    let output = match timeout(CALL, command.output()).await {
+    let output = match timeout(limit, command.output()).await {
         Ok(output) => output.with_context(|| format!("run {}", call.program))?,
         Err(_) => bail!("{} does not end", call.program),
     };

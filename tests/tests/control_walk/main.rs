@@ -1,6 +1,7 @@
 //! The control walk up to the desired state: CloudStack's own messages, in the order in which it
 //! sends them.
 
+mod balancer;
 mod damage;
 mod isolated;
 mod metadata;
