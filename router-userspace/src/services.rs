@@ -14,6 +14,7 @@
 //! daemon that is being replaced. The next daemon finds them by their files in `run/xvr/`.
 
 pub mod balancer;
+mod bgp;
 mod process;
 pub mod ssh;
 mod supervisor;
@@ -47,8 +48,19 @@ pub struct Service {
     pub prepare: Option<Call>,
     /// What checks the first file, once the others are in place; its path is appended to the arguments.
     pub check: Option<Call>,
-    /// What has it read its files again.
-    pub reload: Signal,
+    /// How it comes to know of changed files.
+    pub reload: Reload,
+}
+
+/// How a running daemon comes to know of changed files. Where that fails it is started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// By a signal.
+    Signal(Signal),
+    /// A program tells it.
+    Call(Call),
+    /// By its start alone.
+    Restart,
 }
 
 /// A file of a service.
@@ -86,5 +98,6 @@ pub struct Place<'a> {
 pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
     let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));
     let balancer = services.balancer.iter().map(|balancer| balancer::render(balancer, place.root));
-    ssh.chain(balancer).collect()
+    let bgp = services.bgp.iter().flat_map(|bgp| bgp::render(bgp, place.root));
+    ssh.chain(balancer).chain(bgp).collect()
 }

@@ -302,7 +302,7 @@ fn what_haproxy_does_not_take_is_refused_and_the_old_one_serves() -> Result<()> 
     open_firewall(&router, 1, 1000)?;
     let far = lab.host("far");
     let pool = Pool::new(public(80), "roundrobin", &members(&lab)).by_http();
-    send(&router, &message(&[pool.clone()], None))?.ok()?;
+    send(&router, &message(std::slice::from_ref(&pool), None))?.ok()?;
     wait_for(far, public(80))?;
     let files = ["etc/haproxy/haproxy.cfg", "etc/cloudstack/loadbalancer.json"];
     let read = || files.map(|file| fs::read(router.root().join(file)).ok());

@@ -37,6 +37,8 @@ const LAB: &[Package] = &[
     package("iputils-ping", "/usr/bin/ping", "a client"),
     package("iputils-arping", "/usr/bin/arping", "a script's tool"),
     package("haproxy", "/usr/sbin/haproxy", "the router's load balancer"),
+    package("frr", "/usr/lib/frr/bgpd", "the router's BGP, and its peer"),
+    package("frr-pythontools", "/usr/lib/frr/frr-reload.py", "changes of the router's BGP"),
     package("apache2-utils", "/usr/bin/ab", "a client"),
     package("openssl", "/usr/bin/openssl", "certificates of a load balancer"),
     package("unzip", "/usr/bin/unzip", "looking into a script's archive"),

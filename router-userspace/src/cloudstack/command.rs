@@ -195,12 +195,12 @@ impl Command {
             | Self::FirewallRules(_)
             | Self::NetworkAcl(_)
             | Self::LoadBalancer(_)
+            | Self::BgpPeers(_)
             | Self::IpAliases(_) => true,
             Self::DhcpEntry(_)
             | Self::Site2SiteVpn(_)
             | Self::RemoteAccessVpn(_)
             | Self::VpnUserList(_)
-            | Self::BgpPeers(_)
             | Self::MonitorService(_)
             | Self::VmData(_)
             | Self::VmPassword(_)

@@ -83,7 +83,8 @@ type ByKey = BTreeMap<String, Vec<Entry>>;
 type Keyed = Arc<BTreeMap<String, Entry>>;
 
 /// The bags that forwarding rests on.
-const FORWARDING: [&str; 9] = [
+const FORWARDING: [&str; 10] = [
+    "bgppeers",
     "cmdline",
     "firewallrules",
     "forwardingrules",
@@ -205,10 +206,9 @@ impl Databags {
 
     /// How much there is to serve of each bag that is for daemons: without the marks of what is gone, and
     /// without removals that CloudStack's own router may have stored.
-    pub(super) fn to_serve(&self) -> [(&'static str, usize); 5] {
+    pub(super) fn to_serve(&self) -> [(&'static str, usize); 4] {
         let with = |bag: &Keyed, key| bag.values().filter(|entry| ips::is_true(entry, key)).count();
         [
-            ("bgppeers", self.bgppeers.len()),
             ("dhcpentry", self.dhcpentry.len() - with(&self.dhcpentry, "remove")),
             ("remoteaccessvpn", with(&self.remoteaccessvpn, "create")),
             ("site2sitevpn", with(&self.site2sitevpn, "create")),

@@ -4,6 +4,7 @@
 //! other from being served.
 
 mod balancer;
+mod bgp;
 mod ssh;
 
 pub use self::balancer::balancer;
@@ -20,9 +21,11 @@ pub fn services(bags: &Databags, desired: &DesiredState) -> (Services, Vec<Confi
     let mut notices = Vec::new();
     let Some(boot) = boot(bags) else { return (Services::default(), notices) };
     let ssh = ssh::ssh(&boot, &desired.ports, &mut notices);
-    // What is wrong with its databag, forwarding says.
+    // What is wrong with their databags, forwarding says.
     let balancer = bags.balancer().ok().flatten().map(|said| balancer(&said));
-    (Services { ssh, balancer }, notices)
+    let peers = bags.bgp_peers().unwrap_or_default();
+    let bgp = bgp::bgp(&peers, &desired.ports, &mut notices);
+    (Services { ssh, balancer, bgp }, notices)
 }
 
 /// The boot line, if it is there and sound; if not, forwarding says so.

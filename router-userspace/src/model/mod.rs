@@ -5,6 +5,7 @@
 //! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
 pub mod balancer;
+pub mod bgp;
 pub mod health;
 pub mod metadata;
 pub mod nat;
@@ -17,6 +18,7 @@ pub mod settings;
 pub mod ssh;
 
 pub use balancer::Balancer;
+pub use bgp::Bgp;
 pub use metadata::Metadata;
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use policy::Policy;

@@ -48,6 +48,8 @@ pub enum Side {
     Any,
     /// Those of guests and private gateways.
     Inside,
+    /// Public ports.
+    Outside,
 }
 
 impl Side {
@@ -56,6 +58,7 @@ impl Side {
         match self {
             Self::Any => role != Role::Control,
             Self::Inside => matches!(role, Role::Guest | Role::PrivateGateway),
+            Self::Outside => role == Role::Public,
         }
     }
 }

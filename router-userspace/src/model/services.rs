@@ -1,6 +1,6 @@
 //! What the daemons do that work is left to.
 
-use super::{Balancer, Ssh};
+use super::{Balancer, Bgp, Ssh};
 
 /// All of it, each kind by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,4 +9,6 @@ pub struct Services {
     pub ssh: Option<Ssh>,
     /// What spreads connections over servers; nothing before CloudStack has said how.
     pub balancer: Option<Balancer>,
+    /// What tells others of guests' networks; nothing while there is nobody to tell.
+    pub bgp: Option<Bgp>,
 }

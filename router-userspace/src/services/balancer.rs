@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use nix::unistd::{Group, User};
 
-use super::{Call, Rendered, Service, supervisor};
+use super::{Call, Reload, Rendered, Service, supervisor};
 use crate::model::Balancer;
 use crate::root::Root;
 
@@ -44,7 +44,7 @@ pub fn render(balancer: &Balancer, root: &Root) -> Service {
         sole: Some(certificates),
         prepare: None,
         check: Some(check_call()),
-        reload: Signal::SIGUSR2,
+        reload: Reload::Signal(Signal::SIGUSR2),
     }
 }
 

@@ -74,11 +74,6 @@ impl Process {
         self.identity.arguments == service.arguments
     }
 
-    /// Has it read its files again.
-    pub fn reload(&self, service: &Service) -> Result<()> {
-        self.signal(service.reload)
-    }
-
     /// Returns when it has ended, and says how.
     pub async fn ended(&mut self) -> String {
         match &mut self.child {
@@ -110,7 +105,8 @@ impl Process {
         }
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    /// Sends it a signal; nothing, if it has ended by itself.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         match kill(Pid::from_raw(self.identity.pid), signal) {
             // It has ended by itself.
             Err(nix::Error::ESRCH) | Ok(()) => Ok(()),
@@ -134,6 +130,7 @@ fn started(pid: i32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::Reload;
 
     fn service(arguments: &[&str]) -> Service {
         Service {
@@ -145,7 +142,7 @@ mod tests {
             sole: None,
             prepare: None,
             check: None,
-            reload: Signal::SIGHUP,
+            reload: Reload::Restart,
         }
     }
 

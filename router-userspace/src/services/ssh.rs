@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use super::{Call, Rendered, Service};
+use super::{Call, Reload, Rendered, Service};
 use crate::model::Ssh;
 use crate::root::Root;
 
@@ -41,7 +41,7 @@ pub fn render(ssh: &Ssh, root: &Root) -> Service {
             arguments: vec!["-A".into(), "-f".into(), path(root.path())],
         }),
         check: Some(Call { program: "/usr/sbin/sshd", arguments: vec!["-t".into(), "-f".into()] }),
-        reload: Signal::SIGHUP,
+        reload: Reload::Signal(Signal::SIGHUP),
     }
 }
 

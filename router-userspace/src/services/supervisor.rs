@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::process::Process;
-use super::{Call, Rendered, Service};
+use super::{Call, Reload, Rendered, Service};
 use crate::alerts::{self, Severity};
 use crate::root::Root;
 
@@ -195,10 +195,7 @@ impl Watcher {
             Err(error) => return Err((running, error)),
         };
         if let Some(process) = running {
-            if process.runs_as(service) {
-                if written && let Err(error) = process.reload(service) {
-                    return Err((Some(process), error));
-                }
+            if process.runs_as(service) && (!written || self.reload(service, &process).await) {
                 return Ok(process);
             }
             self.stop(process).await;
@@ -236,6 +233,19 @@ impl Watcher {
             sweep(folder, &service.files).with_context(|| format!("clear {}", folder.display()))?;
         }
         Ok(changed)
+    }
+
+    /// Lets it know of changed files. Says whether it does; if not, it has to be started again.
+    async fn reload(&self, service: &Service, process: &Process) -> bool {
+        let told = match &service.reload {
+            Reload::Signal(signal) => process.signal(*signal),
+            Reload::Call(program) => call(program, None, CALL).await,
+            Reload::Restart => return false,
+        };
+        if let Err(error) = &told {
+            warn!("{} is started again, for its files: {error:#}", self.name);
+        }
+        told.is_ok()
     }
 
     async fn stop(&self, process: Process) {

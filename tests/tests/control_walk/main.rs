@@ -2,6 +2,7 @@
 //! sends them.
 
 mod balancer;
+mod bgp;
 mod damage;
 mod isolated;
 mod metadata;

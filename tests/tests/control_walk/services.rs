@@ -1,4 +1,4 @@
-//! What is stored for daemons: DHCP and DNS, VPN, BGP.
+//! What is stored for daemons: DHCP and DNS, VPN; and BGP's databag.
 
 use router_userspace::cloudstack::{Command, Databags, unserved};
 use serde_json::{Value, json};
@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 use super::{VPC, assert_bag, bytes, every_nic, fixtures, merge, merge_all, merge_json, vpc};
 
 /// Folder and databag.
-const KINDS: [(&str, &str); 5] = [
+const KINDS: [(&str, &str); 4] = [
     ("vm_dhcp_entry", "dhcpentry"),
     ("site_2_site_vpn", "site2sitevpn"),
     ("remote_access_vpn", "remoteaccessvpn"),
     ("vpn_user_list", "vpnuserlist"),
-    ("bgp_peers", "bgppeers"),
 ];
 
 fn said(bags: &Databags) -> Vec<String> {
@@ -159,13 +158,11 @@ fn what_is_not_served_is_said_in_a_sentence_for_each_kind() {
             "site_2_site_vpn/create.json",
             "remote_access_vpn/isolated_create.json",
             "vpn_user_list/add_two_remove_one.json",
-            "bgp_peers/isolated_ipv4.json",
         ],
         &every_nic(),
     );
     let lack = "stored and not in force: this release";
     let expected = [
-        format!("bgppeers.json#: 1 BGP peer is {lack} speaks no BGP yet"),
         format!("dhcpentry.json#: 2 guests' addresses are {lack} serves no DHCP and DNS yet"),
         format!("remoteaccessvpn.json#: 1 server is {lack} serves no remote access VPN yet"),
         format!("site2sitevpn.json#: 1 tunnel is {lack} has no site-to-site VPN yet"),
@@ -173,7 +170,7 @@ fn what_is_not_served_is_said_in_a_sentence_for_each_kind() {
     ];
     assert_eq!(said(&bags), expected);
     let removed = merge(&bags, "vm_dhcp_entry/remove.json", &every_nic());
-    assert!(said(&removed)[1].starts_with("dhcpentry.json#: 1 guest's address is "), "{:?}", said(&removed));
+    assert!(said(&removed)[0].starts_with("dhcpentry.json#: 1 guest's address is "), "{:?}", said(&removed));
 }
 
 #[test]
