@@ -10,6 +10,7 @@
 //! router has and this one does not, never does. The checks have the names of those of CloudStack's own router.
 
 mod advanced;
+mod balancer;
 mod basic;
 mod results;
 

@@ -13,6 +13,8 @@
 //! Daemons outlive us, as the programs do: a session that is just changing the router must not end with the
 //! daemon that is being replaced. The next daemon finds them by their files in `run/xvr/`.
 
+pub mod balancer;
+mod bgp;
 pub mod dnsmasq;
 pub mod keepalived;
 pub mod leases;
@@ -22,6 +24,8 @@ mod supervisor;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
 
 use crate::compile::{Compiled, Inventory};
 use crate::model::Services;
@@ -43,17 +47,38 @@ pub struct Service {
     pub files: Vec<Rendered>,
     /// Folders that have to be there.
     pub folders: Vec<PathBuf>,
+    /// A folder that holds nothing but files of this list.
+    pub sole: Option<PathBuf>,
     /// What makes what is missing and is not ours to render, as keys are; run before each start.
     pub prepare: Option<Call>,
-    /// What checks the first file; its path is appended to the arguments.
+    /// What checks the first file, once the others are in place; its path is appended to the arguments.
     pub check: Option<Call>,
     /// Files that it reads when it starts and never again: with others it is started anew.
     pub read_at_start: Vec<PathBuf>,
     /// Whose leases it may hold, if it gives any.
     pub leases: Option<Leases>,
+    /// How it comes to know of changed files.
+    pub reload: Reload,
 }
 
 impl Service {
+    /// A daemon that needs nothing but its command line, and hears of changed files by SIGHUP.
+    fn new(name: &'static str, program: &'static str, arguments: Vec<String>) -> Self {
+        Self {
+            name,
+            program,
+            arguments,
+            files: Vec::new(),
+            folders: Vec::new(),
+            sole: None,
+            prepare: None,
+            check: None,
+            read_at_start: Vec::new(),
+            leases: None,
+            reload: Reload::Signal(Signal::SIGHUP),
+        }
+    }
+
     /// Stands for the content of its files that `is_meant` takes: another content, another word.
     fn digest(&self, is_meant: impl Fn(&Path) -> bool) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -65,6 +90,17 @@ impl Service {
         }
         hasher.finalize().to_string()
     }
+}
+
+/// How a running daemon comes to know of changed files. Where that fails it is started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// By a signal.
+    Signal(Signal),
+    /// A program tells it.
+    Call(Call),
+    /// By its start alone.
+    Restart,
 }
 
 /// A file of a service.
@@ -102,7 +138,10 @@ pub struct Place<'a> {
 pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
     let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));
     let pair = services.pair.iter().filter_map(|pair| keepalived::render(pair, place));
-    let dhcp = services.dhcp.iter().filter(|_| place.compiled.serves);
-    let dhcp = dhcp.filter_map(|dhcp| dnsmasq::render(dhcp, place));
-    ssh.chain(pair).chain(dhcp).collect()
+    let bgp = services.bgp.iter().flat_map(|bgp| bgp::render(bgp, place.root));
+    let dhcp = services.dhcp.iter().filter_map(|dhcp| dnsmasq::render(dhcp, place));
+    let balancer = services.balancer.iter().map(|balancer| balancer::render(balancer, place.root));
+    // Whom the other router of a pair serves is not served twice.
+    let for_guests = dhcp.chain(balancer).chain(bgp).filter(|_| place.compiled.serves);
+    ssh.chain(pair).chain(for_guests).collect()
 }

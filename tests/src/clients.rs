@@ -18,7 +18,13 @@ use crate::netns::{Namespace, Process, run_bounded, wait_until};
 use crate::vpn;
 
 /// Programs and other files, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 30] = [
+const PROGRAMS: [(&str, &str); 36] = [
+    ("/usr/lib/frr/bgpd", "frr"),
+    ("/usr/lib/frr/frr-reload.py", "frr-pythontools"),
+    ("vtysh", "frr"),
+    ("ab", "apache2-utils"),
+    ("haproxy", "haproxy"),
+    ("openssl", "openssl"),
     ("charon-systemd", "charon-systemd"),
     ("curl", "curl"),
     ("dhclient", "isc-dhcp-client"),

@@ -1,5 +1,6 @@
 //! Scenarios and the harness.
 
+pub mod balancer;
 pub mod capture;
 pub mod clients;
 pub mod daemons;

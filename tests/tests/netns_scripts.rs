@@ -502,17 +502,25 @@ fn saved_results_are_printed_as_cloudstacks_own_router_prints_them() -> Result<(
 fn health_checks_measure_in_the_words_of_the_management_servers_generation() -> Result<()> {
     isolated(&["dnsmasq", "ping"], &[ADDRESSES, MONITORING], |lab, router| {
         write_version(router, "14829be797d19c6d38e8c77efff9aeea\n")?;
-        // No message has brought the guests and the port forwarding that are expected.
+        // No message has brought the guests, the balancing and the port forwarding that are expected.
         dnsmasq_runs(router)?;
         let (failing, found) = results(router, "true")?;
-        assert_eq!(failing, ["dhcp_check.py", "dns_check.py", "iptables_check.py"], "{found}");
+        assert_eq!(
+            failing,
+            ["dhcp_check.py", "dns_check.py", "haproxy_check.py", "iptables_check.py"],
+            "{found}"
+        );
         let said =
             "Missing dhcp entries: web-1 (02:00:3c:91:00:04,10.1.1.20), web-2 (02:00:3c:91:00:06,10.1.1.21)";
         assert_eq!(found["advanced"]["dhcp_check.py"]["message"], said);
         let said = "Missing dns entries: web-1 (10.1.1.20 web-1), web-2 (10.1.1.21 web-2)";
         assert_eq!(found["advanced"]["dns_check.py"]["message"], said);
-        let advanced =
-            [("dhcp_check.py", "false"), ("dns_check.py", "false"), ("iptables_check.py", "false")];
+        let advanced = [
+            ("dhcp_check.py", "false"),
+            ("dns_check.py", "false"),
+            ("haproxy_check.py", "false"),
+            ("iptables_check.py", "false"),
+        ];
         assert_eq!(words(&found, "advanced"), pairs(&advanced), "{found}");
         let basic = [
             ("cpu_usage_check.py", "true"),
@@ -549,25 +557,31 @@ fn health_checks_measure_in_the_words_of_the_management_servers_generation() -> 
         write_version(router, &sha512)?;
         lab.host("gateway").namespace.ip("link set eth0 down\n")?;
         let (failing, found) = results(router, "true")?;
-        assert_eq!(failing, ["gateways_check.py", "router_version_check.py"], "{found}");
+        let expected = ["gateways_check.py", "router_version_check.py", "haproxy_check.py"];
+        assert_eq!(failing, expected, "{found}");
         assert_eq!(found["basic"]["gateways_check.py"]["success"], "FAILED");
         assert_eq!(
             found["basic"]["gateways_check.py"]["message"],
             "Unreachable gateways found: 203.0.113.1 "
         );
         assert_eq!(found["basic"]["cpu_usage_check.py"]["success"], "SUCCESS");
-        let advanced =
-            [("dhcp_check.py", "SUCCESS"), ("dns_check.py", "SUCCESS"), ("iptables_check.py", "SUCCESS")];
+        let advanced = [
+            ("dhcp_check.py", "SUCCESS"),
+            ("dns_check.py", "SUCCESS"),
+            ("haproxy_check.py", "FAILED"),
+            ("iptables_check.py", "SUCCESS"),
+        ];
         assert_eq!(words(&found, "advanced"), pairs(&advanced), "{found}");
 
         // Known, and waiting for its address: no reason to replace the router.
         router.apply(&["cloudstack/ip_associations/isolated_remove_ip.json"])?;
-        let excluded =
-            fs::read_to_string(fixture("cloudstack/monitor_service/periodic_refresh_delete_after.json"))?
-                .replace(
-                    r#""excluded_health_checks":"""#,
-                    r#""excluded_health_checks":"gateways_check.py, router_version_check.py""#,
-                );
+        let excluded = fs::read_to_string(fixture(
+            "cloudstack/monitor_service/periodic_refresh_delete_after.json",
+        ))?
+        .replace(
+            r#""excluded_health_checks":"""#,
+            r#""excluded_health_checks":"gateways_check.py, router_version_check.py, haproxy_check.py""#,
+        );
         router.update_config_with("monitor_service", excluded.as_bytes())?.ok()?;
         let (failing, found) = results(router, "true")?;
         assert_eq!(failing, Vec::<String>::new(), "{found}");
@@ -607,7 +621,11 @@ fn health_checks_run_by_themselves_once_they_are_switched_on() -> Result<()> {
             file.exists() && home.join("basic_monitor_results.json").exists()
         })?;
         let (failing, found) = results(router, "false")?;
-        assert_eq!(failing, ["dhcp_check.py", "dns_check.py", "iptables_check.py"], "{found}");
+        assert_eq!(
+            failing,
+            ["dhcp_check.py", "dns_check.py", "haproxy_check.py", "iptables_check.py"],
+            "{found}"
+        );
         assert_eq!(found["basic"]["gateways_check.py"]["success"], "true", "{found}");
         // Nobody knows the versions: neither success nor failure.
         assert!(found["basic"]["router_version_check.py"].is_null(), "{found}");

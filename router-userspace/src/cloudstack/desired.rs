@@ -2,6 +2,8 @@
 //!
 //! The choices that CloudStack leaves open are written down in `docs/cloudstack.md`.
 
+mod balancer;
+mod bgp;
 mod nat;
 mod pair;
 mod policy;
@@ -106,6 +108,8 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let nat = nat::nat(&reading, &ports, &mut notices);
     let pair = pair::pair(&reading, &ports, &mut notices);
     let mut placed = policy::policy(bags, &reading, &ports, &mut notices);
+    placed.policy.openings = balancer::openings(bags, &ports, &nat, &mut notices)?;
+    placed.policy.openings.extend(bgp::openings(bags)?);
     let ports = ports.into_iter().map(|port| port.port).collect();
     let policy = std::mem::take(&mut placed.policy);
     Ok(Meaning { state: DesiredState { ports, routes, nat, policy, pair }, notices, policy: placed })

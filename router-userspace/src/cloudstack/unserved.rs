@@ -12,8 +12,6 @@ pub fn unserved(bags: &Databags) -> Vec<ConfigError> {
 
 fn sentence(bag: &str, count: usize) -> Option<ConfigError> {
     let (one, many, lack) = match bag {
-        "bgppeers" => ("BGP peer", "BGP peers", "speaks no BGP"),
-        "loadbalancer" => ("listener", "listeners", "balances no load"),
         "remoteaccessvpn" => ("server", "servers", "serves no remote access VPN"),
         "site2sitevpn" => ("tunnel", "tunnels", "has no site-to-site VPN"),
         "vpnuserlist" => ("VPN user", "VPN users", "serves no remote access VPN"),

@@ -286,7 +286,8 @@ fn new_flows_are_judged_otherwise_by_another_list_or_elsewhere() {
     };
     type Lists = [(Scope, Arc<AccessList>)];
     let of = |lists: &Lists, settings: &Settings| {
-        let desired = DesiredState { policy: Policy { lists: lists.to_vec() }, ..router() };
+        let desired =
+            DesiredState { policy: Policy { lists: lists.to_vec(), ..Policy::default() }, ..router() };
         compile_with(&desired, settings).tables.jurisdiction()
     };
     let (guest, public) = (by_mac(GUEST), by_mac(PUBLIC));

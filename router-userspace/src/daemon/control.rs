@@ -292,8 +292,20 @@ impl Control {
     ) -> Result<(Vec<Change>, Duration)> {
         self.wait_for_nics(commands).await?;
         let after = before.merge_all(commands, &self.inventory, at)?;
+        for (name, command) in commands {
+            *at = name;
+            self.check_services(command).await?;
+        }
         self.keep_passwords(commands, warnings)?;
         self.put_in_force(at, &before, after, begun).await
+    }
+
+    /// What a daemon would not take is refused in its words, since CloudStack waits for them. That takes milliseconds,
+    /// and seconds at most.
+    async fn check_services(&self, command: &Command) -> Result<()> {
+        let Command::LoadBalancer(message) = command else { return Ok(()) };
+        let checked = services::balancer::check(&cloudstack::balancer(message), &self.options.root).await;
+        checked.map_err(|said| message.place.at("configuration").error(format_args!("{said:#}")).into())
     }
 
     /// Gives the NIC that has an address another MTU, which is remembered. Says which NIC that is, if there is one.
@@ -399,6 +411,7 @@ impl Control {
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
             let after = memory.merge(&command, &self.inventory)?;
+            self.check_services(&command).await?;
             if command.is_about_forwarding() {
                 let compiled = self.compile(after.known()?, &self.settings);
                 refuse(&document.name, &compiled, memory.known()?, after.known()?)?;

@@ -7,8 +7,12 @@ use super::basic::NOT_RUNNING;
 use super::{Check, Finding, ForwardState, Outcome, Surroundings};
 
 /// All of them, in the order in which they run.
-pub(super) const CHECKS: &[Check] =
-    &[("dhcp_check.py", addresses), ("dns_check.py", names), ("iptables_check.py", port_forwardings)];
+pub(super) const CHECKS: &[Check] = &[
+    ("dhcp_check.py", addresses),
+    ("dns_check.py", names),
+    ("haproxy_check.py", super::balancer::rules),
+    ("iptables_check.py", port_forwardings),
+];
 
 /// Addresses of guests: the line that dnsmasq has for each.
 fn addresses(surroundings: &Surroundings) -> Option<Finding> {

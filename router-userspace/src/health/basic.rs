@@ -16,6 +16,7 @@ use crate::program;
 /// All of them, in the order in which they run.
 pub(super) const CHECKS: &[Check] = &[
     ("dhcp.service", dhcp),
+    ("loadbalancing.service", super::balancer::service),
     ("ssh.service", ssh),
     ("webserver.service", web_server),
     ("cpu_usage_check.py", cpu_usage),

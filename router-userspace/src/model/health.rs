@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub struct Monitoring {
     pub forwards: Vec<ExpectedForward>,
     /// Guests that have to be served.
     pub guests: Vec<ExpectedGuest>,
+    /// What has to be balanced.
+    pub balancers: Vec<ExpectedBalancer>,
     /// What the machine has to have left.
     pub thresholds: Thresholds,
     /// What the router's version has to be.
@@ -82,6 +84,19 @@ impl ExpectedForward {
             && leads(public.first(), internal.first())
             && leads(public.last(), internal.last())
     }
+}
+
+/// A rule of load balancing that has to be in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedBalancer {
+    /// Where it listens.
+    pub listener: SocketAddrV4,
+    /// How a server is chosen.
+    pub algorithm: String,
+    /// Its servers.
+    pub servers: BTreeSet<SocketAddrV4>,
+    /// How many connections all rules together may have.
+    pub max_connections: Option<u64>,
 }
 
 /// `None`: nobody minds.

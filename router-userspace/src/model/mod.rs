@@ -4,6 +4,8 @@
 //! Invariant: a `DesiredState` that exists is valid. `cloudstack::desired` makes it from the
 //! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
+pub mod balancer;
+pub mod bgp;
 pub mod dhcp;
 pub mod health;
 pub mod metadata;
@@ -16,6 +18,8 @@ pub mod services;
 pub mod settings;
 pub mod ssh;
 
+pub use balancer::Balancer;
+pub use bgp::Bgp;
 pub use dhcp::Dhcp;
 pub use metadata::Metadata;
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};

@@ -1,6 +1,6 @@
 //! What the daemons do that work is left to.
 
-use super::{Dhcp, Pair, Ssh};
+use super::{Balancer, Bgp, Dhcp, Pair, Ssh};
 
 /// All of it, each kind by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,4 +11,8 @@ pub struct Services {
     pub pair: Option<Pair>,
     /// Addresses and names for guests; nothing while there is no guest network.
     pub dhcp: Option<Dhcp>,
+    /// What spreads connections over servers; nothing before CloudStack has said how.
+    pub balancer: Option<Balancer>,
+    /// What tells others of guests' networks; nothing while there is nobody to tell.
+    pub bgp: Option<Bgp>,
 }

@@ -50,16 +50,15 @@ pub fn render(dhcp: &Dhcp, place: Place<'_>) -> Option<Service> {
     if !dhcp.upstream.is_empty() {
         rendered.push(config(&files.own_resolvers, resolvers(&dhcp.upstream)));
     }
+    let arguments =
+        vec!["--keep-in-foreground".to_owned(), format!("--conf-file={}", files.config.display())];
     Some(Service {
-        name: "dnsmasq",
-        program: "dnsmasq",
-        arguments: vec!["--keep-in-foreground".to_owned(), format!("--conf-file={}", files.config.display())],
         files: rendered,
         folders: files.leases.parent().map(PathBuf::from).into_iter().collect(),
-        prepare: None,
         check: Some(Call { program: "dnsmasq", arguments: vec!["--test".into(), "-C".into()] }),
         read_at_start: vec![files.config],
         leases: Some(leases(dhcp, &networks, files.leases)),
+        ..Service::new("dnsmasq", "dnsmasq", arguments)
     })
 }
 

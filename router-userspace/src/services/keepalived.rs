@@ -46,16 +46,11 @@ pub fn render(pair: &Pair, place: Place<'_>) -> Option<Service> {
     ];
     let content = configuration(&pair.password, pair.interval.get(), (first, own), &shared);
     Some(Service {
-        name: NAME,
-        program: PROGRAM,
-        arguments: arguments.into(),
         // It holds the password.
         files: vec![Rendered { path: file, content, mode: 0o600 }],
         folders: vec![run],
-        prepare: None,
         check: Some(Call { program: PROGRAM, arguments: vec!["-t".to_owned(), "-f".to_owned()] }),
-        read_at_start: Vec::new(),
-        leases: None,
+        ..Service::new(NAME, PROGRAM, arguments.into())
     })
 }
 

@@ -81,15 +81,14 @@ impl Process {
         self.identity.arguments == service.arguments && self.identity.at_start == at_start(service)
     }
 
-    /// Has it read its files again, if they are others than those that it has read: a daemon before us may have
-    /// ended between the two.
-    pub fn reload(&mut self, service: &Service) -> Result<()> {
-        let read = service.digest(|_| true);
-        if self.identity.read == read {
-            return Ok(());
-        }
-        self.signal(Signal::SIGHUP)?;
-        self.identity.read = read;
+    /// Whether its files are those that it has read.
+    pub fn has_read(&self, service: &Service) -> bool {
+        self.identity.read == service.digest(|_| true)
+    }
+
+    /// It has read a service's files.
+    pub fn note_read(&mut self, service: &Service) -> Result<()> {
+        self.identity.read = service.digest(|_| true);
         self.take_note()
     }
 
@@ -130,7 +129,8 @@ impl Process {
             .with_context(|| format!("write {}", note.display()))
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    /// Sends it a signal; nothing, if it has ended by itself.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         match kill(Pid::from_raw(self.identity.pid), signal) {
             // It has ended by itself.
             Err(nix::Error::ESRCH) | Ok(()) => Ok(()),
@@ -159,18 +159,12 @@ fn started(pid: i32) -> Option<u64> {
 mod tests {
     use super::super::Rendered;
     use super::*;
+    use crate::services::Reload;
 
     fn service(arguments: &[&str]) -> Service {
         Service {
-            name: "sleep",
-            program: "sleep",
-            arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
-            files: Vec::new(),
-            folders: Vec::new(),
-            prepare: None,
-            check: None,
-            read_at_start: Vec::new(),
-            leases: None,
+            reload: Reload::Restart,
+            ..Service::new("sleep", "sleep", arguments.iter().map(|&word| word.to_owned()).collect())
         }
     }
 

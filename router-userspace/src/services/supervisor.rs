@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::process::Process;
-use super::{Call, Rendered, Service};
+use super::{Call, Reload, Rendered, Service};
 use crate::alerts::{self, Severity};
 use crate::root::Root;
 
@@ -224,8 +224,8 @@ impl Watcher {
             return Err((running, error));
         }
         if let Some(mut process) = running {
-            if process.runs_as(service) {
-                return match Self::follow(&mut process, service).await {
+            if process.runs_as(service) && self.tell_of_files(service, &mut process).await {
+                return match Self::release_leases(service).await {
                     Ok(()) => Ok(process),
                     Err(error) => Err((Some(process), error)),
                 };
@@ -245,9 +245,8 @@ impl Watcher {
         Ok(process)
     }
 
-    /// Has a running process do what the service's files say.
-    async fn follow(process: &mut Process, service: &Service) -> Result<()> {
-        process.reload(service)?;
+    /// Has a running daemon let go of leases of guests that are gone.
+    async fn release_leases(service: &Service) -> Result<()> {
         let Some(leases) = &service.leases else { return Ok(()) };
         for _ in 0..LEASE_TRIES {
             let strays = leases.strays()?;
@@ -255,7 +254,7 @@ impl Watcher {
                 return Ok(());
             }
             for release in &strays {
-                call(release, None).await?;
+                call(release, None, CALL).await?;
             }
             sleep(LEASE_PAUSE).await;
         }
@@ -268,23 +267,41 @@ impl Watcher {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
         if let Some(prepare) = &service.prepare {
-            call(prepare, None).await?;
+            call(prepare, None, CALL).await?;
         }
-        let mut changed = Vec::new();
-        for (index, file) in service.files.iter().enumerate() {
+        // The first may name the others.
+        for (index, file) in service.files.iter().enumerate().rev() {
             if fs::read_to_string(&file.path).is_ok_and(|old| old == file.content) {
                 continue;
             }
             let beside = write_beside(file).with_context(|| format!("write {}", file.path.display()))?;
             if let Some(check) = service.check.as_ref().filter(|_| index == 0) {
-                call(check, Some(&beside)).await?;
+                call(check, Some(&beside), CALL).await?;
             }
-            changed.push((beside, &file.path));
+            fs::rename(&beside, &file.path).with_context(|| format!("replace {}", file.path.display()))?;
         }
-        for (beside, path) in &changed {
-            fs::rename(beside, path).with_context(|| format!("replace {}", path.display()))?;
+        if let Some(folder) = &service.sole {
+            sweep(folder, &service.files).with_context(|| format!("clear {}", folder.display()))?;
         }
         Ok(())
+    }
+
+    /// Lets it know of files that are others than those that it has read: a daemon before us may have ended
+    /// between the two. Says whether it knows; if not, it has to be started again.
+    async fn tell_of_files(&self, service: &Service, process: &mut Process) -> bool {
+        if process.has_read(service) {
+            return true;
+        }
+        let told = match &service.reload {
+            Reload::Signal(signal) => process.signal(*signal),
+            Reload::Call(program) => call(program, None, CALL).await,
+            Reload::Restart => return false,
+        };
+        let told = told.and_then(|()| process.note_read(service));
+        if let Err(error) = &told {
+            warn!("{} is started again, for its files: {error:#}", self.name);
+        }
+        told.is_ok()
     }
 
     async fn stop(&self, process: Process) {
@@ -338,11 +355,26 @@ fn write_beside(file: &Rendered) -> io::Result<PathBuf> {
     Ok(beside)
 }
 
-/// Calls a program, with one more argument if there is one. What it says is the error.
-async fn call(call: &Call, last: Option<&Path>) -> Result<()> {
+/// Removes what is in a folder, if there is one, and not among the files.
+fn sweep(folder: &Path, files: &[Rendered]) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_file() && !files.iter().any(|file| file.path == entry.path()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls a program, with one more argument if there is one, for so long at most. What it says is the error.
+pub(super) async fn call(call: &Call, last: Option<&Path>, limit: Duration) -> Result<()> {
     let mut command = Command::new(call.program);
     command.args(&call.arguments).args(last).stdin(Stdio::null()).kill_on_drop(true);
-    let output = match timeout(CALL, command.output()).await {
+    let output = match timeout(limit, command.output()).await {
         Ok(output) => output.with_context(|| format!("run {}", call.program))?,
         Err(_) => bail!("{} does not end", call.program),
     };

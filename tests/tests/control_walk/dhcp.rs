@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use router_userspace::cloudstack::{self, Databags, desired};
 use router_userspace::compile::{AttachMode, Inventory, compile};
 use router_userspace::model::Settings;
+use router_userspace::model::redundancy::RouterRole;
 use router_userspace::root::Root;
 use router_userspace::services::{Place, Service, render};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ const SHARED: &str = "cmd_line/dhcpsrvr_shared.json";
 /// dnsmasq as it should run, and what is not in force.
 fn service(bags: &Databags, inventory: &Inventory) -> (Option<Service>, Vec<String>) {
     let desired = desired(bags).unwrap_or_else(|error| panic!("{error}"));
-    let compiled = compile(&desired, &Settings::default(), inventory, AttachMode::Auto);
+    let compiled = compile(&desired, &Settings::default(), inventory, AttachMode::Auto, RouterRole::Primary);
     let (services, notices) = cloudstack::services(bags, &desired);
     let root = Root::new("/r");
     let rendered = render(&services, Place { root: &root, compiled: &compiled, inventory });

@@ -1,6 +1,8 @@
 //! The control walk up to the desired state: CloudStack's own messages, in the order in which it
 //! sends them.
 
+mod balancer;
+mod bgp;
 mod damage;
 mod dhcp;
 mod isolated;
