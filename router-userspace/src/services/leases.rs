@@ -35,8 +35,8 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// What takes back those that nobody should have. Those in networks that are not served do no harm: dnsmasq
-    /// drops them when it starts without these.
+    /// What takes back those that nobody should have. Those in networks that are not served keep nothing from
+    /// anybody, and go with the next start.
     ///
     /// # Errors
     /// The file cannot be read.
