@@ -629,7 +629,6 @@ fn health_checks_run_by_themselves_once_they_are_switched_on() -> Result<()> {
         assert_eq!(found["basic"]["gateways_check.py"]["success"], "true", "{found}");
         // Nobody knows the versions: neither success nor failure.
         assert!(found["basic"]["router_version_check.py"].is_null(), "{found}");
-        assert!(found["advanced"]["haproxy_check.py"].is_null(), "{found}");
         Ok(())
     })
 }
