@@ -161,7 +161,8 @@ fn a_vpc_starts_with_two_tiers_and_loses_one() -> Result<()> {
     management.apply("cloudstack/guest_network/vpc_tier_add.json")?;
     ensure!(bags(&router)? == before, "starting again has changed databags");
     ensure!(router.plan()?.is_empty(), "something is left to do: {:?}", router.plan()?);
-    (first.go_on()?, second.go_on()?);
+    first.go_on()?;
+    second.go_on()?;
 
     management.apply("own/guest_network/vpc_second_tier_remove.json")?;
     management.apply("cloudstack/ip_associations/vpc_remove_extra_ip.json")?;
