@@ -309,15 +309,19 @@ fn begins_connection<A>(arrival: &Arrival<A>) -> bool {
 /// Whether a packet for the router answers one of the router's own, or may belong to what the kernel knows.
 #[inline(always)]
 fn answers_router<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> bool {
-    let config = tables.config();
     match arrival.transport {
         Transport::Tcp => !begins_connection(arrival),
         Transport::IcmpReply => true,
-        Transport::Udp => {
-            (config.own_ports_first..=config.own_ports_last).contains(&arrival.key.dst_port.get())
-        }
+        Transport::Udp => is_own_socket(tables, arrival),
         _ => false,
     }
+}
+
+/// Whether a packet is for a port that the router keeps for its own sockets.
+#[inline(always)]
+fn is_own_socket<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> bool {
+    let config = tables.config();
+    (config.own_ports_first..=config.own_ports_last).contains(&arrival.key.dst_port.get())
 }
 
 /// What is for the router itself, by one of its own addresses.
@@ -327,21 +331,28 @@ fn to_router<A: Family, T: Flows<A>>(
     arrival: &Arrival<A>,
     own: Local,
 ) -> Result<Decision, DropReason> {
-    // Nothing on the router is for the outside to connect to, and the kernel's reset would end what a
-    // guest's SYN that is under way is about to begin (RFC 5382 REQ-4).
-    if arrival.role == Role::Public as u8 && begins_connection(arrival) {
-        return Err(DropReason::NotPermitted);
-    }
+    let is_stranger = arrival.role == Role::Public as u8 && begins_connection(arrival);
     // An error has the flow's key that it is about; the kernel knows which are its own.
     if arrival.transport != Transport::IcmpError
         && let Some(port) = tables.port(&PortKey::untagged(arrival.ifindex))
     {
+        // Who is outside connects to what a list opens, and never to the router's own sockets, whose answers the list
+        // lets in. The kernel's reset would end what a guest's SYN that is under way is about to begin (RFC 5382 REQ-4).
+        if is_stranger && (port.own_list == NO_LIST || is_own_socket(tables, arrival)) {
+            return Err(DropReason::NotPermitted);
+        }
         if !answers_router(tables, arrival) {
             // The services that a network's own router has for it are open whatever its list says (SEMANTICS B.2.1).
             let from_list = if own.ifindex == arrival.ifindex { NO_LIST } else { port.from_list };
             as_sent(tables, arrival, from_list, arrival.is_early)?;
         }
-        ask(tables, arrival, port.own_list, (arrival.key.dst, arrival.key.dst_port), arrival.is_early)?;
+        let to = (arrival.key.dst, arrival.key.dst_port);
+        let judged = ask(tables, arrival, port.own_list, to, arrival.is_early);
+        // Which is what it would be told of without a list, too.
+        if judged.is_err() && is_stranger {
+            return Err(DropReason::NotPermitted);
+        }
+        judged?;
     }
     Ok(Decision::Punt(PuntReason::ToRouter))
 }

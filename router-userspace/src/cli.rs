@@ -17,6 +17,7 @@ use crate::compile::AttachMode;
 use crate::daemon;
 use crate::health::{self, IfRunning};
 use crate::install;
+use crate::legacy;
 use crate::root::Root;
 use crate::rpc::{self, Answer, Document, Guard, Request};
 use crate::scripts::ssh;
@@ -54,6 +55,15 @@ enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Take the place of CloudStack's own router on this machine: its databags, routes, rules and services
+    Import {
+        /// Where its databags are [default: etc/cloudstack below the root]
+        #[arg(value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+        /// Say what would be done; change nothing
+        #[arg(long)]
+        check: bool,
     },
     /// Read the settings again (etc/xvr/settings.json below the root) and put them in force
     Reload,
@@ -164,6 +174,7 @@ impl Cli {
             }
             Command::Apply { paths } => apply(&root, &paths),
             Command::Plan { paths, json } => plan(&root, &paths, json),
+            Command::Import { folder, check } => import(&root, folder, check),
             Command::Reload => report(&root, &Request::Reload),
             Command::Show { what, json } => show(&root, what, json, Duration::ZERO),
             Command::Status { wait, json } => {
@@ -198,9 +209,24 @@ fn report(root: &Root, request: &Request) -> Result<()> {
     refused.map_or(Ok(()), |refusal| bail!(refusal.reason))
 }
 
+fn import(root: &Root, folder: Option<PathBuf>, only_say: bool) -> Result<()> {
+    let folder = folder.unwrap_or_else(|| root.databags());
+    let folder = fs::canonicalize(&folder).with_context(|| format!("find {}", folder.display()))?;
+    let request = Request::Import { folder, only_say };
+    if only_say {
+        return show_plan(ask(root, &request, Duration::ZERO)?, false);
+    }
+    report(root, &request)?;
+    legacy::stop(root)
+}
+
 fn plan(root: &Root, paths: &[PathBuf], json: bool) -> Result<()> {
     let request = Request::Plan { documents: documents(paths)? };
-    let Answer::Plan { changes, notices } = ask(root, &request, Duration::ZERO)? else { return confused() };
+    show_plan(ask(root, &request, Duration::ZERO)?, json)
+}
+
+fn show_plan(answer: Answer, json: bool) -> Result<()> {
+    let Answer::Plan { changes, notices } = answer else { return confused() };
     for notice in notices {
         eprintln!("notice: {notice}");
     }
@@ -339,6 +365,8 @@ mod tests {
             "xvr plan",
             "xvr plan a.json --json",
             "xvr reload",
+            "xvr import --check",
+            "xvr import /etc/cloudstack",
             "xvr show ports --json",
             "xvr show drops",
             "xvr show nat --json",

@@ -12,6 +12,7 @@
 mod boot;
 mod control;
 mod health;
+mod import;
 mod inbox;
 mod listen;
 mod log;
@@ -28,11 +29,13 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info};
 
@@ -145,6 +148,8 @@ struct Daemon {
     hangup: Signal,
     tick: Interval,
     checks: Schedule,
+    /// Of daemons that were started or have ended.
+    news: Arc<Notify>,
     /// When to look what news from the kernel were about.
     look_at: Option<Instant>,
     /// When to look how full the flow tables are.
@@ -180,12 +185,14 @@ impl Daemon {
         control.ready();
         notify::ready();
         info!("ready after {} ms", started.elapsed().as_millis());
+        let news = control.supervisor.news();
         let (look_at, watch_at, answer_at, boot_at) = (None, Instant::now(), Instant::now(), Instant::now());
         let checks = Schedule::new(&root);
         Ok(Self {
             control,
             listener,
             events,
+            news,
             terminate,
             interrupt,
             hangup,
@@ -213,6 +220,9 @@ impl Daemon {
                     reply.send(answer).await;
                 }
                 event = self.events.next() => self.hear(event).await,
+                () = self.news.notified() => {
+                    self.look_at.get_or_insert_with(Instant::now);
+                }
                 () = until(look_at) => {
                     self.look_at = None;
                     self.control.forget_ways_out();

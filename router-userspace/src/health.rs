@@ -10,11 +10,13 @@
 //! router has and this one does not, never does. The checks have the names of those of CloudStack's own router.
 
 mod advanced;
+mod balancer;
 mod basic;
 mod results;
 
 pub use results::{failing, saved};
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::time::{Instant, SystemTime};
@@ -65,6 +67,8 @@ pub struct HealthView {
     pub generation: Generation,
     /// The port forwardings that CloudStack expects.
     pub forwards: Vec<ForwardView>,
+    /// The daemons that should run, and whether they do.
+    pub services: BTreeMap<String, bool>,
 }
 
 /// A port forwarding that CloudStack expects.

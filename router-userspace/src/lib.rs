@@ -21,6 +21,7 @@ pub mod health;
 pub mod http;
 pub mod install;
 pub mod json;
+mod legacy;
 pub mod model;
 pub mod program;
 pub mod reconcile;

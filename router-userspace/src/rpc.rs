@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,8 @@ pub enum Request {
     },
     /// What the router is to its network.
     Role,
+    /// Take part in finding out which router of a pair serves, or do not, until a tier's message comes.
+    TakePart(bool),
     /// What health checks compare with.
     Health,
     /// Give the NIC that has an address another MTU.
@@ -70,6 +72,13 @@ pub enum Request {
     },
     /// Make the system hold what it should, now.
     Converge,
+    /// Take the place of CloudStack's own router.
+    Import {
+        /// Where its databags are.
+        folder: PathBuf,
+        /// Change nothing; the answer is a plan.
+        only_say: bool,
+    },
     /// Read the operator's settings again and put them in force.
     Reload,
     /// Take the programs off all ports, forget all flows, and end.
@@ -144,6 +153,8 @@ pub enum Answer {
     Rules(Vec<ListView>),
     /// To [`Request::Role`].
     Role(RouterRole),
+    /// To [`Request::TakePart`]: it is to be so; `keepalived` in `xvr status` tells when it is.
+    TakenPart,
     /// To [`Request::Health`].
     Health(Box<HealthView>),
     /// To [`Request::SetMtu`]: the NIC's name; nothing if none has the address.

@@ -13,21 +13,30 @@
 //! Daemons outlive us, as the programs do: a session that is just changing the router must not end with the
 //! daemon that is being replaced. The next daemon finds them by their files in `run/xvr/`.
 
+pub mod balancer;
+mod bgp;
 pub mod charon;
+pub mod dnsmasq;
+pub mod keepalived;
+pub mod leases;
 mod process;
 pub mod ssh;
 mod supervisor;
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
 
 use crate::compile::{Compiled, Inventory};
 use crate::model::Services;
 use crate::root::Root;
 
+pub use leases::Leases;
 pub use supervisor::{ServiceState, Supervisor};
 
 /// A daemon as it should run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// What to call it, and its process file in `run/xvr/`.
     pub name: &'static str,
@@ -39,10 +48,16 @@ pub struct Service {
     pub files: Vec<Rendered>,
     /// Folders that have to be there.
     pub folders: Vec<PathBuf>,
+    /// A folder that holds nothing but files of this list.
+    pub sole: Option<PathBuf>,
     /// What makes what is missing and is not ours to render, as keys are; run before each start.
     pub prepare: Option<Call>,
-    /// What checks the first file; its path is appended to the arguments.
+    /// What checks the first file, once the others are in place; its path is appended to the arguments.
     pub check: Option<Call>,
+    /// Files that it reads when it starts and never again: with others it is started anew.
+    pub read_at_start: Vec<PathBuf>,
+    /// Whose leases it may hold, if it gives any.
+    pub leases: Option<Leases>,
     /// What is in its environment besides ours.
     pub environment: Vec<(&'static str, String)>,
     /// What tells a daemon that runs what is in its files, after each start and each change, until that has
@@ -52,6 +67,54 @@ pub struct Service {
     pub tend: Option<Call>,
     /// What is worth knowing of how it runs, for `xvr status`.
     pub about: Option<&'static str>,
+    /// How it comes to know of changed files.
+    pub reload: Reload,
+}
+
+impl Service {
+    /// A daemon that needs nothing but its command line, and hears of changed files by SIGHUP.
+    fn new(name: &'static str, program: &'static str, arguments: Vec<String>) -> Self {
+        Self {
+            name,
+            program,
+            arguments,
+            files: Vec::new(),
+            folders: Vec::new(),
+            sole: None,
+            prepare: None,
+            check: None,
+            read_at_start: Vec::new(),
+            leases: None,
+            environment: Vec::new(),
+            load: None,
+            tend: None,
+            about: None,
+            reload: Reload::Signal(Signal::SIGHUP),
+        }
+    }
+
+    /// Stands for the content of its files that `is_meant` takes: another content, another word.
+    fn digest(&self, is_meant: impl Fn(&Path) -> bool) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for file in self.files.iter().filter(|file| is_meant(&file.path)) {
+            // With their lengths, so that no two files are another two.
+            for part in [file.path.as_os_str().as_bytes(), file.content.as_bytes()] {
+                hasher.update(&part.len().to_le_bytes()).update(part);
+            }
+        }
+        hasher.finalize().to_string()
+    }
+}
+
+/// How a running daemon comes to know of changed files. Where that fails it is started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// By a signal.
+    Signal(Signal),
+    /// A program tells it.
+    Call(Call),
+    /// By its start alone.
+    Restart,
 }
 
 /// A file of a service.
@@ -87,8 +150,15 @@ pub struct Place<'a> {
     pub esp: charon::Esp,
 }
 
-/// The daemons for what is to be served.
+/// The daemons for what is to be served. Those for guests run where [`Compiled::serves`] is so, these two always.
 pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
     let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));
-    ssh.chain(charon::render(&services.tunnels, place.esp, place.root)).collect()
+    let pair = services.pair.iter().filter_map(|pair| keepalived::render(pair, place));
+    let bgp = services.bgp.iter().flat_map(|bgp| bgp::render(bgp, place.root));
+    let dhcp = services.dhcp.iter().filter_map(|dhcp| dnsmasq::render(dhcp, place));
+    let balancer = services.balancer.iter().map(|balancer| balancer::render(balancer, place.root));
+    let vpn = charon::render(&services.tunnels, place.esp, place.root).into_iter();
+    // Whom the other router of a pair serves is not served twice.
+    let for_guests = dhcp.chain(balancer).chain(bgp).chain(vpn).filter(|_| place.compiled.serves);
+    ssh.chain(pair).chain(for_guests).collect()
 }

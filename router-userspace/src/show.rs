@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::RouterRole;
+
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
@@ -46,6 +48,9 @@ pub struct StatusView {
     pub adopted: bool,
     /// Where the programs and tables are pinned.
     pub pins: String,
+    /// Which of a pair it is; nothing for a router that is alone.
+    #[serde(default)]
+    pub role: Option<RouterRole>,
     /// How many ports are in force.
     pub ports: usize,
     /// What Linux was kept from forwarding by itself; nothing where the guard is missing.
@@ -425,6 +430,9 @@ impl StatusView {
             self.ready_milliseconds,
             if self.adopted { ", with an earlier daemon's flows" } else { "" },
         );
+        if let Some(role) = self.role {
+            let _ = writeln!(text, "Of a pair of routers this is {role}.");
+        }
         text += &match self.guard {
             Some(count) => format!(
                 "The guard stands: Linux forwards nothing by itself, it refused {}.\n",

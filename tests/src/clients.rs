@@ -18,15 +18,25 @@ use crate::netns::{Namespace, Process, run_bounded, wait_until};
 use crate::vpn;
 
 /// Programs and other files, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 25] = [
+const PROGRAMS: [(&str, &str); 36] = [
+    ("/usr/lib/frr/bgpd", "frr"),
+    ("/usr/lib/frr/frr-reload.py", "frr-pythontools"),
+    ("vtysh", "frr"),
+    ("ab", "apache2-utils"),
+    ("haproxy", "haproxy"),
+    ("openssl", "openssl"),
     ("charon-systemd", "charon-systemd"),
     ("curl", "curl"),
+    ("dhclient", "isc-dhcp-client"),
+    ("dhcp_release", "dnsmasq-utils"),
+    ("dhcp_release6", "dnsmasq-utils"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("nmap", "nmap"),
     ("ping", "iputils-ping"),
+    ("rdisc6", "ndisc6"),
     ("sha256sum", "coreutils"),
     ("sipp", "sip-tester"),
     ("ssh", "openssh-client"),
@@ -38,6 +48,7 @@ const PROGRAMS: [(&str, &str); 25] = [
     ("traceroute", "traceroute"),
     ("turnserver", "coturn"),
     ("turnutils_natdiscovery", "coturn"),
+    ("udhcpc", "udhcpc"),
     ("vsftpd", "vsftpd"),
     ("bpftool", "bpftool"),
     (vpn::LIBIPSEC, "libcharon-extra-plugins"),

@@ -39,6 +39,19 @@ impl Segment {
     pub fn router_port(&self) -> String {
         format!("r-{}", self.name)
     }
+
+    /// The bridge port behind the NIC of the second router of a pair.
+    pub fn twin_port(&self) -> String {
+        format!("t-{}", self.name)
+    }
+
+    /// The MAC address of that NIC: outside it is the first one's, as CloudStack has it.
+    pub fn twin_mac(&self) -> String {
+        match self.name {
+            "public" => self.router_mac.to_owned(),
+            _ => format!("{}77", self.router_mac.trim_end_matches(|digit| digit != ':')),
+        }
+    }
 }
 
 /// A station with one NIC, `eth0`.
@@ -84,6 +97,8 @@ struct Station {
 pub struct Lab {
     /// The namespace that the router will run in.
     pub router: Namespace,
+    /// That of the second router of a pair, in labs [`with_twin`](Lab::with_twin).
+    pub twin: Option<Namespace>,
     /// The bridges.
     pub wire: Namespace,
     /// Every station; [`Lab::host`] finds one by name.
@@ -145,9 +160,21 @@ impl Lab {
                 .ip(&station.configuration())
                 .with_context(|| format!("configure {}", host.name))?;
         }
-        let mut lab = Self { router, wire, hosts, segments: plan.segments, prefix };
+        let mut lab = Self { router, twin: None, wire, hosts, segments: plan.segments, prefix };
         lab.add_far_network(plan, lifetime).context("add the network behind the gateway")?;
         Ok(lab)
+    }
+
+    /// Plugs a second router into every segment.
+    pub fn with_twin(mut self) -> Result<Self> {
+        let twin = Namespace::new(&self.prefix, "twin", Lifetime::Scoped)?;
+        let cables = self.segments.iter().map(|segment| {
+            let peer = format!("{} address {}", segment.router_device, segment.twin_mac());
+            cable(&segment.twin_port(), segment.name, &peer, &twin)
+        });
+        self.wire.ip(&cables.collect::<String>()).context("lay the second router's cables")?;
+        self.twin = Some(twin);
+        Ok(self)
     }
 
     /// Puts a host behind the public gateway, which forwards by Linux's own means.

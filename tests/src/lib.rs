@@ -1,9 +1,11 @@
 //! Scenarios and the harness.
 
+pub mod balancer;
 pub mod capture;
 pub mod clients;
 pub mod daemons;
 pub mod datagrams;
+pub mod dhcp;
 pub mod flood;
 pub mod frames;
 pub mod fuzz;

@@ -79,17 +79,30 @@ pub struct Router<'lab> {
 impl<'lab> Router<'lab> {
     /// Installs it under a new root; the daemon does not run yet. `attach` as `--attach` has it.
     pub fn install(lab: &'lab Lab, attach: &str) -> Result<Self> {
+        Self::install_at(lab, Self::new_root(lab), attach)
+    }
+
+    /// The second router of a pair, in the same way.
+    pub fn install_twin(lab: &'lab Lab, attach: &str) -> Result<Self> {
+        let twin = lab.twin.as_ref().context("the lab has no second router")?;
+        Self::install_in(twin, Self::new_root(lab), attach)
+    }
+
+    fn new_root(lab: &Lab) -> PathBuf {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let root = std::env::temp_dir().join(format!("{}-root-{serial}", lab.prefix()));
-        Self::install_at(lab, root, attach)
+        std::env::temp_dir().join(format!("{}-root-{serial}", lab.prefix()))
     }
 
     /// Installs it under `root`, which is removed in the end.
     pub fn install_at(lab: &'lab Lab, root: PathBuf, attach: &str) -> Result<Self> {
+        Self::install_in(&lab.router, root, attach)
+    }
+
+    fn install_in(namespace: &'lab Namespace, root: PathBuf, attach: &str) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
         let (attach, max_flows) = (attach.to_owned(), None);
-        let router = Self { namespace: &lab.router, root, attach, max_flows, daemon: None, kept: false };
+        let router = Self { namespace, root, attach, max_flows, daemon: None, kept: false };
         let mut install = router.namespace.command(binary()?);
         run_bounded(install.arg("install").arg("--root").arg(&router.root), COMMAND_TIME)?.ok()?;
         router.bring_host_keys()?;

@@ -94,6 +94,57 @@ impl HttpServer {
     }
 }
 
+/// Answers every request by HTTP with its host's name, who asks, and the header lines, PROXY's among them.
+#[derive(Debug)]
+pub struct Greeter(Server);
+
+impl Greeter {
+    /// Starts it.
+    pub fn start_on(host: &Host, port: u16) -> Result<Self> {
+        let open = |address| {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let name = host.name;
+        let serve = move |listener: TcpListener, stop: &AtomicBool| {
+            while !stop.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, peer)) => drop(thread::spawn(move || greet(stream, name, peer))),
+                    Err(_) => thread::sleep(TICK),
+                }
+            }
+        };
+        Server::start_in(&host.namespace, port, open, serve).map(Self)
+    }
+
+    /// Where it listens, seen from a client that reaches the host by `address`.
+    pub fn at(&self, address: impl Into<IpAddr>) -> SocketAddr {
+        SocketAddr::new(address.into(), self.0.port)
+    }
+}
+
+/// Until the client hangs up: what it does with a connection is its business.
+fn greet(mut stream: TcpStream, name: &str, peer: SocketAddr) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut head = format!("{name}\n{}\n", peer.ip().to_canonical());
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+            head += &line;
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
+        stream.write_all(answer.as_bytes())?;
+    }
+}
+
 fn serve_http(listener: TcpListener, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         match listener.accept() {

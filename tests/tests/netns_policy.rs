@@ -42,6 +42,8 @@ fn a_tier_is_closed_inward_and_open_outward_until_its_acl_says_otherwise() -> Re
         assert!(reaches(db1, far.v4.into())?);
         acl_of_tier2(&router, &everything, &nothing)?;
         assert!(reaches(web1, db1.v4.into())?, "answers are no new flows");
+        router.apply_acl(TIER1, &nothing, &everything)?;
+        assert!(reaches(web1, db1.v6.into())?, "answers are no new flows, IPv6");
         assert!(!reaches(db1, far.v4.into())?, "outward");
         Ok(())
     })

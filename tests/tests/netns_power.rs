@@ -59,7 +59,7 @@ fn a_daemon_that_is_killed_comes_back_with_what_it_has_acknowledged() -> Result<
 
     // How many of the stream were acknowledged.
     let (acknowledged, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let mut known = Known { bags: Databags::load(&bags).map_err(anyhow::Error::from)?, at: 0 };
+    let mut known = Known { bags: Databags::load(&bags), at: 0 };
     let nics = nics(&lab)?;
     let sender = Sender { router: Sending::of(&router), stream: &stream };
     let result = thread::scope(|scope| -> Result<()> {
@@ -70,7 +70,7 @@ fn a_daemon_that_is_killed_comes_back_with_what_it_has_acknowledged() -> Result<
                 router.kill_daemon();
                 let certain = acknowledged.load(Ordering::SeqCst);
                 known.follow(&stream, certain, &nics)?;
-                let saved = Databags::load(&bags).map_err(anyhow::Error::from)?;
+                let saved = Databags::load(&bags);
                 if saved != known.bags {
                     let next = known.next(&stream, &nics)?;
                     ensure!(
@@ -96,7 +96,7 @@ fn a_daemon_that_is_killed_comes_back_with_what_it_has_acknowledged() -> Result<
     result?;
     let count = acknowledged.load(Ordering::SeqCst);
     known.follow(&stream, count, &nics)?;
-    ensure!(Databags::load(&bags).map_err(anyhow::Error::from)? == known.bags, "after {count} messages");
+    ensure!(Databags::load(&bags) == known.bags, "after {count} messages");
     ensure!(router.plan()?.is_empty(), "something is left to do: {:?}", router.plan()?);
     ensure!(pings.contains(" 0% packet loss"), "forwarding stopped: {pings}");
     println!("{cuts} times killed between {count} messages; {}", pings.lines().nth(3).unwrap_or_default());

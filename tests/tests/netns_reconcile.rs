@@ -13,7 +13,9 @@ use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{AttachMode, Attachment, Compiled, Driver, Front, TableSet, compile};
 use router_userspace::dataplane::Attached;
-use router_userspace::model::{DesiredState, Port, PortSelector, Route, RouteTarget, Settings, SourceNat};
+use router_userspace::model::{
+    DesiredState, Port, PortSelector, Route, RouteTarget, RouterRole, Settings, SourceNat,
+};
 use router_userspace::reconcile::events::{Event, Events};
 use router_userspace::reconcile::neighbours::State;
 use router_userspace::reconcile::{Machine, Programs, Reconciler, guard};
@@ -190,7 +192,8 @@ impl Lab {
 
     async fn compile(&self, desired: &DesiredState) -> Compiled {
         let inventory = self.reconciler.backend.inventory().await.unwrap();
-        let compiled = compile(desired, &Settings::default(), &inventory, AttachMode::Auto);
+        let compiled =
+            compile(desired, &Settings::default(), &inventory, AttachMode::Auto, RouterRole::Primary);
         assert_eq!(compiled.problems, []);
         compiled
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use router_tests::clients;
 use router_tests::lab::{Host, Lab};
 use router_tests::nat::{FORWARDING, NatRouter, Rule, SOURCE_NAT, STATIC_NAT};
-use router_tests::netns::Namespace;
+use router_tests::netns::{Namespace, wait_until};
 use router_tests::router::{ISOLATED_COMMANDS, Router, TIER1, TIER2, Tier, VPC_COMMANDS, for_both_hooks};
 use router_tests::rules::{firewall, firewall_rule, ipv6_firewall, ipv6_firewall_rule};
 use router_tests::servers::{TcpEcho, UdpEcho};
@@ -21,17 +21,25 @@ const LISTENING: [u16; 9] = [22, 53, 80, 443, 444, 445, 3922, 8000, 8080];
 const SCANNED: &str = "1-100,440-449,3922,8000-8009,8080";
 /// What a router is open for to guests.
 const SERVICES: [u16; 4] = [53, 80, 443, 8080];
-/// Those of them that the router has itself, each for the guests of its port.
-const SERVED: [u16; 2] = [80, 8080];
+/// Those of them that the router has itself, on guest ports.
+const SERVED: [u16; 3] = [53, 80, 8080];
 
 fn listen(namespace: &Namespace) -> Result<Vec<TcpEcho>> {
     LISTENING.into_iter().map(|port| TcpEcho::start_in(namespace, port)).collect()
 }
 
-/// The same in the router, besides what it serves guests itself at its addresses in their networks.
+/// The same in the router, besides what it serves itself: guests at its addresses in their networks, and CloudStack
+/// on the control network.
 fn listen_as_router(lab: &Lab, others: &[IpAddr]) -> Result<Vec<TcpEcho>> {
-    let (own, free): (Vec<_>, Vec<_>) = LISTENING.into_iter().partition(|port| SERVED.contains(port));
+    let is_served =
+        || lab.router.run("ss", &["-Hltn", "sport", "=", ":53"]).is_ok_and(|found| !found.is_empty());
+    wait_until("the router serves DNS", Duration::from_secs(30), is_served)?;
+    let (own, free): (Vec<_>, Vec<_>) =
+        LISTENING.into_iter().partition(|port| SERVED.contains(port) || *port == 3922);
     let at_others = others.iter().flat_map(|address| own.iter().map(|port| (*address, *port)));
+    // Of IPv6 it serves guests DNS alone.
+    let is_dns6 = |address: &IpAddr, port: u16| port == 53 && address.to_string().starts_with("fd17:");
+    let at_others = at_others.filter(|(address, port)| !is_dns6(address, *port));
     let at_others = at_others.map(|(address, port)| TcpEcho::start_at(&lab.router, address, port));
     let anywhere = free.into_iter().map(|port| TcpEcho::start_in(&lab.router, port));
     anywhere.chain(at_others).collect()
@@ -72,7 +80,7 @@ fn open_inward(router: &Router<'_>, tier: Tier, ingress: &[Value]) -> Result<()>
 
 #[test]
 fn from_outside_a_vpc_is_what_is_forwarded_and_opened_by_the_tiers_acl() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::vpc()?;
         let mut router = NatRouter::xvr(&lab, attach)?;
         let (web1, db1) = (lab.host("web1"), lab.host("db1"));
@@ -122,7 +130,7 @@ fn from_outside_a_vpc_is_what_is_forwarded_and_opened_by_the_tiers_acl() -> Resu
 
 #[test]
 fn from_a_guest_a_vpcs_router_is_its_services() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::vpc()?;
         let router = Router::start(&lab, attach)?;
         router.apply(&VPC_COMMANDS)?;
@@ -131,9 +139,10 @@ fn from_a_guest_a_vpcs_router_is_its_services() -> Result<()> {
         let (tier1_v6, public_v6): (IpAddr, IpAddr) =
             ("fd17:ac56:1234:10::1".parse()?, "2001:db8:100::1e00:a8ff:fe00:31".parse()?);
         let _servers = listen_as_router(&lab, &[SOURCE_NAT.into(), tier1_v6, public_v6])?;
-        // Of the services that it is open for, those of another tier's address are for that tier's guests.
+        // Of the services that it is open for, those of another tier's address are for that tier's guests; but names
+        // are the same for all.
         let closed = |ports: &[u16]| -> Vec<u16> {
-            ports.iter().copied().filter(|port| !SERVED.contains(port)).collect()
+            ports.iter().copied().filter(|port| *port == 53 || !SERVED.contains(port)).collect()
         };
         for own in [IpAddr::from(tier1), tier1_v6] {
             answers(web1, own)?;
@@ -160,7 +169,7 @@ fn from_a_guest_a_vpcs_router_is_its_services() -> Result<()> {
 
 #[test]
 fn ipv6_of_a_vpc_is_what_rules_with_its_networks_open() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::vpc()?;
         let router = Router::start(&lab, attach)?;
         router.apply(&VPC_COMMANDS)?;
@@ -218,7 +227,7 @@ fn forward(router: &Router<'_>, protocol: &str, port: u16, guest: &Host, to: u16
 
 #[test]
 fn from_outside_an_isolated_network_is_what_is_forwarded_and_opened_by_its_firewall() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::isolated()?;
         let router = Router::start(&lab, attach)?;
         router.apply(&[ISOLATED_COMMANDS[0], DEFAULT_DENY])?;
@@ -274,7 +283,7 @@ fn from_outside_an_isolated_network_is_what_is_forwarded_and_opened_by_its_firew
 
 #[test]
 fn outward_an_isolated_network_is_what_its_egress_rules_open() -> Result<()> {
-    for_both_hooks(&["nmap", "ping"], |attach| {
+    for_both_hooks(&["dnsmasq", "nmap", "ping"], |attach| {
         let lab = Lab::isolated()?;
         let router = Router::start(&lab, attach)?;
         router.apply(&[ISOLATED_COMMANDS[0], DEFAULT_DENY, ISOLATED_COMMANDS[2]])?;

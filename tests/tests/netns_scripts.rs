@@ -92,17 +92,6 @@ fn a_vpcs_router_is_unknown_until_it_has_a_tier() -> Result<()> {
     })
 }
 
-#[test]
-fn one_router_of_a_pair_does_not_say_that_it_serves() -> Result<()> {
-    if !needs::are_met(&[]) {
-        return Ok(());
-    }
-    let lab = Lab::isolated()?;
-    let router = Router::start(&lab, "tc")?;
-    router.apply(&["cloudstack/cmd_line/router_isolated_redundant.json"])?;
-    prints(&router, &["checkrouter.sh"], &golden("checkrouter_fault.stdout")?)
-}
-
 /// What is between `&&`s: output, errors, exit status.
 fn diagnose(router: &Router<'_>, line: &[&str]) -> Result<(String, String, i32)> {
     let output = router.script("diagnostics.py", line)?;
@@ -511,20 +500,39 @@ fn saved_results_are_printed_as_cloudstacks_own_router_prints_them() -> Result<(
 
 #[test]
 fn health_checks_measure_in_the_words_of_the_management_servers_generation() -> Result<()> {
-    isolated(&["ping"], &[ADDRESSES, MONITORING], |lab, router| {
+    isolated(&["dnsmasq", "ping"], &[ADDRESSES, MONITORING], |lab, router| {
         write_version(router, "14829be797d19c6d38e8c77efff9aeea\n")?;
-        // No message has brought the port forwarding that is expected.
+        // No message has brought the guests, the balancing and the port forwarding that are expected.
+        dnsmasq_runs(router)?;
         let (failing, found) = results(router, "true")?;
-        assert_eq!(failing, ["iptables_check.py"], "{found}");
+        assert_eq!(
+            failing,
+            ["dhcp_check.py", "dns_check.py", "haproxy_check.py", "iptables_check.py"],
+            "{found}"
+        );
+        let said =
+            "Missing dhcp entries: web-1 (02:00:3c:91:00:04,10.1.1.20), web-2 (02:00:3c:91:00:06,10.1.1.21)";
+        assert_eq!(found["advanced"]["dhcp_check.py"]["message"], said);
+        let said = "Missing dns entries: web-1 (10.1.1.20 web-1), web-2 (10.1.1.21 web-2)";
+        assert_eq!(found["advanced"]["dns_check.py"]["message"], said);
+        let advanced = [
+            ("dhcp_check.py", "false"),
+            ("dns_check.py", "false"),
+            ("haproxy_check.py", "false"),
+            ("iptables_check.py", "false"),
+        ];
+        assert_eq!(words(&found, "advanced"), pairs(&advanced), "{found}");
         let basic = [
             ("cpu_usage_check.py", "true"),
+            ("dhcp.service", "true"),
             ("disk_space_check.py", "true"),
             ("gateways_check.py", "true"),
             ("memory_usage_check.py", "true"),
             ("router_version_check.py", "true"),
+            ("ssh.service", "true"),
+            ("webserver.service", "true"),
         ];
         assert_eq!(words(&found, "basic"), pairs(&basic), "{found}");
-        assert_eq!(words(&found, "advanced"), pairs(&[("iptables_check.py", "false")]), "{found}");
         let gateways = &found["basic"]["gateways_check.py"];
         assert_eq!(gateways["message"], "All 2 gateways are reachable via ping");
         assert!(
@@ -534,64 +542,93 @@ fn health_checks_measure_in_the_words_of_the_management_servers_generation() -> 
         );
         assert!(gateways["lastRunDuration"].as_str().is_some_and(|text| text.parse::<f64>().is_ok()));
 
-        router.apply(&["cloudstack/forwarding_rules/isolated_tcp_single_add.json"])?;
+        router.apply(&[
+            "cloudstack/forwarding_rules/isolated_tcp_single_add.json",
+            "cloudstack/vm_dhcp_entry/default_nic_add.json",
+            "cloudstack/vm_dhcp_entry/dualstack_add.json",
+        ])?;
+        wait_until("dnsmasq's files have the guests", SOON, || {
+            let names = fs::read_to_string(router.root().join("etc/hosts"));
+            names.is_ok_and(|names| {
+                names.contains("10.1.1.20\tweb-1\n") && names.contains("10.1.1.21\tweb-2\n")
+            })
+        })?;
         let sha512 = "3bb12eda3c298db5de25597f54d924f2".repeat(4);
         write_version(router, &sha512)?;
         lab.host("gateway").namespace.ip("link set eth0 down\n")?;
         let (failing, found) = results(router, "true")?;
-        assert_eq!(failing, ["gateways_check.py", "router_version_check.py"], "{found}");
+        let expected = ["gateways_check.py", "router_version_check.py", "haproxy_check.py"];
+        assert_eq!(failing, expected, "{found}");
         assert_eq!(found["basic"]["gateways_check.py"]["success"], "FAILED");
         assert_eq!(
             found["basic"]["gateways_check.py"]["message"],
             "Unreachable gateways found: 203.0.113.1 "
         );
         assert_eq!(found["basic"]["cpu_usage_check.py"]["success"], "SUCCESS");
-        assert_eq!(words(&found, "advanced"), pairs(&[("iptables_check.py", "SUCCESS")]), "{found}");
+        let advanced = [
+            ("dhcp_check.py", "SUCCESS"),
+            ("dns_check.py", "SUCCESS"),
+            ("haproxy_check.py", "FAILED"),
+            ("iptables_check.py", "SUCCESS"),
+        ];
+        assert_eq!(words(&found, "advanced"), pairs(&advanced), "{found}");
 
         // Known, and waiting for its address: no reason to replace the router.
         router.apply(&["cloudstack/ip_associations/isolated_remove_ip.json"])?;
-        let excluded =
-            fs::read_to_string(fixture("cloudstack/monitor_service/periodic_refresh_delete_after.json"))?
-                .replace(
-                    r#""excluded_health_checks":"""#,
-                    r#""excluded_health_checks":"gateways_check.py, router_version_check.py""#,
-                );
+        let excluded = fs::read_to_string(fixture(
+            "cloudstack/monitor_service/periodic_refresh_delete_after.json",
+        ))?
+        .replace(
+            r#""excluded_health_checks":"""#,
+            r#""excluded_health_checks":"gateways_check.py, router_version_check.py, haproxy_check.py""#,
+        );
         router.update_config_with("monitor_service", excluded.as_bytes())?.ok()?;
         let (failing, found) = results(router, "true")?;
         assert_eq!(failing, Vec::<String>::new(), "{found}");
-        assert_eq!(words(&found, "basic").len(), 3, "{found}");
-        assert_eq!(words(&found, "advanced"), pairs(&[("iptables_check.py", "WARNING")]), "{found}");
+        assert_eq!(words(&found, "basic").len(), 6, "{found}");
+        assert_eq!(found["advanced"]["iptables_check.py"]["success"], "WARNING", "{found}");
 
         // The operator knows better which management server it is.
         fs::write(router.root().join("etc/xvr/settings.json"), r#"{ "management_server": "4.21" }"#)?;
         router.xvr(&["reload"])?.ok()?;
         let (_, found) = results(router, "true")?;
-        assert_eq!(words(&found, "advanced"), pairs(&[("iptables_check.py", "true")]), "{found}");
+        assert_eq!(found["advanced"]["iptables_check.py"]["success"], "true", "{found}");
         Ok(())
+    })
+}
+
+fn dnsmasq_runs(router: &Router<'_>) -> Result<()> {
+    wait_until("dnsmasq runs", SOON, || {
+        router.show("status").is_ok_and(|status| {
+            let services = status["services"].as_array().cloned().unwrap_or_default();
+            services.iter().any(|service| service["name"] == "dnsmasq" && service["pid"].is_u64())
+        })
     })
 }
 
 #[test]
 fn health_checks_run_by_themselves_once_they_are_switched_on() -> Result<()> {
-    isolated(&["ping"], &[], |_, router| {
+    isolated(&["dnsmasq", "ping"], &[], |_, router| {
         let home = router.root().join("root");
         let file = home.join("advanced_monitor_results.json");
         let off = fs::read_to_string(fixture(MONITORING))?
             .replace(r#""health_checks_enabled":true"#, r#""health_checks_enabled":false"#);
         router.update_config_with("monitor_service", off.as_bytes())?.ok()?;
+        dnsmasq_runs(router)?;
+        fs::remove_file(router.root().join("etc/cloudstack-release"))?;
         router.apply(&[MONITORING])?;
         wait_until("the daemon has run checks", SOON, || {
             file.exists() && home.join("basic_monitor_results.json").exists()
         })?;
         let (failing, found) = results(router, "false")?;
-        assert_eq!(failing, ["iptables_check.py"], "{found}");
+        assert_eq!(
+            failing,
+            ["dhcp_check.py", "dns_check.py", "haproxy_check.py", "iptables_check.py"],
+            "{found}"
+        );
         assert_eq!(found["basic"]["gateways_check.py"]["success"], "true", "{found}");
         // Nobody knows the versions: neither success nor failure.
         assert!(found["basic"]["router_version_check.py"].is_null(), "{found}");
-        assert!(
-            found["basic"]["ssh.service"].is_null() && found["advanced"]["dhcp_check.py"].is_null(),
-            "{found}"
-        );
         Ok(())
     })
 }

@@ -63,6 +63,7 @@ fn apply(system: &mut Observed, change: Change) {
         }
         Change::Mtu(nic, mtu) => links.get_mut(&nic.ifindex).unwrap().mtu = mtu.into(),
         Change::Up(nic) => links.get_mut(&nic.ifindex).unwrap().up = true,
+        Change::Down(nic) => links.get_mut(&nic.ifindex).unwrap().up = false,
         Change::AddAddress(nic, address) => links.get_mut(&nic.ifindex).unwrap().addresses.push(address),
         Change::RemoveAddress(nic, address) => {
             links.get_mut(&nic.ifindex).unwrap().addresses.retain(|own| *own != address);
@@ -129,7 +130,7 @@ fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str
             compiled.tables.local4.insert(address, ifindex);
         }
     }
-    compiled.links.insert(ifindex, Link { mtu: Some(1400), addresses });
+    compiled.links.insert(ifindex, Link { mtu: Some(1400), up: true, addresses, shared: vec![] });
     let attachment = Attachment { front: Front::Nothing, may_fall_back: false, reason: "a test".to_owned() };
     compiled.attachments.insert(ifindex, attachment);
     let port = Port {
@@ -444,4 +445,45 @@ fn when_undoing_fails_too_the_difference_is_told() {
     let text = refusal.to_string();
     assert!(text.contains("putting the router back failed too"), "{text}");
     assert!(text.contains("remove port eth0"), "{text}");
+}
+
+#[test]
+fn what_stands_by_is_switched_off_and_shared_addresses_are_left_alone() {
+    let mut reconciler = Reconciler::new(Memory::new(|_| false));
+    run(reconciler.converge(&router())).unwrap();
+    let mut backup = router();
+    let public = backup.links.get_mut(&PUBLIC).unwrap();
+    (public.up, public.addresses) = (false, vec![]);
+    backup.routes.clear();
+    backup.links.get_mut(&GUEST).unwrap().shared = vec![net("10.1.1.254/24")];
+    let plan = run(reconciler.plan(&backup)).unwrap();
+    assert_eq!(
+        sentences(&plan),
+        [
+            "switch eth2 off",
+            "remove route 0.0.0.0/0 by 203.0.113.1 via eth2",
+            "remove address 203.0.113.11/24 from eth2",
+            "remove address 203.0.113.10/24 from eth2",
+            "make flows look up their way out again",
+        ]
+    );
+    run(reconciler.converge(&backup)).unwrap();
+
+    // It comes, even before the port's own.
+    let held = &mut reconciler.backend.system.links.get_mut(&GUEST).unwrap().addresses;
+    held.insert(0, net("10.1.1.254/24"));
+    assert_eq!(sentences(&run(reconciler.plan(&backup)).unwrap()), Vec::<String>::new());
+    // One that is shared no more may be given back, and is taken away in the end.
+    backup.links.get_mut(&GUEST).unwrap().shared.clear();
+    backup.lingering = BTreeSet::from([net("10.1.1.254/24")]);
+    assert_eq!(sentences(&run(reconciler.plan(&backup)).unwrap()), Vec::<String>::new());
+    backup.lingering.clear();
+    let last = sentences(&run(reconciler.plan(&backup)).unwrap());
+    assert_eq!(last[0], "remove address 10.1.1.254/24 from eth0");
+    // Of a NIC that is no port any more, too.
+    backup.links.remove(&GUEST);
+    backup.lingering = BTreeSet::from([net("10.1.1.254/24")]);
+    let gone = sentences(&run(reconciler.plan(&backup)).unwrap());
+    assert!(gone.contains(&"remove address 10.1.1.1/24 from eth0".to_owned()), "{gone:?}");
+    assert!(!gone.contains(&"remove address 10.1.1.254/24 from eth0".to_owned()), "{gone:?}");
 }

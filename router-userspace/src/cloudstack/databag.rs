@@ -83,13 +83,15 @@ type ByKey = BTreeMap<String, Vec<Entry>>;
 type Keyed = Arc<BTreeMap<String, Entry>>;
 
 /// The bags that forwarding rests on.
-const FORWARDING: [&str; 9] = [
+const FORWARDING: [&str; 11] = [
+    "bgppeers",
     "cmdline",
     "firewallrules",
     "forwardingrules",
     "guestnetwork",
     "ips",
     "ipv6firewallrules",
+    "loadbalancer",
     "networkacl",
     "site2sitevpn",
     "staticroutes",
@@ -205,13 +207,9 @@ impl Databags {
 
     /// How much there is to serve of each bag that is for daemons: without the marks of what is gone, and
     /// without removals that CloudStack's own router may have stored.
-    pub(super) fn to_serve(&self) -> [(&'static str, usize); 6] {
+    pub(super) fn to_serve(&self) -> [(&'static str, usize); 3] {
         let with = |bag: &Keyed, key| bag.values().filter(|entry| ips::is_true(entry, key)).count();
-        let listeners = self.loadbalancer.as_ref().and_then(|entry| entry.get("add_rules")?.as_array());
         [
-            ("bgppeers", self.bgppeers.len()),
-            ("dhcpentry", self.dhcpentry.len() - with(&self.dhcpentry, "remove")),
-            ("loadbalancer", listeners.map_or(0, Vec::len)),
             ("remoteaccessvpn", with(&self.remoteaccessvpn, "create")),
             ("site2sitevpn", with(&self.site2sitevpn, "create")),
             ("vpnuserlist", with(&self.vpnuserlist, "add")),

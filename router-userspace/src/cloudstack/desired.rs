@@ -2,7 +2,10 @@
 //!
 //! The choices that CloudStack leaves open are written down in `docs/cloudstack.md`.
 
+mod balancer;
+mod bgp;
 mod nat;
+mod pair;
 mod policy;
 mod ports;
 mod routes;
@@ -105,15 +108,18 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let mut notices = Vec::new();
     let mut routes = routes::routes(&reading, &ports, &mut notices)?;
     let nat = nat::nat(&reading, &ports, &mut notices);
+    let pair = pair::pair(&reading, &ports, &mut notices);
     let mut placed = policy::policy(bags, &reading, &ports, &mut notices);
+    placed.policy.openings = balancer::openings(bags, &ports, &nat, &mut notices)?;
+    placed.policy.openings.extend(bgp::openings(bags)?);
     let tunnels = Tunnels::of(bags, &reading, &ports, &mut notices)?;
     routes.extend(tunnels.routes());
-    let mut policy = std::mem::take(&mut placed.policy);
-    tunnels.open(&mut policy);
+    placed.policy.openings.extend(tunnels.openings());
+    let policy = std::mem::take(&mut placed.policy);
     let further = tunnels.port();
     let tunnels = tunnels.into_tunnels();
     let ports = ports.into_iter().map(|port| port.port).chain(further).collect();
-    Ok(Meaning { state: DesiredState { ports, routes, nat, policy, tunnels }, notices, policy: placed })
+    Ok(Meaning { state: DesiredState { ports, routes, nat, policy, pair, tunnels }, notices, policy: placed })
 }
 
 /// The databags, typed.

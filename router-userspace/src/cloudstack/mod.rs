@@ -25,5 +25,5 @@ pub use cmdline::from_boot_line;
 pub use command::{Command, Parsed};
 pub use databag::{Databags, Files};
 pub use desired::{Boot, boot, desired, metadata, notices, remarks};
-pub use services::services;
+pub use services::{balancer, services};
 pub use unserved::unserved;

@@ -3,7 +3,12 @@
 //! Each kind is read by itself, from its own databag and from what is forwarded: what is wrong with one keeps no
 //! other from being served.
 
+mod balancer;
+mod bgp;
+mod dhcp;
 mod ssh;
+
+pub use self::balancer::balancer;
 
 use super::databag::Databags;
 use super::object::Object;
@@ -17,7 +22,15 @@ pub fn services(bags: &Databags, desired: &DesiredState) -> (Services, Vec<Confi
     let mut notices = Vec::new();
     let Some(boot) = boot(bags) else { return (Services::default(), notices) };
     let ssh = ssh::ssh(&boot, &desired.ports, &mut notices);
-    (Services { ssh, tunnels: desired.tunnels.clone() }, notices)
+    let dhcp = dhcp::dhcp(bags, &boot, &desired.ports, &mut notices);
+    // What is wrong with their databags, forwarding says.
+    let balancer = bags.balancer().ok().flatten().map(|said| balancer(&said));
+    let peers = bags.bgp_peers().unwrap_or_default();
+    let bgp = bgp::bgp(&peers, &desired.ports, &mut notices);
+    (
+        Services { ssh, dhcp, balancer, bgp, pair: desired.pair.clone(), tunnels: desired.tunnels.clone() },
+        notices,
+    )
 }
 
 /// The boot line, if it is there and sound; if not, forwarding says so.

@@ -12,9 +12,6 @@ pub fn unserved(bags: &Databags) -> Vec<ConfigError> {
 
 fn sentence(bag: &str, count: usize) -> Option<ConfigError> {
     let (one, many, lack) = match bag {
-        "bgppeers" => ("BGP peer", "BGP peers", "speaks no BGP"),
-        "dhcpentry" => ("guest's address", "guests' addresses", "serves no DHCP and DNS"),
-        "loadbalancer" => ("listener", "listeners", "balances no load"),
         "remoteaccessvpn" => ("server", "servers", "serves no remote access VPN"),
         "vpnuserlist" => ("VPN user", "VPN users", "serves no remote access VPN"),
         _ => return None,

@@ -9,6 +9,7 @@ pub mod attach;
 pub mod nat;
 pub mod policy;
 mod port;
+mod redundancy;
 mod route;
 mod settings;
 mod sysctl;
@@ -21,27 +22,32 @@ use std::num::NonZeroU16;
 use ipnet::{IpNet, Ipv4Net};
 use router_common::port::{Port, PortKey, Role};
 
-use crate::model::{DesiredState, Mac, Settings};
+use crate::model::{DesiredState, Mac, RouterRole, Settings};
 use nat::{NatEntry, NatKey};
 use policy::ListEntry;
+use redundancy::Stance;
 
 pub use attach::{AttachMode, Attachment, Driver, Front};
+pub use redundancy::{names, shared_nics};
 
 /// What the system should hold for a desired state and the operator's settings on a machine with
-/// these NICs.
+/// these NICs. `role` counts where the router is one of a pair.
 pub fn compile(
     desired: &DesiredState,
     settings: &Settings,
     inventory: &Inventory,
     mode: AttachMode,
+    role: RouterRole,
 ) -> Compiled {
-    let mut compiled = Compiled::default();
+    let stance = Stance::of(desired, role);
+    let mut compiled = Compiled { serves: stance.serves, ..Compiled::default() };
     let placed = port::place(&desired.ports, inventory, &mut compiled.problems);
     for port in &placed {
         compiled.names.insert(port.nic.ifindex, port.port.name.clone());
-        compiled.links.insert(port.nic.ifindex, port.link());
+        compiled.links.insert(port.nic.ifindex, stance.link(port));
         if port.port.role == Role::Guest {
-            let networks = port.port.addresses.iter().filter_map(ipv4);
+            let shared = stance.held(&port.port.name);
+            let networks = port.port.addresses.iter().chain(&shared).filter_map(ipv4);
             compiled.guest_networks.insert(port.nic.ifindex, networks.collect());
         }
         if matches!(port.port.role, Role::Public | Role::PrivateGateway) {
@@ -51,10 +57,12 @@ pub fn compile(
     compiled.tables.flags = settings::flags(settings);
     compiled.tables.ports_per_guest = settings.ports_per_guest.map_or(0, NonZeroU16::get);
     port::tables(&placed, settings, mode, &mut compiled);
+    stance.tables(&placed, &mut compiled.tables);
     nat::tables(&desired.nat, &mut compiled.tables);
     policy::tables(&desired.policy, &placed, &mut compiled);
     compiled.tables.nat.extend(settings::untranslated(settings));
     compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
+    compiled.routes.retain(|route| stance.has_way(route, &compiled.links));
     compiled.sysctls = sysctl::compile(&placed);
     compiled.problems.extend(settings::problems(settings, &desired.ports));
     compiled
@@ -111,9 +119,13 @@ impl Inventory {
 pub struct Link {
     /// MTU in bytes; `None` leaves the NIC's own.
     pub mtu: Option<u16>,
+    /// Switched on. Off is what leads outside while another router serves.
+    pub up: bool,
     /// Addresses in order of assignment. The NIC holds these and no others (link-local IPv6
     /// ones excepted, which are the kernel's).
     pub addresses: Vec<IpNet>,
+    /// Addresses that come and go with the router's role, which is none of our doing: they may be there.
+    pub shared: Vec<IpNet>,
 }
 
 /// A route as the kernel holds it, in the main table, protocol [`ROUTE_PROTOCOL`].
@@ -204,11 +216,16 @@ pub struct Compiled {
     pub attachments: BTreeMap<u32, Attachment>,
     /// What the programs read.
     pub tables: TableSet,
-    /// Where guests are served: the router's IPv4 addresses on guest ports, by interface index. Host bits are
-    /// kept.
+    /// Where guests are served: the router's IPv4 addresses on guest ports, shared ones where it has them, by
+    /// interface index. Host bits are kept.
     pub guest_networks: BTreeMap<u32, Vec<Ipv4Net>>,
     /// NICs that lead outside, on which the router's own TCP is counted: MAC addresses by interface index.
     pub own_tcp: BTreeMap<u32, Mac>,
+    /// Addresses that were shared until just now. Who holds them gives them back by himself, and would take it for a
+    /// fault if somebody else did so.
+    pub lingering: BTreeSet<IpNet>,
+    /// The router serves: it is alone, or the primary one of a pair.
+    pub serves: bool,
     /// What was left out, and why.
     pub problems: Vec<Problem>,
 }

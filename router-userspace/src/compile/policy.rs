@@ -14,7 +14,7 @@ use router_common::port::Port as PortEntry;
 
 use super::{Compiled, TableSet, port};
 use crate::model::PortRange;
-use crate::model::policy::{AccessList, Action, Content, Policy, Rule, Scope, Traffic};
+use crate::model::policy::{AccessList, Action, Content, Opening, Policy, Rule, Scope, Traffic};
 use crate::model::port::{PortSelector, Role};
 
 /// A list that is to be there, or is there. Its content's name says all about it.
@@ -83,12 +83,7 @@ pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mu
     let own: Vec<(&PortSelector, Arc<AccessList>)> = placed
         .iter()
         .filter(|placed| placed.port.role != Role::Control)
-        .map(|placed| {
-            let selector = &placed.port.selector;
-            let further =
-                policy.own.iter().filter(|(port, _)| port == selector).map(|(_, rule)| rule.clone());
-            (selector, Arc::new(own_list(placed.port.role, further)))
-        })
+        .map(|placed| (&placed.port.selector, Arc::new(own_list(placed.port.role, &policy.openings))))
         .collect();
     let mut of_ports: Vec<(&PortSelector, Field, &Arc<AccessList>)> =
         own.iter().map(|(selector, list)| (*selector, (|port| &mut port.own_list) as Field, list)).collect();
@@ -131,10 +126,9 @@ fn add(list: &Arc<AccessList>, lists: &mut BTreeMap<u32, ListEntry>) -> u32 {
     number
 }
 
-/// What the router itself is open for on a port (SEMANTICS B.1.2, B.2.4): nothing but pings and answers outside,
-/// and the tier's services inside, and what is said besides. Answers to the router's own sockets come to the ports that
-/// it keeps for them.
-fn own_list(role: Role, further: impl Iterator<Item = Arc<Rule>>) -> AccessList {
+/// What the router itself is open for on a port (SEMANTICS B.1.2, B.2.4): pings and answers outside, the tier's
+/// services inside, and on either side what is opened besides. Answers to the router's own sockets come to the ports that it keeps for them.
+fn own_list(role: Role, openings: &[Opening]) -> AccessList {
     let range = |first, last| PortRange::new(first, last).ok();
     let port = |port| range(port, port);
     let (first, last) = router_common::config::RouterConfig::OWN_PORTS;
@@ -148,5 +142,7 @@ fn own_list(role: Role, further: impl Iterator<Item = Arc<Rule>>) -> AccessList 
         allowed.extend([53, 80, 443, 8080].map(|number| Traffic::Tcp(port(number))));
     }
     let rule = |traffic| Arc::new(Rule::new(0, Action::Allow, traffic, vec![], vec![]));
-    AccessList::new(allowed.into_iter().map(rule).chain(further).collect(), Action::Deny)
+    let opened = openings.iter().filter(|opening| opening.side.has(role));
+    let opened = opened.map(|opening| Arc::clone(&opening.rule));
+    AccessList::new(allowed.into_iter().map(rule).chain(opened).collect(), Action::Deny)
 }

@@ -8,7 +8,7 @@ use router_common::net::Ipv4;
 use router_common::policy::NO_LIST;
 use router_common::port::{Port as PortEntry, Role};
 
-use super::{AttachMode, Attachment, Compiled, Inventory, Link, Nic, Problem, Subject, settings};
+use super::{AttachMode, Attachment, Compiled, Inventory, Nic, Problem, Subject, settings};
 use crate::model::{Port, PortSelector, Settings, SourceNat};
 
 /// `RouterId` of the one router that a network namespace has.
@@ -23,11 +23,6 @@ pub(super) struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    /// What the port's NIC should hold.
-    pub fn link(&self) -> Link {
-        Link { mtu: self.port.mtu, addresses: self.port.addresses.clone() }
-    }
-
     /// Largest IP packet in bytes.
     fn mtu(&self) -> u32 {
         self.port.mtu.map_or(self.nic.mtu, u32::from)

@@ -37,7 +37,7 @@ pub(super) fn compile(placed: &[Placed<'_>]) -> BTreeMap<String, String> {
     sysctls
 }
 
-const GLOBAL: [(&str, &str); 6] = [
+const GLOBAL: [(&str, &str); 8] = [
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
     ("ipv6/conf/default/forwarding", "1"),
@@ -46,6 +46,10 @@ const GLOBAL: [(&str, &str); 6] = [
     // The kernel sends redirects where `all` or the NIC says so, and likewise believes them.
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/all/secure_redirects", "0"),
+    // A load balancer may be told of an address before the router is.
+    ("ipv4/ip_nonlocal_bind", "1"),
+    // Its connections to a server share few ports, which must not all wait for a minute.
+    ("ipv4/tcp_tw_reuse", "1"),
 ];
 
 /// Settings of a port's NIC for IPv4.

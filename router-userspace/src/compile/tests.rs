@@ -9,7 +9,7 @@ use crate::model::policy::{AccessList, Action, Policy, Rule, Scope, Traffic};
 use crate::model::settings::{
     ExhaustedPorts, Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, UnsolicitedSyn,
 };
-use crate::model::{Port, PortSelector, Route, RouteTarget, SourceNat};
+use crate::model::{Pair, Port, PortSelector, Route, RouteTarget, SharedAddress, SourceNat};
 
 const PUBLIC: u32 = 4;
 const GUEST: u32 = 2;
@@ -80,7 +80,7 @@ fn compile_auto(desired: &DesiredState) -> Compiled {
 }
 
 fn compile_with(desired: &DesiredState, settings: &Settings) -> Compiled {
-    compile(desired, settings, &inventory(), AttachMode::Auto)
+    compile(desired, settings, &inventory(), AttachMode::Auto, RouterRole::Primary)
 }
 
 #[test]
@@ -314,4 +314,47 @@ fn new_flows_are_judged_otherwise_by_another_list_or_elsewhere() {
     // What is chosen besides changes nothing about it.
     let settings = Settings { hairpin_source: HairpinSource::External, ..Settings::default() };
     assert_eq!(of(&before, &settings), judged);
+}
+
+#[test]
+fn a_router_of_a_pair_is_ready_and_silent_until_it_is_primary() {
+    let address: IpNet = "10.1.1.254/24".parse().unwrap();
+    let pair = Pair {
+        shared: vec![SharedAddress { port: "eth0".to_owned(), address }],
+        password: "secret".to_owned(),
+        interval: std::num::NonZeroU8::MIN,
+    };
+    let desired = DesiredState { pair: Some(pair), ..router() };
+    let of = |role| compile(&desired, &Settings::default(), &inventory(), AttachMode::Auto, role);
+    let alone = compile_auto(&router());
+    let gateway = Ipv4Addr::new(10, 1, 1, 254);
+
+    let primary = of(RouterRole::Primary);
+    assert!(primary.serves && primary.links.values().all(|link| link.up));
+    assert_eq!(primary.links[&PUBLIC], alone.links[&PUBLIC]);
+    assert_eq!(
+        primary.links[&GUEST].addresses, alone.links[&GUEST].addresses,
+        "the shared one is not ours to give"
+    );
+    assert_eq!(primary.links[&GUEST].shared, [address]);
+    assert_eq!(primary.routes, alone.routes);
+    assert_eq!(primary.tables.local4[&gateway], GUEST);
+    assert_eq!(Ipv4Addr::from(primary.tables.ports[&(GUEST, 0, 0)].address), gateway);
+    let served: Vec<Ipv4Net> = ["10.1.1.1/24", "10.1.1.254/24"].map(|net| net.parse().unwrap()).into();
+    assert_eq!(primary.guest_networks[&GUEST], served);
+
+    for (role, shared) in
+        [(RouterRole::Backup, vec![address]), (RouterRole::Fault, vec![]), (RouterRole::Unknown, vec![])]
+    {
+        let other = of(role);
+        assert!(!other.serves && !other.links[&PUBLIC].up && other.links[&GUEST].up);
+        assert_eq!(other.links[&PUBLIC].addresses, []);
+        assert_eq!(other.links[&GUEST].addresses, alone.links[&GUEST].addresses);
+        assert_eq!(other.links[&GUEST].shared, shared, "{role}");
+        assert!(other.routes.is_empty() && !other.tables.local4.contains_key(&gateway));
+        let mut ready = primary.tables.clone();
+        ready.local4.remove(&gateway);
+        assert_eq!(other.tables, ready, "all else is as the primary has it");
+        assert_eq!(other.attachments, primary.attachments);
+    }
 }

@@ -5,7 +5,7 @@
 //! └────────────── errors up to here change nothing ─┘   └─ errors here are undone ─┘
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::boot::{self, BootLine};
 use super::memory::Memory;
 use super::pace::Pace;
-use super::{Options, health, inbox, redundancy, unsolicited, usage, views};
+use super::{Options, health, import, inbox, redundancy, unsolicited, usage, views};
 use crate::cloudstack::wire::vmpassword::VmPassword;
 use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
@@ -26,7 +26,7 @@ use crate::error::ConfigError;
 use crate::http::Http;
 use crate::http::passwords::{MessageId, Taken};
 use crate::model::settings::{DeniedFlows, UnsolicitedSyn};
-use crate::model::{DesiredState, Settings};
+use crate::model::{DesiredState, RouterRole, Settings};
 use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
 use crate::root::Root;
@@ -37,6 +37,9 @@ use crate::settings;
 
 /// How long a command may wait for a NIC that the hypervisor is just plugging.
 const HOT_PLUG: Duration = Duration::from_secs(3);
+
+/// How long keepalived may keep an address that is shared no more: longer than from one look to the next.
+const GIVEN_BACK: Duration = Duration::from_secs(15);
 
 /// The router, as far as the daemon is concerned.
 pub struct Control {
@@ -65,6 +68,10 @@ pub struct Control {
     ports: BTreeSet<u32>,
     /// The daemons that work is left to.
     pub(super) supervisor: Supervisor,
+    /// What the router does in a pair, after the last look; unknown while it is alone.
+    pub(super) role: RouterRole,
+    /// Addresses that the pair shares, or shared lately, and how long who holds them may take to give them back.
+    shared_until: BTreeMap<IpNet, Instant>,
 }
 
 /// A message of CloudStack's as it came.
@@ -112,6 +119,8 @@ impl Control {
             cut_by: None,
             ports,
             supervisor,
+            role: RouterRole::Unknown,
+            shared_until: BTreeMap::new(),
         })
     }
 
@@ -125,6 +134,9 @@ impl Control {
         }
         if let Some(damage) = &self.settings_damage {
             error!("{damage}: all is as without settings until this is repaired and reloaded");
+        }
+        if let Err(error) = self.take_role().await {
+            debug!("{error:#}");
         }
         if let Some(line) = boot::from_hypervisor(&self.options.root)
             && let Err(error) = self.boot(&line).await
@@ -159,6 +171,7 @@ impl Control {
             Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Rules => views::rules(self).map(Answer::Rules),
             Request::Role => Ok(Answer::Role(redundancy::role(self))),
+            Request::TakePart(does) => redundancy::take_part(self, does).map(|()| Answer::TakenPart),
             Request::Health => health::view(self).map(|view| Answer::Health(Box::new(view))),
             Request::SetMtu { address, mtu } => self.set_mtu(address, mtu).await.map(Answer::Mtu),
             Request::Converge => self.look_now().await.map(|()| Answer::Converged),
@@ -170,6 +183,7 @@ impl Control {
                 self.reload().await.map(|reloaded| Answer::Applied { applied: vec![reloaded], refused: None })
             }
             Request::UpdateConfig { files } => Ok(inbox::update_config(self, &files).await),
+            Request::Import { folder, only_say } => import::import(self, &folder, only_say).await,
             // The loop's, since it ends the daemon.
             Request::Remove { .. } => Err(anyhow!("removing is not answered here")),
         };
@@ -256,6 +270,10 @@ impl Control {
             true => self.carry_out(&commands, before, at, warnings, begun).await?,
             false => self.remember(&commands, at, warnings, begun)?,
         };
+        if commands.iter().any(|(_, command)| matches!(command, Command::GuestNetwork(_))) {
+            // Which CloudStack's own router does with all of them.
+            redundancy::take_part(self, true)?;
+        }
         for sentence in unserved(&self.memory.bags) {
             if commands.iter().any(|(_, command)| sentence.file == format!("{}.json", command.type_name())) {
                 warnings.push(sentence.to_string());
@@ -275,8 +293,20 @@ impl Control {
     ) -> Result<(Vec<Change>, Duration)> {
         self.wait_for_nics(commands).await?;
         let after = before.merge_all(commands, &self.inventory, at)?;
+        for (name, command) in commands {
+            *at = name;
+            self.check_services(command).await?;
+        }
         self.keep_passwords(commands, warnings)?;
         self.put_in_force(at, &before, after, begun).await
+    }
+
+    /// What a daemon would not take is refused in its words, since CloudStack waits for them. That takes milliseconds,
+    /// and seconds at most.
+    async fn check_services(&self, command: &Command) -> Result<()> {
+        let Command::LoadBalancer(message) = command else { return Ok(()) };
+        let checked = services::balancer::check(&cloudstack::balancer(message), &self.options.root).await;
+        checked.map_err(|said| message.place.at("configuration").error(format_args!("{said:#}")).into())
     }
 
     /// Gives the NIC that has an address another MTU, which is remembered. Says which NIC that is, if there is one.
@@ -295,7 +325,7 @@ impl Control {
 
     /// Makes the system hold what the databags after a command say, and saves them. Returns what was changed, and
     /// when that was in force, counted from `begun`. With an error everything is as it was, or the error says what differs.
-    async fn put_in_force(
+    pub(super) async fn put_in_force(
         &mut self,
         name: &str,
         before: &Memory,
@@ -304,13 +334,13 @@ impl Control {
     ) -> Result<(Vec<Change>, Duration)> {
         let compiled = self.compile(after.known()?, &self.settings);
         refuse(name, &compiled, before.known()?, after.known()?)?;
-        let files = &mut self.files;
+        let (files, old) = (&mut self.files, &self.memory.bags);
         let mut in_force = Duration::ZERO;
         let save = || {
             in_force = begun.elapsed();
             let saved = files.save(&after.bags).map(drop).context("save the databags");
             // Where renaming failed, some files may be the new ones already.
-            saved.map_err(|error| match files.save(&before.bags) {
+            saved.map_err(|error| match files.save(old) {
                 Ok(_) => error,
                 Err(_) => error.context("the databags on disk may be the new ones after the next start"),
             })
@@ -322,6 +352,12 @@ impl Control {
         // Attaching programs may have changed what NICs can do.
         self.look_again().await;
         Ok((converged.changes, in_force))
+    }
+
+    /// What the system should hold for another state, with the NICs that are there now.
+    pub(super) async fn compile_anew(&mut self, memory: &Memory) -> Result<Compiled> {
+        self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+        Ok(self.compile(memory.known()?, &self.settings))
     }
 
     /// Commands that what is forwarded does not depend on: they are known and saved, also where that is damaged.
@@ -353,10 +389,14 @@ impl Control {
     }
 
     /// What guests and daemons are told follows what is known.
-    fn serve(&mut self) {
-        self.http.follow(&self.compiled.guest_networks, &metadata(&self.memory.bags));
+    pub(super) fn serve(&mut self) {
+        let Compiled { guest_networks, serves, .. } = &self.compiled;
+        self.http.follow(guest_networks, &metadata(&self.memory.bags), *serves);
         if let Ok(desired) = self.memory.known() {
-            let (services, _) = cloudstack::services(&self.memory.bags, desired);
+            let (mut services, _) = cloudstack::services(&self.memory.bags, desired);
+            if redundancy::is_stopped(&self.options.root) {
+                services.pair = None;
+            }
             let Options { root, .. } = &self.options;
             // Not `Esp::of_this_kernel` yet: on 6.1 no packet has gone through the kernel's.
             let esp = Esp::UserSpace;
@@ -374,6 +414,7 @@ impl Control {
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
             let after = memory.merge(&command, &self.inventory)?;
+            self.check_services(&command).await?;
             if command.is_about_forwarding() {
                 let compiled = self.compile(after.known()?, &self.settings);
                 refuse(&document.name, &compiled, memory.known()?, after.known()?)?;
@@ -448,7 +489,13 @@ impl Control {
     }
 
     fn compile(&self, desired: &DesiredState, settings: &Settings) -> Compiled {
-        compile(desired, settings, &self.inventory, self.options.attach)
+        let mut compiled = compile(desired, settings, &self.inventory, self.options.attach, self.role);
+        if matches!(self.role, RouterRole::Primary | RouterRole::Backup) {
+            let now = Instant::now();
+            let lingering = self.shared_until.iter().filter(|(_, until)| **until > now);
+            compiled.lingering = lingering.map(|(address, _)| *address).collect();
+        }
+        compiled
     }
 
     fn remembered(&mut self) -> Memory {
@@ -506,6 +553,7 @@ impl Control {
         }
         for _ in 0..ROUNDS {
             self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+            self.take_role().await?;
             self.compiled = self.compile(self.memory.known()?, &self.settings);
             self.ports = self.compiled.links.keys().copied().collect();
             let converged = self.reconciler.converge(&self.compiled).await?;
@@ -517,6 +565,20 @@ impl Control {
             }
         }
         Err(anyhow!("NICs and tables keep changing each other"))
+    }
+
+    /// Looks which role the router has in a pair.
+    async fn take_role(&mut self) -> Result<()> {
+        let role = redundancy::look(self).await.context("find out which router of the pair this is")?;
+        if role != self.role {
+            info!("the router's role in a pair is {role} now, it was {}", self.role);
+            self.role = role;
+        }
+        let shared = self.memory.known()?.pair.iter().flat_map(|pair| &pair.shared);
+        let until = Instant::now() + GIVEN_BACK;
+        self.shared_until.retain(|_, until| *until > Instant::now());
+        self.shared_until.extend(shared.map(|shared| (shared.address, until)));
+        Ok(())
     }
 
     /// Where that is chosen, flows end that the lists in force would not let begin: once they are in force, and only

@@ -34,7 +34,7 @@ pub fn view(control: &mut Control) -> Result<HealthView> {
         state: state(memory, &control.compiled.tables, &held, forward),
     });
     let forwards = forwards.collect();
-    Ok(HealthView { monitoring, generation, forwards })
+    Ok(HealthView { monitoring, generation, forwards, services: control.supervisor.wanted() })
 }
 
 /// What the programs hold of a port forwarding. `held` is what was read from their tables just now.

@@ -10,6 +10,7 @@ use router_common::policy::{NO_LIST, RuleCount};
 use router_common::port::{Port, Role};
 
 use super::control::Control;
+use super::redundancy;
 use crate::cloudstack::{self, notices, remarks, unserved};
 use crate::compile::{KernelTarget, Nic};
 use crate::dataplane::{FlowRecord, Outcome};
@@ -40,6 +41,11 @@ pub fn status(control: &mut Control) -> StatusView {
         ready_milliseconds: u64::try_from(control.ready_after.as_millis()).unwrap_or(u64::MAX),
         adopted: control.reconciler.backend.programs.adopted(),
         pins: control.reconciler.backend.programs.pin_dir().display().to_string(),
+        role: control
+            .memory
+            .known()
+            .is_ok_and(|desired| desired.pair.is_some())
+            .then(|| redundancy::role(control)),
         ports: control.compiled.links.len(),
         guard: guard.map(|refused| Count { packets: refused.packets, bytes: refused.bytes }),
         flow_table_permille: control.reconciler.backend.programs.fullness().ok(),
@@ -114,7 +120,10 @@ pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
     let mut views = Vec::new();
     for ((ifindex, _, _), port) in &tables.ports {
         let Names { name, nic } = names(control, *ifindex);
-        let addresses = control.compiled.links.get(ifindex).map(|link| link.addresses.as_slice());
+        let link = control.compiled.links.get(ifindex);
+        // Those that come with the role only where it is the one that has them.
+        let shared = link.filter(|_| control.compiled.serves).map(|link| link.shared.as_slice());
+        let addresses = link.map(|link| link.addresses.as_slice()).into_iter().chain(shared).flatten();
         let attached = control.reconciler.backend.attached(*ifindex);
         let mut view = PortView {
             name,
@@ -122,7 +131,7 @@ pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
             ifindex: *ifindex,
             mac: crate::model::Mac(port.mac).to_string(),
             role: role(port.role).to_owned(),
-            addresses: addresses.unwrap_or_default().iter().map(ToString::to_string).collect(),
+            addresses: addresses.map(ToString::to_string).collect(),
             mtu: port.mtu,
             source_nat: (port.source_nat != Ipv4::UNSPECIFIED).then(|| port.source_nat.to_string()),
             attach: fronts.get(ifindex).map_or_else(|| "nothing".to_owned(), ToString::to_string),

@@ -15,6 +15,8 @@ use crate::program;
 
 /// All of them, in the order in which they run.
 pub(super) const CHECKS: &[Check] = &[
+    ("dhcp.service", dhcp),
+    ("loadbalancing.service", super::balancer::service),
     ("ssh.service", ssh),
     ("webserver.service", web_server),
     ("cpu_usage_check.py", cpu_usage),
@@ -42,6 +44,19 @@ fn ssh(surroundings: &Surroundings) -> Option<Finding> {
         }
         Ok(false) => None,
         Err(error) => found(Outcome::Unknown, format!("who listens is not known: {error}")),
+    }
+}
+
+/// What is said of guests' addresses and names then.
+pub(super) const NOT_RUNNING: &str = "dnsmasq does not run, xvr status says why";
+
+/// dnsmasq, where it has guests to serve.
+fn dhcp(surroundings: &Surroundings) -> Option<Finding> {
+    let view = surroundings.view;
+    let runs = view.services.get("dnsmasq").filter(|_| view.monitoring.services.contains("dhcp"))?;
+    match runs {
+        true => found(Outcome::Success, "service is running"),
+        false => found(Outcome::Failed, NOT_RUNNING),
     }
 }
 

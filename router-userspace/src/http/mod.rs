@@ -124,9 +124,9 @@ impl Http {
         &self.shared.passwords
     }
 
-    /// Serves this from now on, at these addresses and at no others. A door that cannot be opened is tried again
-    /// with the next call.
-    pub fn follow(&mut self, networks: &BTreeMap<u32, Vec<Ipv4Net>>, metadata: &Metadata) {
+    /// Serves this from now on, at these addresses and at no others; at none if it does not `serve`. A door that
+    /// cannot be opened is tried again with the next call.
+    pub fn follow(&mut self, networks: &BTreeMap<u32, Vec<Ipv4Net>>, metadata: &Metadata, serve: bool) {
         self.served.send_if_modified(|served| {
             if served.networks == *networks && served.metadata == *metadata {
                 return false;
@@ -137,6 +137,7 @@ impl Http {
         let addresses =
             networks.iter().flat_map(|(ifindex, own)| own.iter().map(|own| (*ifindex, own.addr())));
         let wanted: Vec<Door> = addresses
+            .filter(|_| serve)
             .flat_map(|(ifindex, address)| Purpose::ALL.map(|purpose| Door { ifindex, address, purpose }))
             .collect();
         self.closed.retain(|door, _| wanted.contains(door));

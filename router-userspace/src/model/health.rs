@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -27,10 +27,29 @@ pub struct Monitoring {
     /// Port forwardings that have to be in force. The daemon looks for them itself.
     #[serde(skip)]
     pub forwards: Vec<ExpectedForward>,
+    /// Guests that have to be served.
+    pub guests: Vec<ExpectedGuest>,
+    /// What has to be balanced.
+    pub balancers: Vec<ExpectedBalancer>,
     /// What the machine has to have left.
     pub thresholds: Thresholds,
     /// What the router's version has to be.
     pub version: Option<RouterVersion>,
+}
+
+/// A guest's NIC that has to be served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedGuest {
+    /// The guest's name.
+    pub name: String,
+    /// Its MAC address, as it is written in small letters.
+    pub mac: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// It has to get its address from the router.
+    pub dhcp: bool,
+    /// The router has to tell its name.
+    pub dns: bool,
 }
 
 /// A port forwarding that has to be in force, of whichever protocol.
@@ -65,6 +84,19 @@ impl ExpectedForward {
             && leads(public.first(), internal.first())
             && leads(public.last(), internal.last())
     }
+}
+
+/// A rule of load balancing that has to be in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedBalancer {
+    /// Where it listens.
+    pub listener: SocketAddrV4,
+    /// How a server is chosen.
+    pub algorithm: String,
+    /// Its servers.
+    pub servers: BTreeSet<SocketAddrV4>,
+    /// How many connections all rules together may have.
+    pub max_connections: Option<u64>,
 }
 
 /// `None`: nobody minds.

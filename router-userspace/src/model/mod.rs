@@ -4,6 +4,9 @@
 //! Invariant: a `DesiredState` that exists is valid. `cloudstack::desired` makes it from the
 //! databags, `compile` reads it; neither knows the other. [`Settings`] come from a file of their own.
 
+pub mod balancer;
+pub mod bgp;
+pub mod dhcp;
 pub mod health;
 pub mod metadata;
 pub mod nat;
@@ -16,10 +19,14 @@ pub mod settings;
 pub mod ssh;
 pub mod vpn;
 
+pub use balancer::Balancer;
+pub use bgp::Bgp;
+pub use dhcp::Dhcp;
 pub use metadata::Metadata;
 pub use nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 pub use policy::Policy;
 pub use port::{Mac, Port, PortSelector, SourceNat};
+pub use redundancy::{Pair, RouterRole, SharedAddress};
 pub use route::{Route, RouteTarget};
 pub use services::Services;
 pub use settings::{Settings, Timeouts};
@@ -39,4 +46,6 @@ pub struct DesiredState {
     pub policy: Policy,
     /// Site-to-site tunnels. Each end of the router's is an address of a port.
     pub tunnels: Vec<Tunnel>,
+    /// The router is one of two, of which one serves.
+    pub pair: Option<Pair>,
 }

@@ -21,15 +21,46 @@ pub use self::idle::IdleRule;
 use self::content::OnceContent;
 
 use super::nat::PortRange;
-use super::port::PortSelector;
+use super::port::{PortSelector, Role};
 
 /// Every list of a router.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// In no order: no two have one scope.
     pub lists: Vec<(Scope, Arc<AccessList>)>,
-    /// What the router itself is open for on a port, besides what it is on every port of its kind.
-    pub own: Vec<(PortSelector, Arc<Rule>)>,
+    /// What the router itself is open for, besides what it always is.
+    pub openings: Vec<Opening>,
+}
+
+/// Something that the router itself answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// By which ports.
+    pub side: Side,
+    /// What: a rule that allows it.
+    pub rule: Arc<Rule>,
+}
+
+/// Which ports an [`Opening`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// All but the control port.
+    Any,
+    /// Those of guests and private gateways.
+    Inside,
+    /// Public ports.
+    Outside,
+}
+
+impl Side {
+    /// Whether a port of this role is one of them.
+    pub fn has(self, role: Role) -> bool {
+        match self {
+            Self::Any => role != Role::Control,
+            Self::Inside => matches!(role, Role::Guest | Role::PrivateGateway),
+            Self::Outside => role == Role::Public,
+        }
+    }
 }
 
 /// Which flows are judged by a list.
@@ -353,9 +384,10 @@ mod tests {
             let rules = vec![Arc::new(rule(1, Action::Deny, Traffic::Tcp(ports(port, port)), "", ""))];
             Arc::new(AccessList::new(rules, Action::Allow))
         };
-        let policy = |lists| Policy { lists, ..Policy::default() };
-        let earlier = policy(vec![(scope("eth2"), list(22)), (scope("eth3"), list(80))]);
-        let mut policy = policy(vec![(scope("eth3"), list(81)), (scope("eth2"), list(22))]);
+        let earlier =
+            Policy { lists: vec![(scope("eth2"), list(22)), (scope("eth3"), list(80))], ..Policy::default() };
+        let mut policy =
+            Policy { lists: vec![(scope("eth3"), list(81)), (scope("eth2"), list(22))], ..Policy::default() };
         policy.share(&earlier);
         assert_eq!(policy.lists[0].1, list(81));
         assert!(Arc::ptr_eq(&policy.lists[1].1, &earlier.lists[0].1));

@@ -1,6 +1,6 @@
 //! What the daemons do that work is left to.
 
-use super::{Ssh, Tunnel};
+use super::{Balancer, Bgp, Dhcp, Pair, Ssh, Tunnel};
 
 /// All of it, each kind by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,4 +9,12 @@ pub struct Services {
     pub ssh: Option<Ssh>,
     /// Tunnels to other sites.
     pub tunnels: Vec<Tunnel>,
+    /// How the router finds out whether it is the one of a pair that serves.
+    pub pair: Option<Pair>,
+    /// Addresses and names for guests; nothing while there is no guest network.
+    pub dhcp: Option<Dhcp>,
+    /// What spreads connections over servers; nothing before CloudStack has said how.
+    pub balancer: Option<Balancer>,
+    /// What tells others of guests' networks; nothing while there is nobody to tell.
+    pub bgp: Option<Bgp>,
 }

@@ -121,6 +121,7 @@ impl<P: Programs> Backend for Machine<P> {
             }
             Change::Mtu(nic, mtu) => self.netlink.set_mtu(nic.ifindex, *mtu).await,
             Change::Up(nic) => self.netlink.set_up(nic.ifindex).await,
+            Change::Down(nic) => self.netlink.set_down(nic.ifindex).await,
             Change::AddAddress(nic, address) => self.add_address(nic.ifindex, *address).await,
             Change::RemoveAddress(nic, address) => self.netlink.remove_address(nic.ifindex, *address).await,
             Change::SetFlags(flags) => self.programs.set_flags(*flags),

@@ -151,7 +151,9 @@ fn as_before(previous: &Compiled, next: &Compiled, observed: &Observed) -> Compi
     }
     for ifindex in next.links.keys().filter(|ifindex| !previous.links.contains_key(ifindex)) {
         if let Some(link) = observed.links.get(ifindex) {
-            let link = Link { mtu: u16::try_from(link.mtu).ok(), addresses: link.addresses.clone() };
+            let mtu = u16::try_from(link.mtu).ok();
+            let (addresses, shared) = (link.addresses.clone(), Vec::new());
+            let link = Link { mtu, up: link.up, addresses, shared };
             before.links.insert(*ifindex, link);
         }
     }

@@ -133,6 +133,11 @@ impl Netlink {
         gone_is_fine(self.request(RouteNetlinkMessage::DelRoute(route.clone()), 0).await)
     }
 
+    /// Puts a route back as it was listed, in the place of whatever is there now.
+    pub async fn restore_foreign_route(&self, route: &RouteMessage) -> Result<()> {
+        self.request(RouteNetlinkMessage::NewRoute(route.clone()), NLM_F_CREATE | NLM_F_REPLACE).await
+    }
+
     /// Every neighbour of both families.
     pub async fn neighbours(&self) -> Result<Vec<Neighbour>> {
         let mut neighbours = Vec::new();
@@ -152,6 +157,11 @@ impl Netlink {
     /// Switches a link on.
     pub async fn set_up(&self, ifindex: u32) -> Result<()> {
         Ok(self.handle.link().set(LinkUnspec::new_with_index(ifindex).up().build()).execute().await?)
+    }
+
+    /// Switches a link off.
+    pub async fn set_down(&self, ifindex: u32) -> Result<()> {
+        Ok(self.handle.link().set(LinkUnspec::new_with_index(ifindex).down().build()).execute().await?)
     }
 
     /// Adds an address behind those that are there; an IPv6 one without asking the wire whether
@@ -183,9 +193,9 @@ impl Netlink {
         self.request(message, NLM_F_CREATE | NLM_F_REPLACE).await
     }
 
-    /// Removes a route.
+    /// Removes a route; one that has gone, as with a link that was switched off, is no error.
     pub async fn remove_route(&self, route: &KernelRoute) -> Result<()> {
-        self.request(RouteNetlinkMessage::DelRoute(route_message(route)), 0).await
+        gone_is_fine(self.request(RouteNetlinkMessage::DelRoute(route_message(route)), 0).await)
     }
 
     /// Tells the kernel that a neighbour is in use, so that it is asked whether it is still
@@ -275,6 +285,26 @@ fn own_address(message: &AddressMessage) -> Option<IpNet> {
         IpAddr::V6(v6) if v6.is_unicast_link_local() => None,
         _ => IpNet::new(address, message.header.prefix_len).ok(),
     }
+}
+
+/// Of the main table's routes: where it leads, and before which others. `None` for those of other tables.
+pub(super) fn place_of(route: &RouteMessage) -> Option<(IpNet, u32)> {
+    if table_of(route) != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        return None;
+    }
+    let mut destination: IpAddr = match route.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        _ => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let mut metric = 0;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Priority(priority) if destination.is_ipv4() => metric = *priority,
+            _ => {}
+        }
+    }
+    Some((IpNet::new(destination, route.header.destination_prefix_length).ok()?, metric))
 }
 
 /// A route of the kernel as one of XVR's, if it is one.

@@ -82,6 +82,8 @@ pub enum Change {
     Mtu(NicName, u16),
     /// Switch a NIC on.
     Up(NicName),
+    /// Switch a NIC off.
+    Down(NicName),
     /// Add an address to a NIC.
     AddAddress(NicName, IpNet),
     /// Remove an address from a NIC.
@@ -222,16 +224,21 @@ fn links(
         if let Some(mtu) = link.mtu.filter(|mtu| u32::from(*mtu) != now.mtu) {
             changes.push(Change::Mtu(nic.clone(), mtu));
         }
-        if !now.up {
-            changes.push(Change::Up(nic.clone()));
+        match (link.up, now.up) {
+            (true, false) => changes.push(Change::Up(nic.clone())),
+            (false, true) => changes.push(Change::Down(nic.clone())),
+            _ => {}
         }
-        addresses(&nic, link, now, changes, removals);
+        let is_held = |own: &&IpNet| !link.shared.contains(own) && !desired.lingering.contains(*own);
+        let held: Vec<IpNet> = now.addresses.iter().filter(is_held).copied().collect();
+        addresses(&nic, link, &held, changes, removals);
     }
     // A NIC that the programs know and that is no port any more gives its addresses back.
     let former = observed.tables.ports.keys().map(|(ifindex, _, _)| *ifindex).collect::<BTreeSet<_>>();
     for ifindex in former.into_iter().filter(|ifindex| !desired.links.contains_key(ifindex)) {
         let held = observed.links.get(&ifindex).map(|link| link.addresses.as_slice()).unwrap_or_default();
-        removals.extend(held.iter().rev().map(|own| Change::RemoveAddress(names.of(ifindex), *own)));
+        let held = held.iter().rev().filter(|own| !desired.lingering.contains(*own));
+        removals.extend(held.map(|own| Change::RemoveAddress(names.of(ifindex), *own)));
     }
 }
 
@@ -239,31 +246,30 @@ fn links(
 ///
 /// Where another address than the desired one is a subnet's primary, it and all between are taken
 /// off once the desired one is there, whereupon the kernel promotes that (`promote_secondaries`),
-/// and put back behind it.
+/// and put back behind it. `held` are those of the NIC that are ours to give and to take.
 fn addresses(
     nic: &NicName,
     link: &Link,
-    now: &ObservedLink,
+    held: &[IpNet],
     changes: &mut Vec<Change>,
     removals: &mut Vec<Change>,
 ) {
     let add = |address: &IpNet| Change::AddAddress(nic.clone(), *address);
     let remove = |address: &IpNet| Change::RemoveAddress(nic.clone(), *address);
-    changes.extend(link.addresses.iter().filter(|own| !now.addresses.contains(own)).map(add));
+    changes.extend(link.addresses.iter().filter(|own| !held.contains(own)).map(add));
     let mut seen = BTreeSet::new();
     for primary in &link.addresses {
         let same_subnet = |own: &&IpNet| own.trunc() == primary.trunc();
         if primary.addr().is_ipv6() || !seen.insert(primary.trunc()) {
             continue;
         }
-        let ahead: Vec<_> =
-            now.addresses.iter().filter(same_subnet).take_while(|own| *own != primary).collect();
+        let ahead: Vec<_> = held.iter().filter(same_subnet).take_while(|own| *own != primary).collect();
         changes.extend(ahead.iter().copied().map(remove));
         changes.extend(ahead.into_iter().filter(|own| link.addresses.contains(own)).map(add));
     }
     let taken_off = |own: &&IpNet| changes.contains(&remove(own));
     let unwanted: Vec<_> =
-        now.addresses.iter().filter(|own| !link.addresses.contains(own) && !taken_off(own)).collect();
+        held.iter().filter(|own| !link.addresses.contains(own) && !taken_off(own)).collect();
     removals.extend(unwanted.into_iter().map(remove));
 }
 
@@ -391,6 +397,7 @@ impl fmt::Display for Change {
             }
             Self::Mtu(nic, mtu) => write!(f, "set the MTU of {nic} to {mtu}"),
             Self::Up(nic) => write!(f, "switch {nic} on"),
+            Self::Down(nic) => write!(f, "switch {nic} off"),
             Self::AddAddress(nic, address) => write!(f, "add address {address} to {nic}"),
             Self::RemoveAddress(nic, address) => write!(f, "remove address {address} from {nic}"),
             Self::SetFlags(flags) => write!(f, "set {}", FlagsSentence(*flags)),

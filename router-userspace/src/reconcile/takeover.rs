@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 
-use super::netlink::{Netlink, table_of};
+use super::netlink::{Netlink, place_of, table_of};
 use super::nftables;
 use crate::compile::Compiled;
 
@@ -60,6 +60,34 @@ pub async fn look(netlink: &Netlink, compiled: &Compiled) -> Result<Vec<Leftover
     Ok(found)
 }
 
+/// XVR's routes take the places of those that lead where they do, without a moment in between: of two to one
+/// destination the kernel takes the first alone. Gives those that were there.
+pub async fn supersede(
+    netlink: &Netlink,
+    compiled: &Compiled,
+    leftovers: &[Leftover],
+) -> Result<Vec<RouteMessage>> {
+    let mut given_way = Vec::new();
+    for leftover in leftovers {
+        let Leftover::Route(route) = leftover else { continue };
+        let place = place_of(route);
+        let own = compiled.routes.iter().find(|own| Some((own.destination, own.metric)) == place);
+        if let Some(own) = own {
+            netlink.replace_route(own).await.with_context(|| format!("take the place of the {leftover}"))?;
+            given_way.push(route.clone());
+        }
+    }
+    Ok(given_way)
+}
+
+/// Puts routes back.
+pub async fn restore(netlink: &Netlink, routes: &[RouteMessage]) -> Result<()> {
+    for route in routes {
+        netlink.restore_foreign_route(route).await?;
+    }
+    Ok(())
+}
+
 /// Takes it away. What has gone by itself, as a route does with its table's rule, is no error.
 pub async fn remove(netlink: &Netlink, leftovers: &[Leftover]) -> Result<()> {
     for leftover in leftovers {
@@ -86,16 +114,16 @@ impl fmt::Display for Leftover {
 }
 
 fn rule_text(rule: &RuleMessage) -> String {
-    let mut text = "routing rule".to_owned();
+    let (mut text, mut table) = ("routing rule".to_owned(), u32::from(rule.header.table));
     for attribute in &rule.attributes {
         match attribute {
             RuleAttribute::Source(address) => text += &format!(" from {address}/{}", rule.header.src_len),
             RuleAttribute::FwMark(mark) => text += &format!(" of mark {mark:#x}"),
-            RuleAttribute::Table(number) => text += &format!(" to table {number}"),
+            RuleAttribute::Table(number) => table = *number,
             _ => {}
         }
     }
-    text
+    format!("{text} to table {table}")
 }
 
 fn route_text(route: &RouteMessage) -> String {

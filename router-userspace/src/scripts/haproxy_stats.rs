@@ -1,14 +1,11 @@
 //! `get_haproxy_stats.sh IP PORT`: how busy a load balancer's servers are, for autoscaling.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::net::Ipv4Addr;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::{failed, words};
 use crate::root::Root;
+use crate::services::balancer;
 
 const NAME: &str = "get_haproxy_stats.sh";
 
@@ -23,9 +20,9 @@ pub fn run(arguments: &[OsString]) -> u8 {
         print!("0");
         return failed(NAME, "usage: get_haproxy_stats.sh IP PORT");
     };
-    let pool = format!("{}-{port}", address.to_string().replace('.', "_"));
-    let socket = Root::find(None).path().join("run/haproxy/admin.sock");
-    match statistics(&socket) {
+    let pool = balancer::rule_name(SocketAddrV4::new(address, port));
+    let socket = balancer::socket(&Root::find(None));
+    match balancer::ask(&socket, "show stat") {
         Ok(csv) => print!("{}", average(&csv, &pool).unwrap_or(0)),
         Err(error) => {
             eprintln!("{NAME}: ask haproxy at {}: {error}", socket.display());
@@ -33,18 +30,6 @@ pub fn run(arguments: &[OsString]) -> u8 {
         }
     }
     0
-}
-
-/// haproxy's own table, lines of CSV.
-fn statistics(socket: &Path) -> io::Result<String> {
-    const TIME: Option<Duration> = Some(Duration::from_secs(10));
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(TIME)?;
-    stream.set_write_timeout(TIME)?;
-    stream.write_all(b"show stat\n")?;
-    let mut csv = String::new();
-    stream.read_to_string(&mut csv)?;
-    Ok(csv)
 }
 
 /// The first line names the columns.

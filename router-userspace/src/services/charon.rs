@@ -86,9 +86,6 @@ pub fn render(tunnels: &[Tunnel], esp: Esp, root: &Root) -> Option<Service> {
     // One that is there stays as it is.
     let interface = ["link", "replace", DEVICE, "up", "type", "xfrm", "if_id", IF_ID];
     Some(Service {
-        name: "charon",
-        program: "charon-systemd",
-        arguments: Vec::new(),
         environment: vec![("STRONGSWAN_CONF", files.settings.display().to_string())],
         files: vec![
             Rendered { path: files.settings.clone(), content: settings(esp, &files), mode: 0o644 },
@@ -106,7 +103,7 @@ pub fn render(tunnels: &[Tunnel], esp: Esp, root: &Root) -> Option<Service> {
             arguments: vec!["tend-tunnels".into(), "--root".into(), root.path().display().to_string()],
         }),
         about: Some(esp.about()),
-        ..Service::default()
+        ..Service::new("charon", "charon-systemd", Vec::new())
     })
 }
 

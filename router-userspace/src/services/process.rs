@@ -38,6 +38,12 @@ struct Identity {
     started: u64,
     /// Its command line: a service that is to run otherwise is another one.
     arguments: Vec<String>,
+    /// What it has read when it started and never again.
+    #[serde(default)]
+    at_start: String,
+    /// What it has read last.
+    #[serde(default)]
+    read: String,
 }
 
 impl Process {
@@ -49,10 +55,11 @@ impl Process {
         let child = command.spawn().with_context(|| format!("start {}", service.program))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("it ended at once")?;
         let started = started(pid).context("it ended at once")?;
-        let identity = Identity { pid, started, arguments: service.arguments.clone() };
-        fs::write(note, serde_json::to_vec(&identity)?)
-            .with_context(|| format!("write {}", note.display()))?;
-        Ok(Self { identity, child: Some(child), note: note.to_owned() })
+        let (at_start, read) = (at_start(service), service.digest(|_| true));
+        let identity = Identity { pid, started, arguments: service.arguments.clone(), at_start, read };
+        let process = Self { identity, child: Some(child), note: note.to_owned() };
+        process.take_note()?;
+        Ok(process)
     }
 
     /// The one that is noted in a file, if it runs.
@@ -72,12 +79,18 @@ impl Process {
 
     /// Whether it was started as the service says.
     pub fn runs_as(&self, service: &Service) -> bool {
-        self.identity.arguments == service.arguments
+        self.identity.arguments == service.arguments && self.identity.at_start == at_start(service)
     }
 
-    /// Has it read its files again.
-    pub fn reload(&self) -> Result<()> {
-        self.signal(Signal::SIGHUP)
+    /// Whether its files are those that it has read.
+    pub fn has_read(&self, service: &Service) -> bool {
+        self.identity.read == service.digest(|_| true)
+    }
+
+    /// It has read a service's files.
+    pub fn note_read(&mut self, service: &Service) -> Result<()> {
+        self.identity.read = service.digest(|_| true);
+        self.take_note()
     }
 
     /// Returns when it has ended, and says how.
@@ -111,13 +124,24 @@ impl Process {
         }
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    fn take_note(&self) -> Result<()> {
+        let note = &self.note;
+        fs::write(note, serde_json::to_vec(&self.identity)?)
+            .with_context(|| format!("write {}", note.display()))
+    }
+
+    /// Sends it a signal; nothing, if it has ended by itself.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         match kill(Pid::from_raw(self.identity.pid), signal) {
             // It has ended by itself.
             Err(nix::Error::ESRCH) | Ok(()) => Ok(()),
             Err(error) => Err(error).with_context(|| format!("send {signal} to {}", self.identity.pid)),
         }
     }
+}
+
+fn at_start(service: &Service) -> String {
+    service.digest(|path| service.read_at_start.iter().any(|file| file == path))
 }
 
 /// When a process was started, in clock ticks after boot; nothing where it has ended. `proc_pid_stat(5)`, field 22.
@@ -134,14 +158,14 @@ fn started(pid: i32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Rendered;
     use super::*;
+    use crate::services::Reload;
 
     fn service(arguments: &[&str]) -> Service {
         Service {
-            name: "sleep",
-            program: "sleep",
-            arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
-            ..Service::default()
+            reload: Reload::Restart,
+            ..Service::new("sleep", "sleep", arguments.iter().map(|&word| word.to_owned()).collect())
         }
     }
 
@@ -154,6 +178,12 @@ mod tests {
             let found = Process::find(&note).expect("found");
             assert_eq!(found.pid(), process.pid());
             assert!(found.runs_as(&service(&["600"])) && !found.runs_as(&service(&["601"])));
+            // A file that it reads at its start only is another one.
+            let path = std::path::PathBuf::from("/etc/file");
+            let file = Rendered { path: path.clone(), content: String::new(), mode: 0o600 };
+            let again = Service { files: vec![file], ..service(&["600"]) };
+            assert!(found.runs_as(&again));
+            assert!(!found.runs_as(&Service { read_at_start: vec![path], ..again }));
             process.signal(Signal::SIGKILL).expect("killed");
             assert!(process.ended().await.contains("signal: 9"));
             assert!(Process::find(&note).is_none());

@@ -22,10 +22,8 @@ pub fn render(ssh: &Ssh, root: &Root) -> Service {
     let keys = root.run().join("authorized_keys");
     let authorized = ssh.authorized_key.iter().map(|key| format!("{key}\n")).collect();
     let path = |path: &Path| path.display().to_string();
+    let arguments = vec!["-D".to_owned(), "-e".to_owned(), "-f".to_owned(), path(&config)];
     Service {
-        name: "sshd",
-        program: "/usr/sbin/sshd",
-        arguments: vec!["-D".to_owned(), "-e".to_owned(), "-f".to_owned(), path(&config)],
         files: vec![
             Rendered { path: config, content: configuration(ssh, root, &keys), mode: 0o600 },
             Rendered { path: keys, content: authorized, mode: 0o600 },
@@ -38,7 +36,7 @@ pub fn render(ssh: &Ssh, root: &Root) -> Service {
             arguments: vec!["-A".into(), "-f".into(), path(root.path())],
         }),
         check: Some(Call { program: "/usr/sbin/sshd", arguments: vec!["-t".into(), "-f".into()] }),
-        ..Service::default()
+        ..Service::new("sshd", "/usr/sbin/sshd", arguments)
     }
 }
 

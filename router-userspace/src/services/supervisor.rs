@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::process::Process;
-use super::{Call, Rendered, Service};
+use super::{Call, Reload, Rendered, Service};
 use crate::alerts::{self, Severity};
 use crate::root::Root;
 
@@ -32,6 +32,10 @@ const TEND: Duration = Duration::from_secs(15);
 
 /// How long a checker or a maker of keys may take.
 const CALL: Duration = Duration::from_secs(60);
+
+/// How often a lease is taken back before that is trouble, and how long that may take a daemon.
+const LEASE_TRIES: u32 = 10;
+const LEASE_PAUSE: Duration = Duration::from_millis(200);
 
 /// How a daemon is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +56,7 @@ pub struct Supervisor {
     root: Root,
     keepers: BTreeMap<&'static str, Keeper>,
     states: States,
+    news: Arc<Notify>,
 }
 
 type States = Arc<Mutex<BTreeMap<&'static str, ServiceState>>>;
@@ -65,7 +70,7 @@ struct Keeper {
 impl Supervisor {
     /// Of a root's daemons.
     pub fn new(root: &Root) -> Self {
-        Self { root: root.clone(), keepers: BTreeMap::new(), states: States::default() }
+        Self { root: root.clone(), keepers: BTreeMap::new(), states: States::default(), news: Arc::default() }
     }
 
     /// These should run and no others. Returns at once.
@@ -87,18 +92,37 @@ impl Supervisor {
             let watcher = Watcher {
                 name,
                 root: self.root.clone(),
-                note: self.root.run().join(format!("{name}.process")),
+                note: note(&self.root, name),
                 wanted: receiver,
                 states: self.states.clone(),
+                news: self.news.clone(),
                 is_loaded: false,
             };
             self.keepers.insert(name, Keeper { wanted: sender, task: tokio::spawn(watcher.watch()) });
         }
     }
 
+    /// Those that should run, and whether they do; without those whose first start is still going on.
+    pub fn wanted(&self) -> BTreeMap<String, bool> {
+        let states = self.states();
+        let wanted = self.keepers.iter().filter(|(_, keeper)| keeper.wanted.borrow().is_some());
+        let told = wanted.filter_map(|(name, _)| Some((*name, states.get(name)?)));
+        told.map(|(name, state)| (name.to_owned(), state.pid.is_some())).collect()
+    }
+
     /// How they are.
     pub fn states(&self) -> BTreeMap<&'static str, ServiceState> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a daemon runs, an earlier one's included.
+    pub fn runs(&self, name: &str) -> bool {
+        Process::find(&note(&self.root, name)).is_some()
+    }
+
+    /// Tells when one has been started or has ended.
+    pub fn news(&self) -> Arc<Notify> {
+        self.news.clone()
     }
 
     /// Ends all of them.
@@ -121,6 +145,7 @@ struct Watcher {
     note: PathBuf,
     wanted: watch::Receiver<Option<Service>>,
     states: States,
+    news: Arc<Notify>,
     /// It was told what is in its files, and these have not changed since.
     is_loaded: bool,
 }
@@ -142,6 +167,7 @@ impl Watcher {
             };
             let (process, trouble) = self.bring_up(&service, running).await;
             running = process;
+            let is_troubled = trouble.is_some();
             let begun = Instant::now();
             let is_told = trouble.is_none();
             self.tell(|state| {
@@ -158,6 +184,10 @@ impl Watcher {
             };
             let how = tokio::select! {
                 how = process.ended() => how,
+                () = sleep(pause), if is_troubled => {
+                    pause = (pause * 2).min(PAUSES.1);
+                    continue;
+                }
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => continue,
                     // The daemon ends; its services stay.
@@ -165,7 +195,7 @@ impl Watcher {
                 },
                 () = sleep(TEND), if is_told && service.tend.is_some() => {
                     if let Some(tend) = &service.tend
-                        && let Err(error) = call(tend, None).await
+                        && let Err(error) = call(tend, None, CALL).await
                     {
                         warn!("{}: {error:#}", self.name);
                         self.is_loaded = false;
@@ -215,18 +245,15 @@ impl Watcher {
         service: &Service,
         running: Option<Process>,
     ) -> Result<Process, (Option<Process>, anyhow::Error)> {
-        let written = match self.write(service).await {
-            Ok(written) => written,
+        if let Err(error) = self.write(service).await {
             // As it was.
-            Err(error) => return Err((running, error)),
-        };
-        self.is_loaded &= !written;
-        if let Some(process) = running {
-            if process.runs_as(service) {
-                let told = match &service.load {
-                    Some(_) => self.load(service).await,
-                    None if written => process.reload(),
-                    None => Ok(()),
+            return Err((running, error));
+        }
+        if let Some(mut process) = running {
+            if process.runs_as(service) && self.tell_of_files(service, &mut process).await {
+                let told = match self.load(service).await {
+                    Ok(()) => Self::release_leases(service).await,
+                    Err(error) => Err(error),
                 };
                 return match told {
                     Ok(()) => Ok(process),
@@ -234,6 +261,11 @@ impl Watcher {
                 };
             }
             self.stop(process).await;
+        }
+        if let Some(leases) = &service.leases
+            && let Err(error) = leases.forget_strays()
+        {
+            warn!("{}: guests that are gone keep their leases: {error:#}", self.name);
         }
         self.is_loaded = false;
         let process = Process::start(service, &self.note).map_err(|error| (None, error))?;
@@ -250,35 +282,70 @@ impl Watcher {
     /// Tells a daemon that runs what is in its files, if it has to be told and was not yet.
     async fn load(&mut self, service: &Service) -> Result<()> {
         if let Some(load) = service.load.as_ref().filter(|_| !self.is_loaded) {
-            call(load, None).await?;
+            call(load, None, CALL).await?;
             self.is_loaded = true;
         }
         Ok(())
     }
 
-    /// Puts a service's files in place, once they are checked. Says whether any has changed.
-    async fn write(&self, service: &Service) -> Result<bool> {
+    /// Has a running daemon let go of leases of guests that are gone.
+    async fn release_leases(service: &Service) -> Result<()> {
+        let Some(leases) = &service.leases else { return Ok(()) };
+        for _ in 0..LEASE_TRIES {
+            let strays = leases.strays()?;
+            if strays.is_empty() {
+                return Ok(());
+            }
+            for release in &strays {
+                call(release, None, CALL).await?;
+            }
+            sleep(LEASE_PAUSE).await;
+        }
+        bail!("it keeps leases of guests that are gone")
+    }
+
+    /// Puts a service's files in place, once they are checked.
+    async fn write(&self, service: &Service) -> Result<()> {
         for folder in &service.folders {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
         if let Some(prepare) = &service.prepare {
-            call(prepare, None).await?;
+            call(prepare, None, CALL).await?;
         }
-        let mut changed = Vec::new();
-        for (index, file) in service.files.iter().enumerate() {
+        // The first may name the others.
+        for (index, file) in service.files.iter().enumerate().rev() {
             if fs::read_to_string(&file.path).is_ok_and(|old| old == file.content) {
                 continue;
             }
             let beside = write_beside(file).with_context(|| format!("write {}", file.path.display()))?;
             if let Some(check) = service.check.as_ref().filter(|_| index == 0) {
-                call(check, Some(&beside)).await?;
+                call(check, Some(&beside), CALL).await?;
             }
-            changed.push((beside, &file.path));
+            fs::rename(&beside, &file.path).with_context(|| format!("replace {}", file.path.display()))?;
         }
-        for (beside, path) in &changed {
-            fs::rename(beside, path).with_context(|| format!("replace {}", path.display()))?;
+        if let Some(folder) = &service.sole {
+            sweep(folder, &service.files).with_context(|| format!("clear {}", folder.display()))?;
         }
-        Ok(!changed.is_empty())
+        Ok(())
+    }
+
+    /// Lets it know of files that are others than those that it has read: a daemon before us may have ended
+    /// between the two. Says whether it knows; if not, it has to be started again.
+    async fn tell_of_files(&mut self, service: &Service, process: &mut Process) -> bool {
+        if process.has_read(service) {
+            return true;
+        }
+        self.is_loaded = false;
+        let told = match &service.reload {
+            Reload::Signal(signal) => process.signal(*signal),
+            Reload::Call(program) => call(program, None, CALL).await,
+            Reload::Restart => return false,
+        };
+        let told = told.and_then(|()| process.note_read(service));
+        if let Err(error) = &told {
+            warn!("{} is started again, for its files: {error:#}", self.name);
+        }
+        told.is_ok()
     }
 
     async fn stop(&self, process: Process) {
@@ -302,8 +369,19 @@ impl Watcher {
     }
 
     fn tell(&self, what: impl FnOnce(&mut ServiceState)) {
-        what(self.states().entry(self.name).or_default());
+        let mut states = self.states();
+        let state = states.entry(self.name).or_default();
+        let before = state.pid;
+        what(state);
+        if state.pid != before {
+            self.news.notify_one();
+        }
     }
+}
+
+/// Where its process is noted.
+fn note(root: &Root, name: &str) -> PathBuf {
+    root.run().join(format!("{name}.process"))
 }
 
 fn write_beside(file: &Rendered) -> io::Result<PathBuf> {
@@ -321,11 +399,26 @@ fn write_beside(file: &Rendered) -> io::Result<PathBuf> {
     Ok(beside)
 }
 
-/// Calls a program, with one more argument if there is one. What it says is the error.
-async fn call(call: &Call, last: Option<&Path>) -> Result<()> {
+/// Removes what is in a folder, if there is one, and not among the files.
+fn sweep(folder: &Path, files: &[Rendered]) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_file() && !files.iter().any(|file| file.path == entry.path()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls a program, with one more argument if there is one, for so long at most. What it says is the error.
+pub(super) async fn call(call: &Call, last: Option<&Path>, limit: Duration) -> Result<()> {
     let mut command = Command::new(call.program);
     command.args(&call.arguments).args(last).stdin(Stdio::null()).kill_on_drop(true);
-    let output = match timeout(CALL, command.output()).await {
+    let output = match timeout(limit, command.output()).await {
         Ok(output) => output.with_context(|| format!("run {}", call.program))?,
         Err(_) => bail!("{} does not end", call.program),
     };

@@ -1,12 +1,16 @@
 //! The control walk up to the desired state: CloudStack's own messages, in the order in which it
 //! sends them.
 
+mod balancer;
+mod bgp;
 mod damage;
+mod dhcp;
 mod isolated;
 mod metadata;
 mod monitoring;
 mod mutation;
 mod nat;
+mod pair;
 mod policy;
 mod reading;
 mod services;

@@ -1,4 +1,4 @@
-//! What is stored for daemons: DHCP and DNS, load balancing, VPN, BGP.
+//! What is stored for daemons: DHCP and DNS, VPN; and BGP's databag.
 
 use router_userspace::cloudstack::{Command, Databags, unserved};
 use serde_json::{Value, json};
@@ -6,13 +6,11 @@ use serde_json::{Value, json};
 use super::{VPC, assert_bag, bytes, every_nic, fixtures, merge, merge_all, merge_json, vpc};
 
 /// Folder and databag.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 4] = [
     ("vm_dhcp_entry", "dhcpentry"),
-    ("load_balancer", "loadbalancer"),
     ("site_2_site_vpn", "site2sitevpn"),
     ("remote_access_vpn", "remoteaccessvpn"),
     ("vpn_user_list", "vpnuserlist"),
-    ("bgp_peers", "bgppeers"),
 ];
 
 fn said(bags: &Databags) -> Vec<String> {
@@ -106,15 +104,6 @@ fn a_nic_has_one_address_and_an_address_one_nic() {
 }
 
 #[test]
-fn the_last_load_balancer_configuration_counts_as_a_whole() {
-    let one = "load_balancer/isolated_http_two_rules.json";
-    let last = "load_balancer/isolated_last_rule_removed.json";
-    let both = merge_all(&[one, last], &every_nic());
-    assert_eq!(both, merge_all(&[last], &every_nic()));
-    assert_eq!(said(&both), Vec::<String>::new());
-}
-
-#[test]
 fn taking_down_what_is_not_known_stores_nothing() {
     for (create, delete) in [
         ("site_2_site_vpn/create.json", "site_2_site_vpn/delete.json"),
@@ -170,27 +159,18 @@ fn bgp_peers_are_those_of_the_last_message() {
 fn what_is_not_served_is_said_in_a_sentence_for_each_kind() {
     let bags = merge_all(
         &[
-            "vm_dhcp_entry/default_nic_add.json",
-            "vm_dhcp_entry/dualstack_add.json",
-            "load_balancer/isolated_tcp_roundrobin.json",
             "site_2_site_vpn/create.json",
             "remote_access_vpn/isolated_create.json",
             "vpn_user_list/add_two_remove_one.json",
-            "bgp_peers/isolated_ipv4.json",
         ],
         &every_nic(),
     );
     let lack = "stored and not in force: this release";
     let expected = [
-        format!("bgppeers.json#: 1 BGP peer is {lack} speaks no BGP yet"),
-        format!("dhcpentry.json#: 2 guests' addresses are {lack} serves no DHCP and DNS yet"),
-        format!("loadbalancer.json#: 1 listener is {lack} balances no load yet"),
         format!("remoteaccessvpn.json#: 1 server is {lack} serves no remote access VPN yet"),
         format!("vpnuserlist.json#: 2 VPN users are {lack} serves no remote access VPN yet"),
     ];
     assert_eq!(said(&bags), expected);
-    let removed = merge(&bags, "vm_dhcp_entry/remove.json", &every_nic());
-    assert!(said(&removed)[1].starts_with("dhcpentry.json#: 1 guest's address is "), "{:?}", said(&removed));
 }
 
 #[test]

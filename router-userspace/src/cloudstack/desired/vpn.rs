@@ -14,10 +14,10 @@ use crate::cloudstack::wire::cmdline::RouterKind;
 use crate::cloudstack::wire::site2sitevpn::{self as wire, Site2SiteVpn};
 use crate::error::ConfigError;
 use crate::json::Place;
-use crate::model::policy::{Action, Rule, Traffic};
+use crate::model::policy::{Action, Opening, Rule, Side, Traffic};
 use crate::model::port::Role;
 use crate::model::vpn::{DEVICE, IkeVersion, Peer, Secret, Tunnel};
-use crate::model::{Policy, Port, PortRange, PortSelector, Route, RouteTarget, SourceNat};
+use crate::model::{Port, PortRange, PortSelector, Route, RouteTarget, SourceNat};
 
 /// What IPsec adds to a packet, in bytes, at most: an IP and a UDP header, ESP's with AES and SHA-512.
 const OVERHEAD: u16 = 104;
@@ -80,12 +80,13 @@ impl<'a> Tunnels<'a> {
     }
 
     /// Opens the router for each peer: IKE, ESP, and ESP in UDP.
-    pub(super) fn open(&self, policy: &mut Policy) {
+    pub(super) fn openings(&self) -> Vec<Opening> {
         const IKE: u16 = 500;
         const NAT_TRAVERSAL: u16 = 4500;
         const ESP: u8 = 50;
         let udp = |port| Traffic::Udp(PortRange::new(port, port).ok());
-        for (tunnel, port) in &self.0 {
+        let mut openings = Vec::new();
+        for (tunnel, _) in &self.0 {
             let from = match tunnel.peer {
                 Peer::Address(address) => vec![IpNet::from(IpAddr::from(address))],
                 // Nobody here knows the address behind a name, which may change: the peer has to prove itself.
@@ -93,10 +94,11 @@ impl<'a> Tunnels<'a> {
             };
             let to = vec![IpNet::from(IpAddr::from(tunnel.local))];
             for traffic in [udp(IKE), udp(NAT_TRAVERSAL), Traffic::Protocol(ESP)] {
-                let rule = Rule::new(0, Action::Allow, traffic, from.clone(), to.clone());
-                policy.own.push((port.port.selector.clone(), Arc::new(rule)));
+                let rule = Arc::new(Rule::new(0, Action::Allow, traffic, from.clone(), to.clone()));
+                openings.push(Opening { side: Side::Any, rule });
             }
         }
+        openings
     }
 
     /// The tunnels alone.

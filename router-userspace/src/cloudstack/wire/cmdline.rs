@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::ips::NetworkType;
+use super::pair::PairKeys;
 use super::{ENVELOPE, host_address, is_host, mtu, netmask, not_a_host, prefix_length};
 use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
@@ -132,6 +133,8 @@ pub struct CmdLine {
     pub source_nat_ip: Option<Ipv4Addr>,
     /// The VPC's range, of which its tiers have parts, host bits clear.
     pub vpc_cidr: Option<Ipv4Net>,
+    /// What a pair of routers needs; nothing for a router that is alone.
+    pub pair: Option<PairKeys>,
     /// Whose key opens the router to CloudStack, base64 of a line of OpenSSH's `authorized_keys`.
     pub authorized_key: Option<String>,
     /// Password of root, for the console.
@@ -162,6 +165,7 @@ impl CmdLine {
             has_public_network: object.boolean("has_public_network")?.unwrap_or(true),
             source_nat_ip: host_address(object, "source_nat_ip")?,
             vpc_cidr: object.parsed::<Ipv4Net>("vpccidr", "IPv4 network")?.map(|range| range.trunc()),
+            pair: PairKeys::read(object)?,
             password: object.text("vmpassword")?.filter(|password| !password.is_empty()),
             authorized_key: object.text("authorized_key")?.filter(|key| !key.is_empty()),
             config: object.to_entry(),

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{ENVELOPE, device, host_address, is_host, mtu, netmask, not_a_host, prefix_length};
+use super::{
+    ENVELOPE, device, host_address, host_address6, is_host, mtu, netmask, not_a_host, prefix_length,
+};
 use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
 use crate::json::Place;
@@ -50,6 +52,8 @@ pub struct GuestNetwork {
     pub gateway: Option<Ipv4Addr>,
     /// The router's own IPv6 address in the tier.
     pub address6: Option<Ipv6Net>,
+    /// The tier's IPv6 gateway: the router, or the pair's virtual address.
+    pub gateway6: Option<Ipv6Addr>,
     /// The router's IPv6 address on its public NIC, by which the tier is reached.
     pub public6: Option<Ipv6Net>,
     /// The public NIC's IPv6 gateway.
@@ -81,6 +85,7 @@ impl GuestNetwork {
             address: Ipv4Net::new_assert(address, length),
             gateway: host_address(object, "router_guest_gateway")?,
             address6: address6(object, "router_guest_ip6", "router_guest_ip6_cidr", Some("cidr6"))?,
+            gateway6: host_address6(object, "router_guest_ip6_gateway")?,
             public6: address6(object, "router_ip6", "router_ip6_cidr", None)?,
             public_gateway6: object.parsed("router_ip6_gateway", "IPv6 address")?,
             may_own_gateway: network_id.is_none() || is_gateway != Some(false),

@@ -98,6 +98,11 @@ impl LoadBalancer {
         let [rules] = all.as_slice() else {
             return Err(object.error(key, format_args!("expected one configuration, found {}", all.len())));
         };
+        Self::of(rules)
+    }
+
+    /// Reads one configuration.
+    pub(in crate::cloudstack) fn of(rules: &Object) -> Result<Self, ConfigError> {
         let certificates = rules.objects("ssl_certs")?.unwrap_or_default();
         let configuration = lines(rules, "configuration")?;
         if configuration.is_empty() {

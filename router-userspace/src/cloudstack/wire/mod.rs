@@ -14,6 +14,7 @@ pub mod ips;
 pub mod loadbalancer;
 pub mod monitorservice;
 pub mod networkacl;
+pub mod pair;
 pub mod remoteaccessvpn;
 pub mod site2sitevpn;
 pub mod staticnatrules;
@@ -72,7 +73,7 @@ fn icmp(object: &Object<impl Keys>) -> Result<Traffic, ConfigError> {
 }
 
 /// An IPv4 address that a host can have.
-fn host_address(object: &Object<impl Keys>, key: &str) -> Result<Option<Ipv4Addr>, ConfigError> {
+pub(super) fn host_address(object: &Object<impl Keys>, key: &str) -> Result<Option<Ipv4Addr>, ConfigError> {
     let Some(address) = object.parsed::<Ipv4Addr>(key, "IPv4 address")? else { return Ok(None) };
     if is_host(address.into()) { Ok(Some(address)) } else { Err(not_a_host(object, key, address.into())) }
 }
@@ -84,12 +85,12 @@ fn host_address6(object: &Object<impl Keys>, key: &str) -> Result<Option<Ipv6Add
 }
 
 /// Whether an address can be a host's.
-fn is_host(address: IpAddr) -> bool {
+pub(super) fn is_host(address: IpAddr) -> bool {
     let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast)
 }
 
-fn not_a_host(object: &Object<impl Keys>, key: &str, address: IpAddr) -> ConfigError {
+pub(super) fn not_a_host(object: &Object<impl Keys>, key: &str, address: IpAddr) -> ConfigError {
     object.error(key, format_args!("{address} is no host's address"))
 }
 
@@ -148,7 +149,7 @@ fn networks4(object: &Object, key: &str) -> Result<Vec<Ipv4Net>, ConfigError> {
 }
 
 /// A name of a host, with or without domain (RFC 1123, and the underscores that people use).
-fn host_name(object: &Object, key: &str) -> Result<Option<String>, ConfigError> {
+pub(super) fn host_name(object: &Object, key: &str) -> Result<Option<String>, ConfigError> {
     let Some(name) = object.text(key)?.filter(|name| !name.is_empty()) else { return Ok(None) };
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_letter);

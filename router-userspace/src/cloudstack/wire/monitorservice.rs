@@ -1,14 +1,16 @@
 //! `monitorservice`: what is to be watched, and what health checks compare with (`monitor_service.json`).
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use super::ENVELOPE;
 use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
 use crate::model::PortRange;
-use crate::model::health::{ExpectedForward, Monitoring, RouterVersion, Thresholds};
+use crate::model::health::{
+    ExpectedBalancer, ExpectedForward, ExpectedGuest, Monitoring, RouterVersion, Thresholds,
+};
 
 /// The key as CloudStack spells it, and as releases before 4.19 did.
 pub(in crate::cloudstack) const ADVANCED: &str = "health_checks_advanced_run_interval";
@@ -52,6 +54,8 @@ impl MonitorService {
         if let Some(config) = object.object(CONFIG)? {
             monitoring.gateways = gateways(&config)?;
             monitoring.forwards = forwards(&config)?;
+            monitoring.guests = guests(&config)?;
+            monitoring.balancers = balancers(&config)?;
             monitoring.thresholds = thresholds(&config)?;
             monitoring.version = version(&config)?;
         }
@@ -127,6 +131,44 @@ fn forwards(config: &Object) -> Result<Vec<ExpectedForward>, ConfigError> {
         });
     }
     Ok(forwards)
+}
+
+/// What is no guest's NIC is left out: its check says nothing about it.
+fn guests(config: &Object) -> Result<Vec<ExpectedGuest>, ConfigError> {
+    let text = config.text("virtualMachines")?.unwrap_or_default();
+    let guest = |record: Record<'_>| {
+        let is = |field: &str| record.field(field).is_some_and(|word| word.trim() == "true");
+        let word = |field: &str| record.field(field).map(|word| word.trim().to_owned());
+        Some(ExpectedGuest {
+            name: word("vmName")?,
+            mac: word("macAddress")?.to_ascii_lowercase(),
+            address: record.parsed("ip")?,
+            dhcp: is("dhcp"),
+            dns: is("dns"),
+        })
+    };
+    Ok(text.split(';').map(Record).filter_map(guest).collect())
+}
+
+fn balancers(config: &Object) -> Result<Vec<ExpectedBalancer>, ConfigError> {
+    let key = "haproxyData";
+    let text = config.text(key)?.unwrap_or_default();
+    let mut balancers = Vec::new();
+    for record in text.split(';').map(Record).filter(|record| !record.0.trim().is_empty()) {
+        let wrong = |field: &str| config.error(key, format_args!("no {field} in {:?}", record.0.trim()));
+        let address = record.parsed("sourceIp").ok_or_else(|| wrong("sourceIp"))?;
+        let port = |field| record.parsed::<u16>(field).ok_or_else(|| wrong(field));
+        let server_port = port("destPortStart")?;
+        let servers = record.field("vmIps").unwrap_or_default().split_whitespace();
+        let servers = servers.map(|word| Some(SocketAddrV4::new(word.parse().ok()?, server_port)));
+        balancers.push(ExpectedBalancer {
+            listener: SocketAddrV4::new(address, port("sourcePortStart")?),
+            algorithm: record.field("algorithm").unwrap_or_default().trim().to_owned(),
+            servers: servers.collect::<Option<_>>().ok_or_else(|| wrong("vmIps"))?,
+            max_connections: record.parsed("maxconn"),
+        });
+    }
+    Ok(balancers)
 }
 
 fn thresholds(config: &Object) -> Result<Thresholds, ConfigError> {
@@ -214,6 +256,13 @@ mod tests {
             (
                 config("systemThresholds", "minDiskNeeded=much,maxCpuUsage=1;"),
                 r#"f#/health_checks_config/systemThresholds: minDiskNeeded: "much" is no number"#,
+            ),
+            (
+                config(
+                    "haproxyData",
+                    "sourceIp=203.0.113.11,sourcePortStart=80,destPortStart=80,vmIps=10.1.1;",
+                ),
+                "f#/health_checks_config/haproxyData: no vmIps in \"sourceIp=203.0.113.11,sourcePortStart=80,destPortStart=80,vmIps=10.1.1\"",
             ),
             (
                 config("portForwarding", "sourceIp=203.0.113.11,sourcePortStart=2222;"),

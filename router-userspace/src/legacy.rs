@@ -1,0 +1,62 @@
+//! The services of CloudStack's own router, whose work XVR does itself.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::root::Root;
+
+/// What holds ports that XVR serves, or would program rules of its own: the web server with the metadata, one
+/// password server per guest address, the server of SSH (the daemon has one of its own on the same port; sessions
+/// that are there go on), and what set the router up at boot.
+const UNITS: [&str; 5] = [
+    "apache2.service",
+    "cloud-password-server@*.service",
+    "ssh.service",
+    "cloud-early-config.service",
+    "cloud-postinit.service",
+];
+
+/// Runs its health checks and starts its services again.
+const CRON: &str = "/etc/cron.d/process";
+
+/// Ends them, and keeps them from starting again. Those that XVR does not replace yet stay as they are. Does
+/// nothing where the router has not the whole machine, or systemd does not run it.
+///
+/// # Errors
+/// One of them is there and does not end.
+pub fn stop(root: &Root) -> Result<()> {
+    if root.path() != Path::new("/") || !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    for unit in UNITS {
+        systemctl(&["stop", unit])?;
+        // A name with a star is none that could be disabled, and comes from a template.
+        let name = unit.replace('*', "");
+        if unit_exists(&name)? {
+            systemctl(&["disable", &name])?;
+        }
+    }
+    if Path::new(CRON).exists() {
+        std::fs::remove_file(CRON).with_context(|| format!("remove {CRON}"))?;
+    }
+    Ok(())
+}
+
+fn unit_exists(name: &str) -> Result<bool> {
+    let output = Command::new("systemctl").args(["cat", name]).output().context("run systemctl")?;
+    Ok(output.status.success())
+}
+
+fn systemctl(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("systemctl").args(arguments).output().context("run systemctl")?;
+    // 5: there is no such unit.
+    match output.status.code() {
+        Some(0 | 5) => Ok(()),
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("systemctl {}: {}", arguments.join(" "), said.trim())
+        }
+    }
+}

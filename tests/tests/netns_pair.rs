@@ -1,0 +1,502 @@
+//! Two routers for one network: one serves, and when it does not the other one does. Real keepaliveds, with what
+//! CloudStack sends to both.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use router_tests::capture::{Capture, Frames};
+use router_tests::lab::{Host, Lab};
+use router_tests::needs;
+use router_tests::netns::{Namespace, Process, wait_until};
+use router_tests::router::{Router, fixture};
+use router_userspace::model::RouterRole::{self, Backup, Fault, Primary, Unknown};
+use router_userspace::rpc::{self, Answer, Request};
+
+/// How long a test waits for what comes soon.
+const SOON: Duration = Duration::from_secs(60);
+
+/// `advert_int` of the fixtures.
+const ADVERT: Duration = Duration::from_secs(1);
+
+/// Long enough for who would want to take over to have done so.
+const SETTLED: Duration = Duration::from_secs(6);
+
+/// The routers of a pair.
+struct Pair<'lab> {
+    lab: &'lab Lab,
+    routers: [Router<'lab>; 2],
+    /// The test is through.
+    is_well: bool,
+}
+
+impl Drop for Pair<'_> {
+    /// A test that fails returns an error: what the routers have to say to it.
+    fn drop(&mut self) {
+        if !self.is_well {
+            for router in &self.routers {
+                eprintln!("--- the log of {} ---\n{}", router.namespace().name(), router.log());
+            }
+        }
+    }
+}
+
+/// A text of the first router's messages, and what the second one's have there.
+type Differences<'a> = &'a [(&'a str, &'a str)];
+
+impl<'lab> Pair<'lab> {
+    fn start(lab: &'lab Lab, attach: &str) -> Result<Self> {
+        let mut routers = [Router::install(lab, attach)?, Router::install_twin(lab, attach)?];
+        for router in &mut routers {
+            router.start_daemon()?;
+        }
+        Ok(Self { lab, routers, is_well: false })
+    }
+
+    /// Sends a fixture to one of them, which has to take it.
+    fn tell(&self, which: usize, name: &str, differences: Differences<'_>) -> Result<()> {
+        let path = fixture(name);
+        let mut text = fs::read_to_string(&path)?;
+        if which == 1 {
+            for (first, second) in differences {
+                text = text.replace(first, second);
+            }
+        }
+        let kind = path.parent().and_then(Path::file_name).context("a fixture has a folder")?;
+        let output = self.routers[which].update_config_with(&kind.to_string_lossy(), text.as_bytes())?;
+        output.ok().with_context(|| format!("{name} for router {which}")).map(drop)
+    }
+
+    fn tell_both(&self, name: &str, differences: Differences<'_>) -> Result<()> {
+        self.tell(0, name, differences)?;
+        self.tell(1, name, differences)
+    }
+
+    fn sockets(&self) -> [PathBuf; 2] {
+        [0, 1].map(|which: usize| self.routers[which].root().join("run/xvr/xvr.sock"))
+    }
+
+    /// What `checkrouter.sh` says of one.
+    fn role(&self, which: usize) -> Result<String> {
+        let output = self.routers[which].script("checkrouter.sh", &[])?.ok()?;
+        Ok(output.stdout.trim_end().trim_start_matches("Status: ").to_owned())
+    }
+
+    fn wait_for(&self, expected: [RouterRole; 2]) -> Result<()> {
+        let words = expected.map(|role| role.to_string());
+        let is_so =
+            || [0, 1].into_iter().all(|which| self.role(which).is_ok_and(|role| role == words[which]));
+        wait_until(&format!("the routers are {words:?}"), SOON, is_so)
+            .with_context(|| format!("they are {:?} and {:?}", self.role(0), self.role(1)))
+    }
+
+    /// Which one serves, once one does and the other does not.
+    fn elected(&self) -> Result<usize> {
+        let mut found = None;
+        wait_until("one of the routers serves", SOON, || {
+            let roles = [self.role(0).unwrap_or_default(), self.role(1).unwrap_or_default()];
+            found = match [roles[0].as_str(), roles[1].as_str()] {
+                ["PRIMARY", "BACKUP"] => Some(0),
+                ["BACKUP", "PRIMARY"] => Some(1),
+                _ => None,
+            };
+            found.is_some()
+        })?;
+        found.context("one of them")
+    }
+
+    fn namespace(&self, which: usize) -> &'lab Namespace {
+        self.routers[which].namespace()
+    }
+
+    fn port(&self, which: usize, segment: &str) -> String {
+        let segment = self.lab.segment(segment);
+        if which == 0 { segment.router_port() } else { segment.twin_port() }
+    }
+
+    /// The process of its keepalived.
+    fn keepalived(&self, which: usize) -> Result<u64> {
+        let status = self.routers[which].show("status")?;
+        let services = status["services"].as_array().context("services")?;
+        let found = services.iter().find(|service| service["name"] == "keepalived");
+        found.and_then(|service| service["pid"].as_u64()).context("keepalived does not run")
+    }
+
+    /// Kills its keepalived, parent and child.
+    fn kill_keepalived(&self, which: usize) -> Result<()> {
+        let parent = self.keepalived(which)?.to_string();
+        let child = fs::read_to_string(self.routers[which].root().join("run/keepalived/vrrp.pid"))?;
+        ensure!(Command::new("kill").args(["-9", &parent, child.trim()]).status()?.success());
+        Ok(())
+    }
+
+    fn addresses(&self, which: usize, device: &str) -> Result<String> {
+        self.namespace(which).run("ip", &["-br", "-4", "address", "show", "dev", device])
+    }
+
+    fn manage(&self, which: usize, action: &str) -> Result<()> {
+        let output = self.routers[which].script("manage_service.sh", &[action, "keepalived"])?.ok()?;
+        ensure!(output.stdout.is_empty(), "{output:?}");
+        Ok(())
+    }
+}
+
+/// Asks both routers for their role, again and again.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Watch {
+    fn start(pair: &Pair<'_>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sockets, stopped) = (pair.sockets(), stop.clone());
+        let thread = spawn(move || {
+            let role = |socket: &Path| rpc::call(socket, &Request::Role, Duration::ZERO);
+            let (mut since, mut longest) = (None, Duration::ZERO);
+            while !stopped.load(Ordering::Relaxed) {
+                let both = sockets.iter().all(|socket| matches!(role(socket), Ok(Answer::Role(Primary))));
+                let now = Instant::now();
+                let begun = *since.get_or_insert(now);
+                longest = longest.max(if both { now - begun } else { Duration::ZERO });
+                if !both {
+                    since = None;
+                }
+                sleep(Duration::from_millis(20));
+            }
+            longest
+        });
+        Self { stop, thread }
+    }
+
+    /// The rule for pairs: never two that serve for longer than it takes to tell that one does not.
+    fn never_two(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let longest = self.thread.join().map_err(|_| anyhow::anyhow!("the watch panicked"))?;
+        println!("both were primary for at most {longest:?}");
+        ensure!(longest <= ADVERT * 3, "both were primary for {longest:?}");
+        Ok(())
+    }
+}
+
+/// Pings every 10 ms, and which were answered when, in seconds.
+struct Pings {
+    ping: Process,
+    answers: JoinHandle<Vec<(u64, f64)>>,
+}
+
+/// What became of pings.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    /// The longest time between two answers.
+    longest: Duration,
+    /// How many were not answered.
+    lost: u64,
+}
+
+const EVERY: Duration = Duration::from_millis(10);
+
+impl Pings {
+    fn start(from: &Host, to: &Host) -> Result<Self> {
+        let mut command = from.namespace.command("ping");
+        let seconds = EVERY.as_secs_f64().to_string();
+        command
+            .args(["-n", "-D", "-i", &seconds, &to.v4.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut ping = Process::spawn(&mut command)?;
+        let stdout = ping.child().stdout.take().context("ping has an output")?;
+        let answers = spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            // `[1700000000.123456] 64 bytes from 198.51.100.9: icmp_seq=1 ttl=63 time=0.1 ms`
+            let answer = |line: String| {
+                let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
+                let number = rest.split_once("bytes from")?.1.split_once("icmp_seq=")?.1;
+                Some((number.split(' ').next()?.parse().ok()?, time.parse().ok()?))
+            };
+            lines.filter_map(answer).collect()
+        });
+        Ok(Self { ping, answers })
+    }
+
+    fn outage(self, what: &str) -> Result<Outage> {
+        self.ping.signal(libc::SIGINT);
+        let Self { mut ping, answers } = self;
+        ping.wait(SOON)?;
+        let answers = answers.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+        ensure!(answers.len() > 50, "{what}: {} answers", answers.len());
+        let longest = answers.windows(2).map(|two| two[1].1 - two[0].1).fold(0.0, f64::max);
+        let lost = answers.windows(2).map(|two| two[1].0.saturating_sub(two[0].0 + 1)).sum();
+        let outage = Outage { longest: Duration::from_secs_f64(longest), lost };
+        println!("{what}: {:.2} s without an answer, {lost} pings lost", longest);
+        Ok(outage)
+    }
+}
+
+/// Does something to the router that serves, and waits until the other one does. Gives the one that serves now.
+fn fails_over(
+    pair: &mut Pair<'_>,
+    what: &str,
+    primary: usize,
+    failed: RouterRole,
+    harm: impl FnOnce(&mut Pair<'_>) -> Result<()>,
+) -> Result<usize> {
+    let (vm, far) = (pair.lab.host("vm1"), pair.lab.host("far"));
+    let watch = Watch::start(pair);
+    let pings = Pings::start(vm, far)?;
+    sleep(Duration::from_secs(1));
+    harm(pair).with_context(|| what.to_owned())?;
+    let other = 1 - primary;
+    let mut expected = [Primary; 2];
+    expected[primary] = failed;
+    pair.wait_for(expected).with_context(|| what.to_owned())?;
+    sleep(Duration::from_secs(1));
+    let outage = pings.outage(what)?;
+    ensure!(outage.longest > EVERY, "{outage:?}");
+    watch.never_two().with_context(|| what.to_owned())?;
+    Ok(other)
+}
+
+const TWIN: Differences<'static> = &[("10.1.1.92", "10.1.1.93"), ("169.254.100.14", "169.254.100.15")];
+
+fn the_other_router_takes_over(attach: &str) -> Result<()> {
+    if !needs::are_met(&["keepalived", "ping", "tcpdump", "curl"]) {
+        return Ok(());
+    }
+    let lab = Lab::isolated()?.with_twin()?;
+    let mut pair = Pair::start(&lab, attach)?;
+    let watch = Watch::start(&pair);
+    let line = "cloudstack/cmd_line/router_isolated_redundant.json";
+    pair.tell(0, line, TWIN)?;
+    wait_until("a router whose twin is silent serves", SOON, || {
+        pair.role(0).is_ok_and(|role| role == "PRIMARY")
+    })?;
+    // The second one comes quietly.
+    let silent = Capture::start(&lab.wire, &pair.port(1, "public"), Frames::Arriving, "")?;
+    pair.tell(1, line, TWIN)?;
+    pair.tell_both("cloudstack/firewall_rules/egress_system_default_allow.json", &[])?;
+    let mut primary = pair.elected()?;
+    ensure!(primary == 0);
+    let sent = silent.stop()?.frames("")?;
+    ensure!(sent.is_empty(), "the second router has sent {sent:?}");
+    watch.never_two()?;
+
+    one_of_them_serves(&pair, primary)?;
+    primary =
+        fails_over(&mut pair, "keepalived killed", primary, Backup, |pair| pair.kill_keepalived(primary))?;
+    // It does not come back for having come back.
+    sleep(SETTLED);
+    ensure!(pair.elected()? == primary);
+    one_of_them_serves(&pair, primary)?;
+
+    the_daemon_may_die(&mut pair, primary)?;
+
+    let guests = pair.port(primary, "guests");
+    primary = fails_over(&mut pair, "the guest NIC's link lost", primary, Fault, |pair| {
+        pair.lab.wire.ip(&format!("link set {guests} down\n"))
+    })?;
+    one_of_them_serves(&pair, primary)?;
+    lab.wire.ip(&format!("link set {guests} up\n"))?;
+    ensure!(pair.elected()? == primary);
+
+    primary =
+        fails_over(&mut pair, "keepalived stopped", primary, Fault, |pair| pair.manage(primary, "stop"))?;
+    sleep(SETTLED);
+    ensure!(pair.role(1 - primary)? == "FAULT");
+    pair.manage(1 - primary, "start")?;
+    ensure!(pair.elected()? == primary);
+
+    let dead = primary;
+    primary = fails_over(&mut pair, "the whole router gone", primary, Fault, |pair| {
+        for segment in pair.lab.segments {
+            pair.lab.wire.ip(&format!("link set {} down\n", pair.port(dead, segment.name)))?;
+        }
+        pair.kill_keepalived(dead)?;
+        pair.routers[dead].kill_daemon();
+        Ok(())
+    })?;
+    let watch = Watch::start(&pair);
+    for segment in lab.segments {
+        lab.wire.ip(&format!("link set {} up\n", pair.port(dead, segment.name)))?;
+    }
+    pair.routers[dead].start_daemon()?;
+    ensure!(pair.elected()? == primary);
+    watch.never_two()?;
+    a_guest_cannot_take_part(&pair)?;
+    ensure!(pair.elected()? == primary);
+    one_of_them_serves(&pair, primary)?;
+    pair.is_well = true;
+    Ok(())
+}
+
+/// Addresses, wires and services of both.
+fn one_of_them_serves(pair: &Pair<'_>, primary: usize) -> Result<()> {
+    let (vm, far, backup) = (pair.lab.host("vm1"), pair.lab.host("far"), 1 - primary);
+    let silent = Capture::start(&pair.lab.wire, &pair.port(backup, "public"), Frames::Arriving, "")?;
+    vm.namespace.run("ping", &["-c", "3", "-i", "0.2", "-W", "5", &far.v4.to_string()])?;
+    let own = ["10.1.1.92", "10.1.1.93"];
+    for which in [primary, backup] {
+        let serves = which == primary;
+        let (inside, outside) = (pair.addresses(which, "eth0")?, pair.addresses(which, "eth2")?);
+        ensure!(inside.contains(&format!("{}/24", own[which])), "{inside}");
+        ensure!(inside.contains("10.1.1.1/24") == serves, "{inside}");
+        ensure!(outside.contains("203.0.113.15/24") == serves, "{outside}");
+        let link = pair.namespace(which).run("ip", &["-br", "link", "show", "dev", "eth2"])?;
+        ensure!(link.contains(",UP,") == serves, "{link}");
+        let status = pair.routers[which].xvr(&["status"])?.ok()?.stdout;
+        let word = if serves { "PRIMARY" } else { "BACKUP" };
+        if pair.routers[which].daemon_pid().is_some() && pair.role(which)? == word {
+            ensure!(status.contains(&format!("Of a pair of routers this is {word}.")), "{status}");
+            ensure!(status.contains("is running"), "{status}");
+            ensure!(pair.routers[which].plan()?.is_empty(), "{:?}", pair.routers[which].plan()?);
+        }
+        // What guests are told, they are told by the one that serves.
+        let url = format!("http://{}/latest/meta-data/", own[which]);
+        let curl =
+            vm.namespace.run("curl", &["-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", &url]);
+        ensure!(curl.is_ok() == serves, "{curl:?}");
+    }
+    vm.namespace.run("curl", &["-s", "-m", "5", "http://10.1.1.1/latest/meta-data/"])?;
+    let sent = silent.stop()?.frames("")?;
+    ensure!(sent.is_empty(), "the backup has sent {sent:?}");
+    Ok(())
+}
+
+/// One that does not know the password is not heard, however important it says it is.
+fn a_guest_cannot_take_part(pair: &Pair<'_>) -> Result<()> {
+    let guest = &pair.lab.host("vm2").namespace;
+    let path = |kind: &str| std::env::temp_dir().join(format!("{}.{kind}", guest.name()));
+    let (config, pid, child) = (path("conf"), path("pid"), path("child"));
+    fs::write(
+        &config,
+        "vrrp_instance inside_network {\n state MASTER\n priority 254\n interface eth0\n virtual_router_id 51\n \
+         advert_int 1\n authentication {\n auth_type AH\n auth_pass guessed\n }\n \
+         virtual_ipaddress {\n 10.1.1.250/24\n }\n}\n",
+    )?;
+    let mut command = guest.command("keepalived");
+    command.args(["--dont-fork", "--vrrp", "--no-syslog"]).stdout(Stdio::null()).stderr(Stdio::null());
+    for (option, file) in [("--use-file", &config), ("--pid", &pid), ("--vrrp_pid", &child)] {
+        command.arg(option).arg(file);
+    }
+    let mut keepalived = Process::spawn(&mut command)?;
+    let took = || guest.run("ip", &["-br", "-4", "address"]).is_ok_and(|text| text.contains("10.1.1.250"));
+    wait_until("the guest believes that it serves", SOON, took)?;
+    let watch = Watch::start(pair);
+    sleep(SETTLED);
+    pair.elected()?;
+    watch.never_two()?;
+    keepalived.signal(libc::SIGTERM);
+    keepalived.wait(SOON)?;
+    [config, pid, child].iter().for_each(|file| drop(fs::remove_file(file)));
+    Ok(())
+}
+
+/// Neither router changes its role for that, and no packet is lost.
+fn the_daemon_may_die(pair: &mut Pair<'_>, primary: usize) -> Result<()> {
+    let pings = Pings::start(pair.lab.host("vm1"), pair.lab.host("far"))?;
+    sleep(Duration::from_secs(1));
+    pair.routers[primary].kill_daemon();
+    sleep(SETTLED);
+    ensure!(pair.role(1 - primary)? == "BACKUP");
+    ensure!(pair.addresses(primary, "eth0")?.contains("10.1.1.1/24"));
+    pair.routers[primary].start_daemon()?;
+    ensure!(pair.role(primary)? == "PRIMARY", "at once: {}", pair.role(primary)?);
+    sleep(Duration::from_secs(1));
+    let outage = pings.outage("the daemon killed and started again")?;
+    ensure!(outage.lost == 0, "{outage:?}");
+    ensure!(pair.elected()? == primary);
+    Ok(())
+}
+
+/// What the second router of a VPC's pair is told otherwise.
+const VPC_TWIN: Differences<'static> = &[
+    ("169.254.1.178", "169.254.1.179"),
+    ("10.10.1.248", "10.10.1.249"),
+    ("02:01:00:db:00:2b", "02:01:00:db:00:77"),
+    ("10.10.2.248", "10.10.2.249"),
+    ("02:01:00:de:00:2c", "02:01:00:de:00:77"),
+];
+
+#[test]
+fn tiers_come_and_go_while_one_router_of_a_vpc_serves() -> Result<()> {
+    if !needs::are_met(&["keepalived", "ping", "tcpdump", "curl"]) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?.with_twin()?;
+    let mut pair = Pair::start(&lab, "tc")?;
+    let watch = Watch::start(&pair);
+    pair.tell_both("cloudstack/cmd_line/vpcrouter_redundant.json", VPC_TWIN)?;
+    pair.tell_both("cloudstack/ip_associations/vpc_add_source_nat.json", &[])?;
+    pair.wait_for([Unknown, Unknown])?;
+    let has_public = |pair: &Pair<'_>, which: usize| -> Result<bool> {
+        Ok(pair.addresses(which, "eth1")?.contains("203.0.113."))
+    };
+    ensure!(!has_public(&pair, 0)? && !has_public(&pair, 1)?);
+
+    let first = "cloudstack/guest_network/vpc_tier_add_redundant.json";
+    pair.tell_both(first, VPC_TWIN)?;
+    pair.tell_both("cloudstack/network_acl/vpc_tier_default_allow.json", VPC_TWIN)?;
+    let primary = pair.elected()?;
+    let (web1, db1, far) = (lab.host("web1"), lab.host("db1"), lab.host("far"));
+    let reach = |from: &Host, to: &Host| {
+        from.namespace.run("ping", &["-c", "3", "-i", "0.2", "-W", "5", &to.v4.to_string()]).map(drop)
+    };
+    reach(web1, far)?;
+
+    // As CloudStack does it: the primary has the new tier before the backup, whose keepalived is stopped meanwhile.
+    let backup = 1 - primary;
+    let second = "own/guest_network/vpc_second_tier_add_redundant.json";
+    pair.manage(backup, "stop")?;
+    ensure!(pair.role(backup)? == "FAULT");
+    pair.tell(primary, second, VPC_TWIN)?;
+    pair.tell(backup, second, VPC_TWIN)?;
+    pair.tell_both("own/network_acl/vpc_second_tier_default_allow.json", VPC_TWIN)?;
+    ensure!(pair.elected()? == primary, "a tier's message brings keepalived back, and it takes nothing over");
+    reach(db1, far)?;
+    reach(web1, db1)?;
+    ensure!(pair.addresses(primary, "eth3")?.contains("10.10.2.1/24"));
+    ensure!(!pair.addresses(backup, "eth3")?.contains("10.10.2.1/24"));
+
+    // One of them knows of fewer tiers than the other, for as long as one likes.
+    pair.tell(primary, "own/guest_network/vpc_second_tier_remove_redundant.json", VPC_TWIN)?;
+    sleep(SETTLED);
+    ensure!(pair.elected()? == primary, "one has fewer tiers");
+    reach(web1, far)?;
+    ensure!(!pair.addresses(primary, "eth3")?.contains("10.10.2."));
+    pair.tell(backup, "own/guest_network/vpc_second_tier_remove_redundant.json", VPC_TWIN)?;
+    sleep(SETTLED);
+    ensure!(pair.elected()? == primary);
+    // The routers hear of each other on the first tier, and that may go.
+    pair.tell_both(second, VPC_TWIN)?;
+    ensure!(pair.elected()? == primary);
+    pair.tell_both("own/guest_network/vpc_tier_remove_redundant.json", VPC_TWIN)?;
+    sleep(SETTLED);
+    pair.elected()?;
+    reach(db1, far)?;
+    watch.never_two()?;
+
+    pair.tell_both("own/guest_network/vpc_second_tier_remove_redundant.json", VPC_TWIN)?;
+    pair.wait_for([Unknown, Unknown])?;
+    ensure!(!has_public(&pair, 0)? && !has_public(&pair, 1)?);
+    wait_until("there is nothing to elect for", SOON, || {
+        pair.keepalived(primary).is_err() && pair.keepalived(backup).is_err()
+    })?;
+    pair.is_well = true;
+    Ok(())
+}
+
+#[test]
+fn the_other_router_takes_over_in_tc() -> Result<()> {
+    the_other_router_takes_over("tc")
+}
+
+#[test]
+fn the_other_router_takes_over_in_xdp() -> Result<()> {
+    the_other_router_takes_over("xdp")
+}
