@@ -146,8 +146,6 @@ pub struct Place<'a> {
     pub compiled: &'a Compiled,
     /// The NICs.
     pub inventory: &'a Inventory,
-    /// Who does ESP.
-    pub esp: charon::Esp,
 }
 
 /// The daemons for what is to be served. Those for guests run where [`Compiled::serves`] is so, these two always.
@@ -157,7 +155,7 @@ pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
     let bgp = services.bgp.iter().flat_map(|bgp| bgp::render(bgp, place.root));
     let dhcp = services.dhcp.iter().filter_map(|dhcp| dnsmasq::render(dhcp, place));
     let balancer = services.balancer.iter().map(|balancer| balancer::render(balancer, place.root));
-    let vpn = charon::render(&services.tunnels, place.esp, place.root).into_iter();
+    let vpn = charon::render(&services.tunnels, place.root).into_iter();
     // Whom the other router of a pair serves is not served twice.
     let for_guests = dhcp.chain(balancer).chain(bgp).chain(vpn).filter(|_| place.compiled.serves);
     ssh.chain(pair).chain(for_guests).collect()

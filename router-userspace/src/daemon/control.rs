@@ -31,7 +31,6 @@ use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
 use crate::root::Root;
 use crate::rpc::{Answer, Applied, Document, Refusal, Request};
-use crate::services::charon::Esp;
 use crate::services::{self, Supervisor};
 use crate::settings;
 
@@ -398,9 +397,7 @@ impl Control {
                 services.pair = None;
             }
             let Options { root, .. } = &self.options;
-            // Not `Esp::of_this_kernel` yet: on 6.1 no packet has gone through the kernel's.
-            let esp = Esp::UserSpace;
-            let place = services::Place { root, compiled: &self.compiled, inventory: &self.inventory, esp };
+            let place = services::Place { root, compiled: &self.compiled, inventory: &self.inventory };
             self.supervisor.want(services::render(&services, place));
         }
     }

@@ -2,8 +2,7 @@
 //!
 //! All tunnels are behind one device, [`DEVICE`], which is a port of the router: what is to go into a tunnel the
 //! programs send there, and what comes out of one comes in by it, so that lists, flows and segment sizes are as on
-//! every port. Where the kernel has ESP the device is an XFRM interface, else charon's own TUN device, with ESP in
-//! user space.
+//! every port. It is charon's own TUN device, with ESP in user space.
 //!
 //! charon reads its tunnels when `xvr load-tunnels` has swanctl tell it: after each start and each change. A tunnel
 //! that has not changed goes on. `xvr tend-tunnels` looks after them from time to time.
@@ -13,87 +12,29 @@ use std::fmt::Write;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tracing::info;
 
 use super::{Call, Rendered, Service};
-use crate::model::vpn::{DEVICE, IkeVersion, Peer, Tunnel};
+use crate::model::vpn::{IkeVersion, Peer, Tunnel};
 use crate::program;
 use crate::root::Root;
 
-/// Who does ESP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Esp {
-    /// The kernel, behind an XFRM interface.
-    Kernel,
-    /// charon itself, behind a TUN device.
-    UserSpace,
-}
-
-impl Esp {
-    /// What this kernel can do; asked once.
-    pub fn of_this_kernel() -> Self {
-        static FOUND: OnceLock<Esp> = OnceLock::new();
-        *FOUND.get_or_init(|| match ask_for_esp() {
-            Ok(()) => Self::Kernel,
-            Err(why) => {
-                info!("ESP is in user space: {why:#}");
-                Self::UserSpace
-            }
-        })
-    }
-
-    /// In a sentence.
-    const fn about(self) -> &'static str {
-        match self {
-            Self::Kernel => "ESP is the kernel's",
-            Self::UserSpace => "ESP is in user space",
-        }
-    }
-}
-
-/// Whether the kernel takes a security association and an XFRM interface, which are removed again; else why not.
-fn ask_for_esp() -> Result<()> {
-    const NAME: &str = "xvr-look";
-    // Of an address that nobody has (RFC 7600 §4.8).
-    const WHICH: [&str; 8] = ["src", "192.0.0.8", "dst", "192.0.0.8", "proto", "esp", "spi", "0xfffffff1"];
-    let key = format!("0x{}", "00".repeat(32));
-    let add = [&["xfrm", "state", "add"][..], &WHICH, &["mode", "tunnel"]].concat();
-    let algorithms = ["auth", "hmac(sha256)", &key, "enc", "cbc(aes)", &key];
-    ip(&[&add[..], &algorithms].concat())?;
-    ip(&[&["xfrm", "state", "delete"][..], &WHICH].concat())?;
-    ip(&["link", "add", NAME, "type", "xfrm", "if_id", "0xfffffff1"])?;
-    ip(&["link", "delete", NAME])
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    const TIME: Duration = Duration::from_secs(20);
-    let ran = program::run("ip", arguments, TIME).context("run ip")?;
-    ensure!(ran.succeeded(), "ip {}: {}", arguments.join(" "), ran.stderr.trim());
-    Ok(())
-}
-
 /// The daemon for these tunnels; none for none.
-pub fn render(tunnels: &[Tunnel], esp: Esp, root: &Root) -> Option<Service> {
+pub fn render(tunnels: &[Tunnel], root: &Root) -> Option<Service> {
     if tunnels.is_empty() {
         return None;
     }
     let files = Files::below(root);
-    // One that is there stays as it is.
-    let interface = ["link", "replace", DEVICE, "up", "type", "xfrm", "if_id", IF_ID];
     Some(Service {
         environment: vec![("STRONGSWAN_CONF", files.settings.display().to_string())],
         files: vec![
-            Rendered { path: files.settings.clone(), content: settings(esp, &files), mode: 0o644 },
-            Rendered { path: files.tunnels.clone(), content: connections(tunnels, esp), mode: 0o600 },
+            Rendered { path: files.settings.clone(), content: settings(&files), mode: 0o644 },
+            Rendered { path: files.tunnels.clone(), content: connections(tunnels), mode: 0o600 },
         ],
         folders: files.socket.parent().map(PathBuf::from).into_iter().collect(),
-        prepare: (esp == Esp::Kernel)
-            .then(|| Call { program: "ip", arguments: interface.map(str::to_owned).into() }),
         load: Some(Call {
             program: "/proc/self/exe",
             arguments: vec!["load-tunnels".into(), "--root".into(), root.path().display().to_string()],
@@ -102,13 +43,10 @@ pub fn render(tunnels: &[Tunnel], esp: Esp, root: &Root) -> Option<Service> {
             program: "/proc/self/exe",
             arguments: vec!["tend-tunnels".into(), "--root".into(), root.path().display().to_string()],
         }),
-        about: Some(esp.about()),
+        about: Some("ESP is in user space"),
         ..Service::new("charon", "charon-systemd", Vec::new())
     })
 }
-
-/// `if_id` of the XFRM interface and of what goes through it.
-const IF_ID: &str = "1";
 
 /// Where charon's files are.
 struct Files {
@@ -132,17 +70,12 @@ impl Files {
     }
 }
 
-fn settings(esp: Esp, files: &Files) -> String {
-    // The first that can do ESP does it.
-    let kernel = match esp {
-        Esp::Kernel => "kernel-netlink",
-        Esp::UserSpace => "kernel-libipsec kernel-netlink",
-    };
+fn settings(files: &Files) -> String {
     // Whoever does not answer is given up after the two minutes that CloudStack's own router has for that: 30 s until
     // it is asked, and 4 s, growing by 1.8 four times, until the last answer is not waited for any more.
     format!(
         "{HEADER}charon-systemd {{\n\
-         load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp socket-default {kernel} resolve vici\n\
+         load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp socket-default kernel-libipsec kernel-netlink resolve vici\n\
          retransmit_tries = 4\n\
          install_virtual_ip = no\n\
          plugins {{\nvici {{\nsocket = {}\n}}\n}}\n\
@@ -155,11 +88,11 @@ fn settings(esp: Esp, files: &Files) -> String {
 
 const HEADER: &str = "# Written by xvr, again whenever it changes.\n";
 
-fn connections(tunnels: &[Tunnel], esp: Esp) -> String {
+fn connections(tunnels: &[Tunnel]) -> String {
     let mut text = String::from(HEADER);
     text += "connections {\n";
     for tunnel in tunnels {
-        connection(tunnel, esp, &mut text);
+        connection(tunnel, &mut text);
     }
     text += "}\nsecrets {\n";
     for tunnel in tunnels {
@@ -182,7 +115,7 @@ fn section(peer: &Peer) -> String {
     format!("vpn-{}", peer.to_string().replace('.', "_"))
 }
 
-fn connection(tunnel: &Tunnel, esp: Esp, text: &mut String) {
+fn connection(tunnel: &Tunnel, text: &mut String) {
     let Tunnel { peer, local, identity, ike_lifetime, .. } = tunnel;
     let _ = writeln!(text, "{} {{", section(peer));
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
@@ -218,16 +151,16 @@ fn connection(tunnel: &Tunnel, esp: Esp, text: &mut String) {
     let _ = writeln!(text, "remote {{\nauth = psk\n{id}}}\nchildren {{");
     if tunnel.split {
         for (number, network) in (1..).zip(&tunnel.peer_networks) {
-            child(tunnel, esp, number, &network.to_string(), text);
+            child(tunnel, number, &network.to_string(), text);
         }
     } else {
         let networks: Vec<String> = tunnel.peer_networks.iter().map(ToString::to_string).collect();
-        child(tunnel, esp, 1, &networks.join(","), text);
+        child(tunnel, 1, &networks.join(","), text);
     }
     *text += "}\n}\n";
 }
 
-fn child(tunnel: &Tunnel, esp: Esp, number: usize, networks: &str, text: &mut String) {
+fn child(tunnel: &Tunnel, number: usize, networks: &str, text: &mut String) {
     let _ = writeln!(text, "net-{number} {{");
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
         let _ = writeln!(text, "{key} = {value}");
@@ -242,19 +175,9 @@ fn child(tunnel: &Tunnel, esp: Esp, number: usize, networks: &str, text: &mut St
         line("dpd_action", &"clear");
     } else {
         // ESP in user space cannot wait for a packet.
-        line(
-            "start_action",
-            match esp {
-                Esp::Kernel => &"trap|start",
-                Esp::UserSpace => &"start",
-            },
-        );
+        line("start_action", &"start");
         line("close_action", &"start");
         line("dpd_action", &"restart");
-    }
-    if esp == Esp::Kernel {
-        line("if_id_in", &IF_ID);
-        line("if_id_out", &IF_ID);
     }
     *text += "}\n";
 }
@@ -424,19 +347,19 @@ mod tests {
         }
     }
 
-    fn rendered(tunnel: Tunnel, esp: Esp) -> String {
-        let service = render(&[tunnel], esp, &Root::new("/r")).expect("a service");
+    fn rendered(tunnel: Tunnel) -> String {
+        let service = render(&[tunnel], &Root::new("/r")).expect("a service");
         let [settings, tunnels] = service.files.as_slice() else { panic!("two files") };
         assert_eq!(settings.path, Path::new("/r/etc/strongswan.conf"));
         assert_eq!(tunnels.path, Path::new("/r/etc/swanctl/conf.d/xvr.conf"));
         assert_eq!(tunnels.mode, 0o600);
-        assert_eq!(settings.content.contains("libipsec"), esp == Esp::UserSpace);
+        assert!(settings.content.contains("kernel-libipsec"));
         tunnels.content.clone()
     }
 
     #[test]
     fn a_tunnel_is_a_connection_of_swanctl_and_its_secret_cannot_break_out() {
-        let text = rendered(tunnel(), Esp::UserSpace);
+        let text = rendered(tunnel());
         for line in [
             "vpn-198_51_100_201 {",
             "version = 2",
@@ -459,11 +382,10 @@ mod tests {
 
     #[test]
     fn a_passive_end_waits_and_split_tunnels_have_a_connection_for_each_network() {
-        let text = rendered(Tunnel { passive: true, split: true, dpd: false, ..tunnel() }, Esp::Kernel);
+        let text = rendered(Tunnel { passive: true, split: true, dpd: false, ..tunnel() });
         assert_eq!(text.matches("start_action = none").count(), 2);
         assert!(!text.contains("close_action") && !text.contains("dpd_delay"));
         assert!(wanted(&text)["vpn-198_51_100_201"].is_empty());
-        assert_eq!(text.matches("if_id_out = 1").count(), 2);
         assert!(text.contains("net-2 {\nlocal_ts = 10.10.0.0/16\nremote_ts = 10.97.0.0/16\n"));
     }
 
@@ -486,6 +408,6 @@ mod tests {
 
     #[test]
     fn without_tunnels_there_is_no_daemon() {
-        assert_eq!(render(&[], Esp::Kernel, &Root::new("/r")), None);
+        assert_eq!(render(&[], &Root::new("/r")), None);
     }
 }
