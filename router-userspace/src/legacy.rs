@@ -9,11 +9,18 @@ use crate::root::Root;
 
 /// What holds ports that XVR serves, or would program rules of its own: the web server with the metadata, one
 /// password server per guest address, the server of SSH (the daemon has one of its own on the same port; sessions
-/// that are there go on), and what set the router up at boot.
-const UNITS: [&str; 5] = [
+/// that are there go on), daemons that XVR runs with files of its own, and what set the router up at boot.
+const UNITS: [&str; 12] = [
     "apache2.service",
     "cloud-password-server@*.service",
     "ssh.service",
+    "dnsmasq.service",
+    "radvd.service",
+    "haproxy.service",
+    "keepalived.service",
+    "conntrackd.service",
+    "frr.service",
+    "strongswan-starter.service",
     "cloud-early-config.service",
     "cloud-postinit.service",
 ];
@@ -21,7 +28,7 @@ const UNITS: [&str; 5] = [
 /// Runs its health checks and starts its services again.
 const CRON: &str = "/etc/cron.d/process";
 
-/// Ends them, and keeps them from starting again. Those that XVR does not replace yet stay as they are. Does
+/// Ends them, and keeps them from starting again. Others stay as they are. Does
 /// nothing where the router has not the whole machine, or systemd does not run it.
 ///
 /// # Errors
