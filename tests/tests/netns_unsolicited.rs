@@ -20,13 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Connects from a port of a host, and says how that ended and how long it took.
 fn connect(host: &Host, port: u16, to: (Ipv6Addr, u16)) -> Result<(io::Result<TcpStream>, Duration)> {
+    // The router's advertisements have given it another one, which it would take.
+    let own = host.v6;
     host.namespace.inside(move || {
         let begin = Instant::now();
-        (connect_here(port, to), begin.elapsed())
+        (connect_here((own, port), to), begin.elapsed())
     })
 }
 
-fn connect_here(port: u16, to: (Ipv6Addr, u16)) -> io::Result<TcpStream> {
+fn connect_here(from: (Ipv6Addr, u16), to: (Ipv6Addr, u16)) -> io::Result<TcpStream> {
     let address = |(address, port): (Ipv6Addr, u16)| libc::sockaddr_in6 {
         sin6_family: libc::AF_INET6 as libc::sa_family_t,
         sin6_port: port.to_be(),
@@ -35,7 +37,7 @@ fn connect_here(port: u16, to: (Ipv6Addr, u16)) -> io::Result<TcpStream> {
         sin6_scope_id: 0,
     };
     let checked = |result| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
-    let (from, to) = (address((Ipv6Addr::UNSPECIFIED, port)), address(to));
+    let (from, to) = (address(from), address(to));
     let length = size_of::<libc::sockaddr_in6>() as u32;
     // SAFETY: plain system calls; the addresses are ours and their length is their own. `TcpStream` gets a
     // descriptor that nobody else has.
