@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::beside;
 use crate::root::Root;
 use crate::scripts;
 
@@ -94,12 +95,8 @@ fn write(path: &Path, bytes: &[u8], mode: u32, written: &mut Vec<PathBuf>) -> Re
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    fs::write(&beside, bytes).with_context(|| format!("write {}", beside.display()))?;
-    fs::set_permissions(&beside, fs::Permissions::from_mode(mode))
-        .with_context(|| format!("set the mode of {}", beside.display()))?;
+    let beside =
+        beside::write(path, bytes, mode).with_context(|| format!("write beside {}", path.display()))?;
     fs::rename(&beside, path).with_context(|| format!("replace {}", path.display()))?;
     written.push(path.to_owned());
     Ok(())

@@ -8,6 +8,7 @@
 //! [`daemon`] walks it from top to bottom for every command, kernel event and timer.
 
 pub mod alerts;
+mod beside;
 pub mod calendar;
 pub mod classifier;
 pub mod cli;

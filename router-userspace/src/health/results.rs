@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{Finding, Kind, Outcome};
+use crate::beside;
 use crate::calendar::Moment;
 use crate::generation::Generation;
 use crate::root::Root;
@@ -89,8 +90,6 @@ fn quoted(text: &str) -> String {
 }
 
 fn replace(path: &Path, text: &str) -> Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
     // The folder alone, never the root: that may just have been taken away.
     if let Some(folder) = path.parent() {
         match fs::create_dir(folder) {
@@ -100,7 +99,8 @@ fn replace(path: &Path, text: &str) -> Result<()> {
             _ => {}
         }
     }
-    fs::write(&beside, text).with_context(|| format!("write {}", Path::new(&beside).display()))?;
+    let beside = beside::write(path, text.as_bytes(), 0o644)
+        .with_context(|| format!("write beside {}", path.display()))?;
     fs::rename(&beside, path).with_context(|| format!("replace {}", path.display()))
 }
 

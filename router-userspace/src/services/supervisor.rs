@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +18,7 @@ use tracing::{error, info, warn};
 use super::process::Process;
 use super::{Call, Reload, Rendered, Service};
 use crate::alerts::{self, Severity};
+use crate::beside;
 use crate::root::Root;
 
 /// How long to wait before a daemon that has ended is started again: first, and at most.
@@ -388,15 +388,7 @@ fn write_beside(file: &Rendered) -> io::Result<PathBuf> {
     if let Some(folder) = file.path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let mut beside = file.path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    let mut options = fs::OpenOptions::new();
-    let mut open = options.write(true).create(true).truncate(true).mode(file.mode).open(&beside)?;
-    // One that was left may have another mode.
-    open.set_permissions(fs::Permissions::from_mode(file.mode))?;
-    io::Write::write_all(&mut open, file.content.as_bytes())?;
-    Ok(beside)
+    beside::write(&file.path, file.content.as_bytes(), file.mode)
 }
 
 /// Removes what is in a folder, if there is one, and not among the files.
