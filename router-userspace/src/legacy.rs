@@ -1,10 +1,11 @@
 //! The services of CloudStack's own router, whose work XVR does itself.
 
 use std::path::Path;
-use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::program::{self, Ran};
 use crate::root::Root;
 
 /// What holds ports that XVR serves, or would program rules of its own: the web server with the metadata, one
@@ -52,18 +53,20 @@ pub fn stop(root: &Root) -> Result<()> {
 }
 
 fn unit_exists(name: &str) -> Result<bool> {
-    let output = Command::new("systemctl").args(["cat", name]).output().context("run systemctl")?;
-    Ok(output.status.success())
+    Ok(run(&["cat", name])?.succeeded())
 }
 
 fn systemctl(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("systemctl").args(arguments).output().context("run systemctl")?;
-    // 5: there is no such unit.
-    match output.status.code() {
-        Some(0 | 5) => Ok(()),
-        _ => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("systemctl {}: {}", arguments.join(" "), said.trim())
-        }
+    let ran = run(arguments)?;
+    match ran.code() {
+        // 5: there is no such unit.
+        0 | 5 => Ok(()),
+        _ => bail!("systemctl {}: {}", arguments.join(" "), ran.stderr.trim()),
     }
+}
+
+fn run(arguments: &[&str]) -> Result<Ran> {
+    // As long as systemd gives a unit to end by itself, and then some.
+    const TIME: Duration = Duration::from_secs(120);
+    program::run("systemctl", arguments, TIME).context("run systemctl")
 }

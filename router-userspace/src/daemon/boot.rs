@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tracing::{error, info, warn};
 
+use crate::program;
 use crate::root::Root;
 
 /// How often to look for the file. It is taken once it has not changed between two looks.
@@ -186,11 +187,15 @@ impl Source {
 }
 
 fn output(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
-    if !output.status.success() {
-        bail!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    const TIME: Duration = Duration::from_secs(20);
+    let ran = program::run(program, arguments, TIME).with_context(|| format!("run {program}"))?;
+    if !ran.succeeded() {
+        bail!("{program} ended with {}: {}", ran.code(), ran.stderr.trim());
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{program} says something that is no text"))
+    if ran.stdout.contains(char::REPLACEMENT_CHARACTER) {
+        bail!("{program} says something that is no text");
+    }
+    Ok(ran.stdout)
 }
 
 #[cfg(test)]
