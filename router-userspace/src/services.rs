@@ -148,6 +148,9 @@ pub struct Place<'a> {
     pub inventory: &'a Inventory,
 }
 
+/// What their files begin with, where a comment begins so.
+const HEADER: &str = "# Written by xvr, again whenever it changes.\n";
+
 /// The daemons for what is to be served. Those for guests run where [`Compiled::serves`] is so, these two always.
 pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
     let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{failed, words};
-use crate::program;
 use crate::root::Root;
+use crate::services::charon;
 
 /// `checkbatchs2svpn.sh IP...`: for each peer `ip:ret:text&`, of which the management server takes whatever has three
 /// words. Peers of IPv6 cannot be told so, and are left out.
@@ -50,19 +50,10 @@ struct Tunnels(String);
 impl Tunnels {
     fn look(root: &Root) -> Self {
         const TIME: Duration = Duration::from_secs(20);
-        let socket = root.path().join("run/charon.vici");
-        if !socket.exists() {
-            return Self(String::new());
-        }
-        let uri = format!("unix://{}", socket.display());
-        // As the router's own strongSwan has it, if that runs.
-        let settings = root.path().join("etc/strongswan.conf");
-        let settings = settings.exists().then(|| format!("STRONGSWAN_CONF={}", settings.display()));
-        let swanctl = ["swanctl", "--list-sas", "--raw", "--uri", &uri];
-        let words: Vec<&str> = settings.as_deref().into_iter().chain(swanctl).collect();
-        let said = match program::run("env", &words, TIME) {
-            Ok(ran) if ran.succeeded() => ran.stdout,
-            Ok(ran) => {
+        let said = match charon::list(root, TIME) {
+            Ok(None) => String::new(),
+            Ok(Some(ran)) if ran.succeeded() => ran.stdout,
+            Ok(Some(ran)) => {
                 eprintln!("swanctl ended with {}: {}", ran.code(), ran.stderr.trim());
                 String::new()
             }

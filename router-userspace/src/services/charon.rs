@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -17,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Call, Rendered, Service};
+use super::{Call, HEADER, Rendered, Service};
 use crate::model::vpn::{IkeVersion, Peer, Tunnel};
-use crate::program;
+use crate::program::{self, Ran};
 use crate::root::Root;
 
 /// The daemon for these tunnels; none for none.
@@ -65,6 +66,14 @@ impl Files {
         }
     }
 
+    /// Runs swanctl with charon's own settings, if that has any of the router's.
+    fn swanctl(&self, arguments: &[&str], limit: Duration) -> io::Result<Ran> {
+        let uri = self.uri();
+        let settings = self.settings.exists().then(|| format!("STRONGSWAN_CONF={}", self.settings.display()));
+        let words = settings.as_deref().into_iter().chain(["swanctl"]).chain(arguments.iter().copied());
+        program::run("env", &words.chain(["--uri", &uri]).collect::<Vec<_>>(), limit)
+    }
+
     fn uri(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
@@ -85,8 +94,6 @@ fn settings(files: &Files) -> String {
         files.uri()
     )
 }
-
-const HEADER: &str = "# Written by xvr, again whenever it changes.\n";
 
 fn connections(tunnels: &[Tunnel]) -> String {
     let mut text = String::from(HEADER);
@@ -212,7 +219,7 @@ pub fn tend(root: &Root) -> Result<()> {
     let files = Files::below(root);
     let text = fs::read_to_string(&files.tunnels);
     let wanted = wanted(&text.with_context(|| format!("read {}", files.tunnels.display()))?);
-    let mut there = there(&swanctl(&files, &["--list-sas", "--raw"])?);
+    let mut there = there(&swanctl(&files, &LIST)?);
     // Who does not answer is not waited for.
     for tunnel in there.extract_if(.., |own| own.state == "DELETING" || !wanted.contains_key(&own.name)) {
         swanctl(&files, &["--terminate", "--ike-id", &tunnel.id, "--force", "--timeout", "1"])?;
@@ -234,6 +241,21 @@ pub fn tend(root: &Root) -> Result<()> {
     Ok(())
 }
 
+/// What is there of tunnels, in swanctl's raw form; `None` where no charon has the root's socket.
+///
+/// # Errors
+/// swanctl cannot be started.
+pub fn list(root: &Root, limit: Duration) -> io::Result<Option<Ran>> {
+    let files = Files::below(root);
+    if !files.socket.exists() {
+        return Ok(None);
+    }
+    files.swanctl(&LIST, limit).map(Some)
+}
+
+/// What has swanctl list tunnels.
+const LIST: [&str; 2] = ["--list-sas", "--raw"];
+
 /// charon has just been started, it may be.
 fn wait_for(files: &Files) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -249,11 +271,7 @@ fn wait_for(files: &Files) -> Result<()> {
 
 fn swanctl(files: &Files, arguments: &[&str]) -> Result<String> {
     const TIME: Duration = Duration::from_secs(30);
-    let uri = files.uri();
-    let arguments = [arguments, &["--uri", &uri]].concat();
-    let settings = format!("STRONGSWAN_CONF={}", files.settings.display());
-    let ran = program::run("env", &[&[settings.as_str(), "swanctl"], &arguments[..]].concat(), TIME);
-    let ran = ran.context("run swanctl")?;
+    let ran = files.swanctl(arguments, TIME).context("run swanctl")?;
     // It looks for keys and certificates, of which there are none.
     let said = ran.stderr.lines().filter(|line| !line.starts_with("opening directory"));
     let said: Vec<&str> = said.collect();

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::{Call, Leases, Place, Rendered, Service};
+use super::{Call, HEADER, Leases, Place, Rendered, Service};
 use crate::model::dhcp::{Dhcp, Guest, Network};
 
 /// Seconds between router advertisements, and for how long a router that falls silent is believed in: those of
@@ -108,7 +108,7 @@ impl Files {
 }
 
 fn configuration(dhcp: &Dhcp, networks: &[Placed<'_>], files: &Files) -> String {
-    let mut text = String::from("# Written by xvr, again whenever it changes.\n");
+    let mut text = String::from(HEADER);
     let mut line = |line: std::fmt::Arguments<'_>| {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{line}");

@@ -13,7 +13,7 @@ use std::fmt::Write;
 
 use ipnet::IpNet;
 
-use super::{Call, Place, Rendered, Service};
+use super::{Call, HEADER, Place, Rendered, Service};
 use crate::compile::{Nic, shared_nics};
 use crate::model::{Pair, SharedAddress};
 
@@ -60,7 +60,7 @@ fn configuration(
     (first, own): (&Nic, &IpNet),
     shared: &[(&SharedAddress, &Nic)],
 ) -> String {
-    let mut text = String::from("# Written by xvr, again whenever it changes.\n");
+    let mut text = String::from(HEADER);
     let (nic, own) = (&first.name, own.addr());
     // Writing to a string does not fail.
     let _ = write!(

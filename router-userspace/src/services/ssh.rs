@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::{Call, Rendered, Service};
+use super::{Call, HEADER, Rendered, Service};
 use crate::model::Ssh;
 use crate::root::Root;
 
@@ -45,7 +45,7 @@ fn host_key_folder(root: &Root) -> PathBuf {
 }
 
 fn configuration(ssh: &Ssh, root: &Root, keys: &Path) -> String {
-    let mut text = String::from("# Written by xvr, again whenever it changes.\n");
+    let mut text = String::from(HEADER);
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{key} {value}");
