@@ -52,6 +52,8 @@ pub struct Service {
     pub sole: Option<PathBuf>,
     /// What makes what is missing and is not ours to render, as keys are; run before each start.
     pub prepare: Option<Call>,
+    /// The socket of another daemon, which has to answer there before this one is started.
+    pub needs: Option<PathBuf>,
     /// What checks the first file, once the others are in place; its path is appended to the arguments.
     pub check: Option<Call>,
     /// Files that it reads when it starts and never again: with others it is started anew.
@@ -82,6 +84,7 @@ impl Service {
             folders: Vec::new(),
             sole: None,
             prepare: None,
+            needs: None,
             check: None,
             read_at_start: Vec::new(),
             leases: None,

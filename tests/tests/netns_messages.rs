@@ -13,6 +13,7 @@ use router_tests::router::{Router, VPC_COMMANDS, fixture};
 use router_tests::servers::{UdpEcho, udp_round_trip};
 
 const DHCP: &str = "cloudstack/vm_dhcp_entry/vpc_add.json";
+const USERS: &str = "cloudstack/vpn_user_list/add_two_remove_one.json";
 const TUNNEL: &str = "cloudstack/site_2_site_vpn/create.json";
 
 fn bag(router: &Router<'_>, name: &str) -> PathBuf {
@@ -40,9 +41,8 @@ fn what_is_not_served_is_stored_with_a_warning_and_outlives_the_daemon() -> Resu
     let mut router = Router::start(&lab, "tc")?;
     router.apply(&VPC_COMMANDS)?;
     let before = status(&router, "problems")?;
-    let sentence =
-        "site2sitevpn.json#: 1 tunnel is stored and not in force: this release has no site-to-site VPN yet";
-    let output = router.update_config(&fixture(TUNNEL))?.ok()?;
+    let sentence = "vpnuserlist.json#: 2 VPN users are stored and not in force: this release serves no remote access VPN yet";
+    let output = router.update_config(&fixture(USERS))?.ok()?;
     assert!(output.stderr.contains("stored and not in force"), "{}", output.stderr);
     for attempt in ["of this daemon", "of the next one"] {
         let notices = status(&router, "notices")?;
@@ -134,7 +134,7 @@ fn a_damaged_bag_that_forwarding_rests_on_leaves_what_is_forwarded_as_it_is() ->
         let refused = refusal(&router, name)?;
         assert!(refused.contains(damage), "{refused}");
     }
-    router.apply(&[DHCP, TUNNEL])?;
+    router.apply(&[DHCP, USERS])?;
     assert_eq!(fs::read_to_string(&path)?, "{\"eth1\": 7}", "a damaged file is not overwritten");
 
     fs::write(&path, &whole)?;

@@ -2,27 +2,27 @@
 //!
 //! ```text
 //! bag (file)            shape                          written by
+//! bgppeers.json         PEER-NETWORK → peer            bgppeers
 //! cmdline.json          config → key → value           cmdline
 //! firewallrules.json    rule's number → rule           firewallrules
 //! forwardingrules.json  public address → list of rules forwardrules, staticnatrules
-//! ips.json              ethN → list of addresses       cmdline, ips, guestnetwork, ipaliases
 //! guestnetwork.json     ethN → list of one tier        guestnetwork
+//! ips.json              ethN → list of addresses       cmdline, ips, guestnetwork, ipaliases
 //! ipv6firewallrules.json  as firewallrules             ipv6firewallrules
-//! monitorservice.json   key → value                    monitorservice
+//! loadbalancer.json     config → list of one           loadbalancer
 //! networkacl.json       ethN → message                 networkacl
+//! site2sitevpn.json     peer → message                 site2sitevpn
 //! staticroutes.json     network → route                staticroutes
 //!
-//! bgppeers.json         PEER-NETWORK → peer            bgppeers
 //! dhcpentry.json        address → message              dhcpentry
-//! loadbalancer.json     config → list of one           loadbalancer
+//! monitorservice.json   key → value                    monitorservice
 //! remoteaccessvpn.json  public address → message       remoteaccessvpn
-//! site2sitevpn.json     peer → message                 site2sitevpn
 //! vpnuserlist.json      name → user                    vpnuserlist
 //! vmdata.json           guest's address → list of items  vmdata
 //! vmpassword.json       guest's address → password, the last message's alone  vmpassword
 //! ```
 //!
-//! Forwarding rests on the first eight; what they mean, they mean together. The others are each about
+//! Forwarding rests on the first table; what they mean, they mean together. The others are each about
 //! itself. But for `bgppeers`, each file has its name under `id` as well. The entries are kept as they
 //! were written, unknown keys included, so that another release finds what it knows; they are read by
 //! `wire` again.

@@ -18,6 +18,9 @@ pub fn render(bgp: &Bgp, root: &Root) -> [Service; 2] {
     // Its reload would turn forwarding off, which is not in its file.
     let zebra = service(root, ZEBRA, "zebra.conf", zebra, Reload::Restart);
     let mut bgpd = service(root, BGPD, "frr.conf", configuration(bgp), reload(root));
+    // A session that comes before the interfaces do loses every IPv6 route: bgpd then has no interface for the
+    // link-local next hop, and takes the announcement for a withdrawal. It would ask zebra again after ten seconds.
+    bgpd.needs = Some(root.path().join("run/frr").join(ZEBRA_SOCKET));
     // Whose absence vtysh would complain about.
     let shell = "service integrated-vtysh-config\n".to_owned();
     bgpd.files.push(Rendered { path: root.path().join("etc/frr/vtysh.conf"), content: shell, mode: 0o644 });
@@ -38,6 +41,9 @@ type Daemon = (&'static str, &'static str);
 const ZEBRA: Daemon = ("zebra", "/usr/lib/frr/zebra");
 const BGPD: Daemon = ("bgpd", "/usr/lib/frr/bgpd");
 
+/// Where zebra answers.
+const ZEBRA_SOCKET: &str = "zserv.api";
+
 fn service(root: &Root, (name, program): Daemon, file: &str, content: String, reload: Reload) -> Service {
     let text = |path: &Path| path.display().to_string();
     // Both of FRR's own user, who runs the daemons; what is in it has passwords.
@@ -53,7 +59,7 @@ fn service(root: &Root, (name, program): Daemon, file: &str, content: String, re
         "-i",
         &format!("{run}/{name}.pid"),
         "-z",
-        &format!("{run}/zserv.api"),
+        &format!("{run}/{ZEBRA_SOCKET}"),
         "--vty_socket",
         &run,
         "--log",

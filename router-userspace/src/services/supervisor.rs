@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -32,6 +33,10 @@ const TEND: Duration = Duration::from_secs(15);
 
 /// How long a checker or a maker of keys may take.
 const CALL: Duration = Duration::from_secs(60);
+
+/// How long another daemon, which has to be there first, may take to answer; and how often it is tried.
+const OTHER: Duration = Duration::from_secs(5);
+const OTHER_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often a lease is taken back before that is trouble, and how long that may take a daemon.
 const LEASE_TRIES: u32 = 10;
@@ -268,6 +273,11 @@ impl Watcher {
             warn!("{}: guests that are gone keep their leases: {error:#}", self.name);
         }
         self.is_loaded = false;
+        if let Some(socket) = &service.needs
+            && let Err(error) = answer(socket).await
+        {
+            return Err((None, error));
+        }
         let process = Process::start(service, &self.note).map_err(|error| (None, error))?;
         info!("{} runs, process {}", self.name, process.pid());
         if self.states().get(self.name).is_some_and(|state| state.restarts > 0) {
@@ -402,6 +412,18 @@ fn sweep(folder: &Path, files: &[Rendered]) -> io::Result<()> {
         if entry.file_type()?.is_file() && !files.iter().any(|file| file.path == entry.path()) {
             fs::remove_file(entry.path())?;
         }
+    }
+    Ok(())
+}
+
+/// Waits until a daemon answers at its socket. That the file is there says nothing: one that was killed leaves it.
+async fn answer(socket: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while let Err(error) = UnixStream::connect(socket).await {
+        if begun.elapsed() > OTHER {
+            return Err(error).with_context(|| format!("nobody answers at {}", socket.display()));
+        }
+        sleep(OTHER_PAUSE).await;
     }
     Ok(())
 }
