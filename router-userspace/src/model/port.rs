@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 pub use router_common::port::Role;
 
 /// An Ethernet address; all zeroes for a device that has none.
@@ -96,4 +96,14 @@ pub struct Port {
     pub mtu: Option<u16>,
     /// Source NAT of what leaves here.
     pub source_nat: SourceNat,
+}
+
+impl Port {
+    /// Its IPv4 addresses, in their order, host bits kept.
+    pub fn ipv4(&self) -> impl Iterator<Item = Ipv4Net> + '_ {
+        self.addresses.iter().filter_map(|address| match address {
+            IpNet::V4(address) => Some(*address),
+            IpNet::V6(_) => None,
+        })
+    }
 }

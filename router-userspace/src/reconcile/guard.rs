@@ -14,9 +14,9 @@
 use anyhow::{Context, Result};
 
 use super::nftables::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, COUNTER_BYTES, COUNTER_PACKETS,
-    DELETE_TABLE, GET_CHAIN, GET_TABLE, HOOK_NUMBER, HOOK_PRIORITY, NEW_CHAIN, NEW_TABLE, TABLE_NAME, ask,
-    family, kind, transaction,
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, COUNTER_BYTES, COUNTER_PACKETS, DELETE_TABLE,
+    GET_CHAIN, GET_TABLE, HOOK_NUMBER, NEW_TABLE, ask, base_chain, counted, family, forget_table, kind,
+    table, transaction,
 };
 use super::raw_netlink::{ACK, CREATE, Message, be32, find};
 
@@ -31,8 +31,10 @@ pub struct Refused {
 
 /// Whether the guard stands, as set by [`set`] and not weakened since; and what it refused.
 pub fn observe() -> Result<Option<Refused>> {
-    let table = Message::new(kind(GET_TABLE), ACK, &INET).with_text(TABLE_NAME, NAME);
-    let Some(table) = ask(table).context("look for the guard's table")?.pop() else { return Ok(None) };
+    let Some(table) = ask(table(GET_TABLE, 0, &INET, NAME)).context("look for the guard's table")?.pop()
+    else {
+        return Ok(None);
+    };
     let dormant = find(&table, TABLE_FLAGS).and_then(be32).is_some_and(|flags| flags & DORMANT != 0);
     let chain =
         Message::new(kind(GET_CHAIN), ACK, &INET).with_text(CHAIN_TABLE, NAME).with_text(CHAIN_NAME, CHAIN);
@@ -46,41 +48,20 @@ pub fn observe() -> Result<Option<Refused>> {
 
 /// Sets the guard, in the place of whatever has its name.
 pub fn set() -> Result<()> {
-    let chain = Message::new(kind(NEW_CHAIN), CREATE | ACK, &INET)
-        .with_text(CHAIN_TABLE, NAME)
-        .with_text(CHAIN_NAME, CHAIN)
-        .with_text(CHAIN_TYPE, "filter")
-        .with_nest(
-            CHAIN_HOOK,
-            &[(HOOK_NUMBER, &FORWARD.to_be_bytes()), (HOOK_PRIORITY, &0_u32.to_be_bytes())],
-        )
-        .with(CHAIN_POLICY, &DROP.to_be_bytes())
+    let chain = base_chain(&INET, NAME, CHAIN, FORWARD, DROP)
         .with_nest(CHAIN_COUNTERS, &[(COUNTER_BYTES, &[0; 8]), (COUNTER_PACKETS, &[0; 8])]);
-    transaction(vec![new_table(), delete_table(), new_table(), chain]).context("set the guard")
+    let new = || table(NEW_TABLE, CREATE, &INET, NAME);
+    transaction(vec![new(), table(DELETE_TABLE, 0, &INET, NAME), new(), chain]).context("set the guard")
 }
 
 /// Takes the guard away. Forwarding should be switched off before.
 pub fn remove() -> Result<()> {
-    transaction(vec![new_table(), delete_table()]).context("remove the guard")
-}
-
-fn new_table() -> Message {
-    Message::new(kind(NEW_TABLE), CREATE | ACK, &INET).with_text(TABLE_NAME, NAME)
-}
-
-fn delete_table() -> Message {
-    Message::new(kind(DELETE_TABLE), ACK, &INET).with_text(TABLE_NAME, NAME)
+    forget_table(&INET, NAME).context("remove the guard")
 }
 
 fn refused(chain: &[u8]) -> Refused {
-    let number = |kind| {
-        let value = find(find(chain, CHAIN_COUNTERS)?, kind)?;
-        value.try_into().ok().map(u64::from_be_bytes)
-    };
-    Refused {
-        packets: number(COUNTER_PACKETS).unwrap_or_default(),
-        bytes: number(COUNTER_BYTES).unwrap_or_default(),
-    }
+    let (packets, bytes) = find(chain, CHAIN_COUNTERS).and_then(counted).unwrap_or_default();
+    Refused { packets, bytes }
 }
 
 const NAME: &str = "xvr";

@@ -294,7 +294,8 @@ pub(super) fn place_of(route: &RouteMessage) -> Option<(IpNet, u32)> {
     }
     let mut destination: IpAddr = match route.header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        _ => Ipv6Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
     };
     let mut metric = 0;
     for attribute in &route.attributes {
@@ -311,25 +312,18 @@ pub(super) fn place_of(route: &RouteMessage) -> Option<(IpNet, u32)> {
 fn own_route(message: &RouteMessage) -> Option<KernelRoute> {
     let header = &message.header;
     // Kernels before 4.20 do not filter.
-    if header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL) || header.table != RouteHeader::RT_TABLE_MAIN {
+    if header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL) {
         return None;
     }
-    let any: IpAddr = match header.address_family {
-        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    let (mut destination, mut gateway, mut ifindex, mut metric) = (any, None, None, 0);
+    let (destination, metric) = place_of(message)?;
+    let (mut gateway, mut ifindex) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => destination = ip(address)?,
             RouteAttribute::Gateway(address) => gateway = Some(ip(address)?),
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::Priority(priority) if any.is_ipv4() => metric = *priority,
             _ => {}
         }
     }
-    let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
     let target = match header.kind {
         RouteType::BlackHole => KernelTarget::Blackhole,
         _ => match gateway {

@@ -5,7 +5,7 @@ use std::io;
 use anyhow::Result;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
-use super::raw_netlink::{ACK, DUMP, Message, exchange, find};
+use super::raw_netlink::{ACK, CREATE, DUMP, Message, exchange, find};
 
 /// `struct nfgenmsg` of a family: version 0, resource 0.
 pub const fn family(number: u8) -> [u8; 4] {
@@ -55,9 +55,35 @@ pub fn tables() -> Result<Vec<(u8, String)>> {
     Ok(bodies.iter().filter_map(table).collect())
 }
 
+/// A message about a table: [`NEW_TABLE`], [`GET_TABLE`] or [`DELETE_TABLE`].
+pub fn table(message: u16, flags: u16, of: &[u8; 4], name: &str) -> Message {
+    Message::new(kind(message), flags | ACK, of).with_text(TABLE_NAME, name)
+}
+
 /// Removes a table with all that is in it.
-pub fn remove_table(of: u8, name: &str) -> Result<()> {
-    transaction(vec![Message::new(kind(DELETE_TABLE), ACK, &family(of)).with_text(TABLE_NAME, name)])
+pub fn remove_table(of: &[u8; 4], name: &str) -> Result<()> {
+    transaction(vec![table(DELETE_TABLE, 0, of, name)])
+}
+
+/// Removes a table of ours, which may not be there.
+pub fn forget_table(of: &[u8; 4], name: &str) -> Result<()> {
+    transaction(vec![table(NEW_TABLE, CREATE, of, name), table(DELETE_TABLE, 0, of, name)])
+}
+
+/// A new chain of type filter on a hook, with priority 0 and a policy for what it says nothing about.
+pub fn base_chain(of: &[u8; 4], table: &str, name: &str, hook: u32, policy: u32) -> Message {
+    Message::new(kind(NEW_CHAIN), CREATE | ACK, of)
+        .with_text(CHAIN_TABLE, table)
+        .with_text(CHAIN_NAME, name)
+        .with_text(CHAIN_TYPE, "filter")
+        .with_nest(CHAIN_HOOK, &[(HOOK_NUMBER, &hook.to_be_bytes()), (HOOK_PRIORITY, &0_u32.to_be_bytes())])
+        .with(CHAIN_POLICY, &policy.to_be_bytes())
+}
+
+/// What a counter holds, from its attributes: packets and bytes.
+pub fn counted(counter: &[u8]) -> Option<(u64, u64)> {
+    let number = |kind| find(counter, kind)?.try_into().ok().map(u64::from_be_bytes);
+    Some((number(COUNTER_PACKETS)?, number(COUNTER_BYTES)?))
 }
 
 // linux/netfilter/nf_tables.h
@@ -65,15 +91,15 @@ const SUBSYSTEM: u8 = 10;
 pub const NEW_TABLE: u16 = 0;
 pub const GET_TABLE: u16 = 1;
 pub const DELETE_TABLE: u16 = 2;
-pub const NEW_CHAIN: u16 = 3;
+const NEW_CHAIN: u16 = 3;
 pub const GET_CHAIN: u16 = 4;
-pub const TABLE_NAME: u16 = 1;
+const TABLE_NAME: u16 = 1;
 pub const CHAIN_TABLE: u16 = 1;
 pub const CHAIN_NAME: u16 = 3;
 pub const CHAIN_HOOK: u16 = 4;
 pub const CHAIN_POLICY: u16 = 5;
-pub const CHAIN_TYPE: u16 = 7;
+const CHAIN_TYPE: u16 = 7;
 pub const HOOK_NUMBER: u16 = 1;
-pub const HOOK_PRIORITY: u16 = 2;
+const HOOK_PRIORITY: u16 = 2;
 pub const COUNTER_BYTES: u16 = 1;
 pub const COUNTER_PACKETS: u16 = 2;

@@ -17,11 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use router_common::account::Traffic;
 
-use super::nftables::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, COUNTER_BYTES, COUNTER_PACKETS,
-    DELETE_TABLE, HOOK_NUMBER, HOOK_PRIORITY, NEW_CHAIN, NEW_TABLE, TABLE_NAME, ask, family, kind,
-    transaction,
-};
+use super::nftables::{NEW_TABLE, ask, base_chain, counted, family, forget_table, kind, table, transaction};
 use super::raw_netlink::{ACK, CREATE, DUMP, Message, NESTED, find, nest};
 use crate::model::Mac;
 
@@ -61,7 +57,7 @@ pub fn observe() -> Result<BTreeMap<u32, Mac>> {
 /// Has the TCP of these NICs counted and of no others. Counts of those that there are go on.
 pub fn set(nics: &BTreeMap<u32, Mac>) -> Result<()> {
     let there: BTreeSet<String> = objects()?.into_keys().collect();
-    let mut messages = vec![table(NEW_TABLE, CREATE)];
+    let mut messages = vec![table(NEW_TABLE, CREATE, &IPV4, TABLE)];
     for way in &WAYS {
         messages.push(way.chain());
         // All of the chain.
@@ -108,8 +104,7 @@ pub fn zero(mac: Mac) -> Result<()> {
 
 /// Counts no more, and forgets.
 pub fn remove() -> Result<()> {
-    transaction(vec![table(NEW_TABLE, CREATE), table(DELETE_TABLE, 0)])
-        .context("have the router's own TCP not counted")
+    forget_table(&IPV4, TABLE).context("have the router's own TCP not counted")
 }
 
 /// Every counter.
@@ -120,17 +115,10 @@ fn objects() -> Result<BTreeMap<String, Traffic>> {
     let objects = ask(all).context("look for the counters of the router's own TCP")?;
     let read = |object: Vec<u8>| {
         let name = find(&object, OBJECT_NAME).and_then(text)?.to_owned();
-        let number = |kind| {
-            let value = find(find(&object, OBJECT_DATA)?, kind)?;
-            value.try_into().ok().map(u64::from_be_bytes)
-        };
-        Some((name, Traffic { packets: number(COUNTER_PACKETS)?, bytes: number(COUNTER_BYTES)? }))
+        let (packets, bytes) = counted(find(&object, OBJECT_DATA)?)?;
+        Some((name, Traffic { packets, bytes }))
     };
     Ok(objects.into_iter().filter_map(read).collect())
-}
-
-fn table(message: u16, flags: u16) -> Message {
-    Message::new(kind(message), flags | ACK, &IPV4).with_text(TABLE_NAME, TABLE)
 }
 
 /// One of the two ways that TCP goes.
@@ -151,15 +139,7 @@ const WAYS: [Way; 2] = [
 impl Way {
     fn chain(&self) -> Message {
         const ACCEPT: u32 = 1;
-        Message::new(kind(NEW_CHAIN), CREATE | ACK, &IPV4)
-            .with_text(CHAIN_TABLE, TABLE)
-            .with_text(CHAIN_NAME, self.chain)
-            .with_text(CHAIN_TYPE, "filter")
-            .with_nest(
-                CHAIN_HOOK,
-                &[(HOOK_NUMBER, &self.hook.to_be_bytes()), (HOOK_PRIORITY, &0_u32.to_be_bytes())],
-            )
-            .with(CHAIN_POLICY, &ACCEPT.to_be_bytes())
+        base_chain(&IPV4, TABLE, self.chain, self.hook, ACCEPT)
     }
 
     fn counter(&self, mac: Mac) -> String {

@@ -94,7 +94,7 @@ pub async fn remove(netlink: &Netlink, leftovers: &[Leftover]) -> Result<()> {
         let removed = match leftover {
             Leftover::Rule(rule) => netlink.remove_foreign_rule(rule).await,
             Leftover::Route(route) => netlink.remove_foreign_route(route).await,
-            Leftover::Table(family, name) => nftables::remove_table(*family, name),
+            Leftover::Table(family, name) => nftables::remove_table(&nftables::family(*family), name),
         };
         removed.with_context(|| format!("remove {leftover}"))?;
     }

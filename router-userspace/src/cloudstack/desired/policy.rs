@@ -262,10 +262,7 @@ fn public_lists(
     placed: &mut PlacedPolicy,
 ) {
     let public = ports.iter().filter(|port| port.port.role == Role::Public);
-    let addresses = public.flat_map(|port| &port.port.addresses).filter_map(|net| match net {
-        IpNet::V4(net) => Some(net.addr()),
-        IpNet::V6(_) => None,
-    });
+    let addresses = public.flat_map(|port| port.port.ipv4()).map(|net| net.addr());
     let mut lists: BTreeMap<Ipv4Addr, Vec<&Arc<Rule>>> =
         addresses.map(|address| (address, Vec::new())).collect();
     let place = |rule: &Rule| Place::document(file(Family::Ipv4)).at(rule.id).at("src_ip");

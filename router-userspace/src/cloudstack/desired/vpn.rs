@@ -1,7 +1,7 @@
 //! Site-to-site tunnels: what is built, the port they are behind, the routes to the peers' networks, and what the
 //! router is open for because of them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -131,18 +131,18 @@ fn port_of<'a>(
     port.ok_or_else(|| (KEY, format!("no port has {local}")))
 }
 
-fn typed(peer: wire::Peer, tunnel: wire::Tunnel, port: &PlacedPort) -> Result<Tunnel, Obstacle> {
-    let peer = match peer {
-        wire::Peer::Address(address) => Peer::Address(address),
-        wire::Peer::Name(name) => Peer::Name(name),
-    };
+fn typed(peer: Peer, tunnel: wire::Tunnel, port: &PlacedPort) -> Result<Tunnel, Obstacle> {
     if let Peer::Address(address) = peer
         && let Some(network) = tunnel.peer_networks.iter().find(|network| network.contains(&address))
     {
         let why = format!("{network} holds {address}, so the tunnel itself would go through the tunnel");
         return Err(("peer_guest_cidr_list", why));
     }
-    let own = if port.owns(tunnel.local.into()) { Some(tunnel.local) } else { first_ipv4(port) };
+    let own = if port.owns(tunnel.local.into()) {
+        Some(tunnel.local)
+    } else {
+        port.port.ipv4().next().map(|own| own.addr())
+    };
     let local = own.ok_or_else(|| ("local_public_ip", format!("{} has no IPv4 address", port.port.name)))?;
     Ok(Tunnel {
         peer,
@@ -153,25 +153,14 @@ fn typed(peer: wire::Peer, tunnel: wire::Tunnel, port: &PlacedPort) -> Result<Tu
         ike: words(&tunnel.ike),
         esp: words(&tunnel.esp),
         psk: Secret(tunnel.psk),
-        version: match tunnel.version {
-            wire::IkeVersion::Any => IkeVersion::Any,
-            wire::IkeVersion::V1 => IkeVersion::V1,
-            wire::IkeVersion::V2 => IkeVersion::V2,
-        },
+        version: tunnel.version,
         ike_lifetime: tunnel.ike_lifetime,
         esp_lifetime: tunnel.esp_lifetime,
         dpd: tunnel.dpd,
         passive: tunnel.passive,
         encap: tunnel.encap,
         // A connection of IKEv1 has one network at each end (RFC 2409 §5.5).
-        split: tunnel.split || tunnel.version == wire::IkeVersion::V1,
-    })
-}
-
-fn first_ipv4(port: &PlacedPort) -> Option<Ipv4Addr> {
-    port.port.addresses.iter().find_map(|address| match address {
-        IpNet::V4(address) => Some(address.addr()),
-        IpNet::V6(_) => None,
+        split: tunnel.split || tunnel.version == IkeVersion::V1,
     })
 }
 

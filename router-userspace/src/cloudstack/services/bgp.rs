@@ -15,13 +15,8 @@ use crate::model::{Bgp, Port};
 /// the first counts, which is a notice: FRR has one.
 pub fn bgp(said: &[bgppeers::BgpPeer], ports: &[Port], notices: &mut Vec<ConfigError>) -> Option<Bgp> {
     let own_as = said.first()?.network_as;
-    let mut addresses =
-        ports.iter().filter(|port| port.role == Role::Public).flat_map(|port| &port.addresses);
-    let router_id = addresses.find_map(|address| match address {
-        IpNet::V4(address) => Some(address.addr()),
-        IpNet::V6(_) => None,
-    });
-    let Some(router_id) = router_id else {
+    let public = ports.iter().filter(|port| port.role == Role::Public);
+    let Some(router_id) = public.flat_map(Port::ipv4).map(|address| address.addr()).next() else {
         let place = &said.first()?.place;
         notices.push(place.error("waits: no public port has an IPv4 address, which BGP is known by"));
         return None;

@@ -147,10 +147,6 @@ fn of_port(
         IpNet::V6(router) if router.prefix_len() >= 64 => Some(network6(boot, named, tier, *router)),
         _ => None,
     });
-    let routers = port.addresses.iter().filter_map(|address| match address {
-        IpNet::V4(router) => Some(*router),
-        IpNet::V6(_) => None,
-    });
     let network = |router: Ipv4Net| {
         let (service, gateway) = match tier {
             Some(Tier { tier, .. }) => {
@@ -178,7 +174,7 @@ fn of_port(
             ipv6: ipv6.take(),
         }
     };
-    routers.map(network).collect()
+    port.ipv4().map(network).collect()
 }
 
 fn network6(boot: &CmdLine, named: &Named, tier: Option<&Tier<'_>>, router: Ipv6Net) -> Network6 {

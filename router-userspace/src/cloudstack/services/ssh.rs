@@ -4,7 +4,6 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use ipnet::IpNet;
 
 use crate::cloudstack::wire::cmdline::CmdLine;
 use crate::error::ConfigError;
@@ -14,10 +13,7 @@ use crate::model::{Port, Ssh};
 /// The server of SSH; a key that is none is a notice, since the operator's may do.
 pub fn ssh(boot: &CmdLine, ports: &[Port], notices: &mut Vec<ConfigError>) -> Option<Ssh> {
     let control = ports.iter().find(|port| port.role == Role::Control)?;
-    let address = control.addresses.iter().find_map(|address| match address {
-        IpNet::V4(address) => Some(address.addr()),
-        IpNet::V6(_) => None,
-    })?;
+    let address = control.ipv4().next()?.addr();
     let key = boot.authorized_key.as_ref().map(|text| decode(text));
     if let Some(None) = key {
         let place = boot.place.at("authorized_key");

@@ -1,6 +1,5 @@
 //! `site2sitevpn`: an IPsec tunnel from a VPC to somebody else's networks (`site_2_site_vpn.json`).
 
-use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -9,6 +8,7 @@ use super::{ENVELOPE, host_address, host_name, is_host, network4, networks4, not
 use crate::cloudstack::object::{Entry, Object};
 use crate::error::ConfigError;
 use crate::json::Place;
+use crate::model::vpn::{IkeVersion, Peer};
 
 const KEYS: [&str; 16] = [
     "local_public_ip",
@@ -40,15 +40,6 @@ pub struct Site2SiteVpn {
     pub tunnel: Option<Tunnel>,
     /// The message as it was written.
     pub(in crate::cloudstack) entry: Entry,
-}
-
-/// The other end of a tunnel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// By its address.
-    Address(Ipv4Addr),
-    /// By its name in the DNS.
-    Name(String),
 }
 
 /// A tunnel.
@@ -84,17 +75,6 @@ pub struct Tunnel {
     pub split: bool,
 }
 
-/// Which IKE is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IkeVersion {
-    /// Either.
-    Any,
-    /// RFC 2409.
-    V1,
-    /// RFC 7296.
-    V2,
-}
-
 /// A list of proposals.
 pub type Proposals = Vec<Proposal>;
 
@@ -120,7 +100,7 @@ impl Site2SiteVpn {
         let create = object.required("create", object.boolean("create")?)?;
         Ok(Self {
             place: object.place().into_owned(),
-            peer: Peer::read(object)?,
+            peer: peer(object)?,
             tunnel: create.then(|| Tunnel::read(object)).transpose()?,
             entry: object.to_entry(),
         })
@@ -128,35 +108,6 @@ impl Site2SiteVpn {
 
     pub(in crate::cloudstack) fn warnings(message: &Object) -> Vec<ConfigError> {
         message.unknown_keys(|key| KEYS.contains(&key) || ENVELOPE.contains(&key))
-    }
-}
-
-impl Peer {
-    fn read(object: &Object) -> Result<Self, ConfigError> {
-        const KEY: &str = "peer_gateway_ip";
-        let text = object.required(KEY, object.text(KEY)?.filter(|text| !text.is_empty()))?;
-        if let Ok(address) = text.parse::<Ipv4Addr>() {
-            let is_possible = is_host(address.into());
-            return is_possible
-                .then_some(Self::Address(address))
-                .ok_or_else(|| not_a_host(object, KEY, address.into()));
-        }
-        let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-        // A name of the DNS has a word in the end, or it would be an address that is none.
-        let is_name = text.rsplit_once('.').is_some_and(|(_, last)| !last.is_empty() && !is_number(last));
-        match host_name(object, KEY) {
-            Ok(Some(name)) if is_name => Ok(Self::Name(name)),
-            _ => Err(object.error(KEY, format_args!("{text:?} is neither an IPv4 address nor a DNS name"))),
-        }
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Name(name) => name.fmt(f),
-        }
     }
 }
 
@@ -209,6 +160,24 @@ fn proposal(word: &str) -> Option<Proposal> {
     };
     let (cipher, hash) = algorithms.split_once('-')?;
     Some(Proposal { cipher: known(&CIPHERS, cipher)?, hash: known(&HASHES, hash)?, group })
+}
+
+fn peer(object: &Object) -> Result<Peer, ConfigError> {
+    const KEY: &str = "peer_gateway_ip";
+    let text = object.required(KEY, object.text(KEY)?.filter(|text| !text.is_empty()))?;
+    if let Ok(address) = text.parse::<Ipv4Addr>() {
+        let is_possible = is_host(address.into());
+        return is_possible
+            .then_some(Peer::Address(address))
+            .ok_or_else(|| not_a_host(object, KEY, address.into()));
+    }
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    // A name of the DNS has a word in the end, or it would be an address that is none.
+    let is_name = text.rsplit_once('.').is_some_and(|(_, last)| !last.is_empty() && !is_number(last));
+    match host_name(object, KEY) {
+        Ok(Some(name)) if is_name => Ok(Peer::Name(name)),
+        _ => Err(object.error(KEY, format_args!("{text:?} is neither an IPv4 address nor a DNS name"))),
+    }
 }
 
 /// `ike_version`; a missing one is either.
