@@ -1,6 +1,7 @@
 //! XVR as a subject: its programs on a router's two ports, its tables filled directly, no daemon.
 
 use anyhow::Result;
+use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
 use router_tests::kernel::end_flows;
@@ -29,10 +30,15 @@ impl Xvr {
     pub fn new(lab: &mut Lab) -> Result<Self> {
         mount_bpffs()?;
         let router = lab.router()?;
-        let options = Options { pin_dir: pin_dir(), max_flows: MAX_FLOWS, max_bindings: MAX_BINDINGS };
+        let options = Options {
+            pin_dir: pin_dir(),
+            max_flows: MAX_FLOWS,
+            max_bindings: MAX_BINDINGS,
+            max_ports: COUNTER_SLOTS,
+        };
         let mut dataplane = Dataplane::open(&options)?;
         for (side, ifindex) in (0..).zip(router.ifindexes) {
-            dataplane.tables().set_port((ifindex, 0, 0), &port(&router, side))?;
+            dataplane.tables().set_port(ifindex, &port(&router, side))?;
         }
         let attachment =
             Attachment { front: Front::NativeXdp, reason: "it is measured".to_owned(), may_fall_back: false };
@@ -67,7 +73,7 @@ impl Xvr {
     /// A table cannot be written.
     pub fn judge_by(&mut self, number: u32) -> Result<()> {
         let port = Port { from_list: number, ..port(&self.router, 0) };
-        self.dataplane.tables().set_port((self.router.ifindexes[0], 0, 0), &port)
+        self.dataplane.tables().set_port(self.router.ifindexes[0], &port)
     }
 
     /// Forgets every flow.

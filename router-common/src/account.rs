@@ -23,7 +23,7 @@ impl Hook {
     }
 }
 
-/// How many ports have a counter row of their own, row 0 included.
+/// How many ports have a counter row of their own, row 0 included, unless the operator's ports ask for more.
 pub const COUNTER_SLOTS: u32 = 256;
 
 /// How many counters a row has: one for each hook and outcome. A row is one entry of the map: the kernel

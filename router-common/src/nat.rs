@@ -267,8 +267,10 @@ impl Pool {
 
 /// Pools per row of `POOLS`: TCP, UDP, ICMP.
 pub const POOL_KINDS: u32 = 3;
-/// How many pools there are: each port that has source NAT uses those of its counters' row.
-pub const POOLS: u32 = POOL_KINDS * crate::account::COUNTER_SLOTS;
+/// How many ports can have source NAT: those whose row of counters is one of the first.
+pub const POOL_SLOTS: u32 = 256;
+/// How many pools there are.
+pub const POOLS: u32 = POOL_KINDS * POOL_SLOTS;
 
 /// The pool of a port's row and a protocol; `None` for protocols without ports.
 #[inline(always)]

@@ -36,27 +36,43 @@ impl Role {
 }
 
 abi! {
-    /// How a frame names its port: the interface and its VLAN tags, outermost first.
-    pub struct PortKey[8] {
-        /// Kernel interface index.
-        pub ifindex: u32,
-        /// Outer VLAN id, host byte order, 0 for none.
-        pub outer_vlan: u16,
-        /// Inner VLAN id, host byte order, 0 for none.
-        pub inner_vlan: u16,
-    }
-}
-
-impl PortKey {
-    /// An interface without tags.
-    #[inline(always)]
-    pub const fn untagged(ifindex: u32) -> Self {
-        Self { ifindex, outer_vlan: 0, inner_vlan: 0 }
+    /// How a frame names its port where one interface carries several: by VLAN tags, outermost first.
+    pub struct TagKey[8] {
+        /// Kernel interface index of what carries the port, its trunk.
+        pub trunk: u32,
+        /// VLAN id of the outer tag, host byte order.
+        pub outer: u16,
+        /// VLAN id of the inner tag, host byte order, 0 for none.
+        pub inner: u16,
     }
 }
 
 abi! {
-    /// A port: one NIC of one router.
+    /// How a port's frames are carried that has tags.
+    pub struct Carrier[16] {
+        /// Kernel interface index of its trunk.
+        pub trunk: u32,
+        /// Ethertype of the outer tag, host byte order.
+        pub outer_protocol: u16,
+        /// Its VLAN id.
+        pub outer: u16,
+        /// Ethertype of the inner tag, host byte order.
+        pub inner_protocol: u16,
+        /// Its VLAN id, 0 for none.
+        pub inner: u16,
+        /// The priority of its tags (PCP), 0 to 7; [`KEEP_PRIORITY`](Self::KEEP_PRIORITY) for that of the outer tag
+        /// that a frame came with, if it did.
+        pub priority: u32,
+    }
+}
+
+impl Carrier {
+    /// What a frame came with.
+    pub const KEEP_PRIORITY: u32 = 8;
+}
+
+abi! {
+    /// A port: one NIC of one router, or tags on one. Its key is its own interface's index.
     pub struct Port[44] {
         /// The port's row in the counters; 0 is the row of frames without a port.
         pub slot: u32,
@@ -98,6 +114,8 @@ impl Port {
     pub const SYMMETRIC: u8 = 4;
     /// The port's packets have no Ethernet header: it is a tunnel's device.
     pub const WITHOUT_LINK: u8 = 8;
+    /// The port's frames have tags on the wire ([`Carrier`]).
+    pub const TAGGED: u8 = 16;
 }
 
 abi! {

@@ -19,7 +19,7 @@ use aya_ebpf::helpers::{
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
-use router_common::port::{LocalKey, Port, PortKey};
+use router_common::port::{LocalKey, Port};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::family::{ETHERTYPE_IPV4, Family};
@@ -27,14 +27,15 @@ use router_ebpf::fragment::{Marked, Piece};
 use router_ebpf::packet::Packet;
 use router_ebpf::passage::Decided;
 use router_ebpf::tables::Tables;
+use router_ebpf::tags::{self, Tags};
 use router_ebpf::{fragment, icmp, mss, nat, options, policy, ports, split, usage, walk};
 
 pub use help::xvr_tc_help4;
 
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{
-    Context, FamilyMaps, Maps, arrival, case, datagram, held_room, opening, own_errors, payload_room, piece,
-    pool_in_place, set_covered, whole,
+    Context, FamilyMaps, Maps, arrival, came, case, datagram, held_room, opening, own_errors, payload_room,
+    piece, pool_in_place, set_covered, whole,
 };
 
 /// Bytes that are written change the sum that hardware has made over the frame.
@@ -89,23 +90,84 @@ const fn decided(flag: u32) -> Decided {
     }
 }
 
+/// Takes the tags of a port off; its own interface.
+#[inline(always)]
+fn take_tags<P: Packet>(mut frame: P, ifindex: u32) -> u32 {
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    let Some(mut came) = came() else { return ifindex };
+    let (port, tags) = tags::take_off(&mut frame, &maps, ifindex);
+    (came.count, came.outer, came.inner) = (tags.count, tags.outer, tags.inner);
+    port
+}
+
+/// [`tags::take_off`] in the XDP program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_xdp_take_tags(ctx: *mut xdp_md, ifindex: u32) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    take_tags(unsafe { XdpFrame::new(ctx) }, ifindex)
+}
+
+/// [`tags::take_off`] in the TC program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_take_tags(skb: *mut __sk_buff, ifindex: u32) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    take_tags(unsafe { TcFrame::new(skb) }, ifindex)
+}
+
+/// Gives a frame the tags of the port that it leaves by; its trunk, 0 if that failed.
+#[inline(always)]
+fn give_tags<P: Packet>(mut frame: P, ifindex: u32, had_tags: u32) -> u32 {
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    let none = Tags::default();
+    let Some(came) = came() else { return 0 };
+    tags::put_on(&mut frame, &maps, ifindex, if had_tags == 0 { &none } else { &*came }).unwrap_or(0)
+}
+
+/// [`tags::put_on`] in the XDP program; 0 if it failed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_xdp_give_tags(ctx: *mut xdp_md, ifindex: u32, had_tags: u32) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    give_tags(unsafe { XdpFrame::new(ctx) }, ifindex, had_tags)
+}
+
+/// [`tags::put_on`] in the TC program; 0 if it failed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_tc_give_tags(skb: *mut __sk_buff, ifindex: u32, had_tags: u32) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    give_tags(unsafe { TcFrame::new(skb) }, ifindex, had_tags)
+}
+
+/// Gives a frame the tags again that were taken off; whether that could be done.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_xdp_give_back_tags(ctx: *mut xdp_md) -> u32 {
+    // SAFETY: the program's own context, handed on by it.
+    let mut frame = unsafe { XdpFrame::new(ctx) };
+    let Some(came) = came() else { return 0 };
+    u32::from(came.count == 0 || frame.tag(&came).is_some())
+}
+
 /// A passage in the XDP program: a [`Passage`](router_ebpf::passage::Passage) as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, flag: u32) -> u64 {
+pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, ifindex: u32, flag: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps, ifindex) =
-        unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx)), (*ctx).ingress_ifindex) };
+    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
     walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
 }
 
 /// A passage in the TC program: a [`Passage`](router_ebpf::passage::Passage) as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_pass(skb: *mut __sk_buff, flag: u32) -> u64 {
+pub extern "C" fn xvr_tc_pass(skb: *mut __sk_buff, ifindex: u32, flag: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps, ifindex) =
-        unsafe { (TcFrame::new(skb), Maps::new(Context::Tc(skb)), (*skb).ifindex) };
+    let (mut frame, maps) = unsafe { (TcFrame::new(skb), Maps::new(Context::Tc(skb))) };
     walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
 }
 
@@ -115,6 +177,12 @@ fn decide<A: FamilyMaps>(ctx: Context) -> u32 {
     // SAFETY: the program's own context, handed on by it.
     let maps = unsafe { Maps::new(ctx) };
     encoded(conntrack::decide(&maps, &*arrival))
+}
+
+/// The interface of the port that the IPv6 packet came in by that arrived last.
+#[inline(always)]
+fn arrived_by() -> u32 {
+    arrival::<Ipv6>().map_or(0, |arrival| arrival.ifindex)
 }
 
 /// For the XDP program, IPv4.
@@ -130,7 +198,7 @@ pub extern "C" fn xvr_xdp_decide4(ctx: *mut xdp_md) -> u32 {
 pub extern "C" fn xvr_xdp_decide6(ctx: *mut xdp_md) -> u32 {
     let decision = decide::<Ipv6>(Context::Xdp(ctx));
     if decision == NOT_PERMITTED {
-        unsolicited::xvr_xdp_note_syn(ctx);
+        unsolicited::xvr_xdp_note_syn(ctx, arrived_by());
     }
     decision
 }
@@ -148,7 +216,7 @@ pub extern "C" fn xvr_tc_decide4(skb: *mut __sk_buff) -> u32 {
 pub extern "C" fn xvr_tc_decide6(skb: *mut __sk_buff) -> u32 {
     let decision = decide::<Ipv6>(Context::Tc(skb));
     if decision == NOT_PERMITTED {
-        unsolicited::xvr_tc_note_syn(skb);
+        unsolicited::xvr_tc_note_syn(skb, arrived_by());
     }
     decision
 }
@@ -300,21 +368,21 @@ fn limit_segments<P: Packet>(mut frame: P, ingress: u32, egress: u32) -> u32 {
     u32::from(mss::limit(&mut frame, &maps, ingress, egress))
 }
 
-/// Limits the size of segments that a SYN on its way out by `egress` speaks of; whether it had to be.
+/// Limits the size of segments that a SYN on its way from one port to another speaks of; whether it had to be.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_segments(ctx: *mut xdp_md, egress: u32) -> u32 {
+pub extern "C" fn xvr_xdp_segments(ctx: *mut xdp_md, ingress: u32, egress: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
-    let (frame, ingress) = unsafe { (XdpFrame::new(ctx), (*ctx).ingress_ifindex) };
+    let frame = unsafe { XdpFrame::new(ctx) };
     limit_segments(frame, ingress, egress)
 }
 
 /// The same in the TC program.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_segments(skb: *mut __sk_buff, egress: u32) -> u32 {
+pub extern "C" fn xvr_tc_segments(skb: *mut __sk_buff, ingress: u32, egress: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
-    let (frame, ingress) = unsafe { (TcFrame::new(skb), (*skb).ifindex) };
+    let frame = unsafe { TcFrame::new(skb) };
     limit_segments(frame, ingress, egress)
 }
 
@@ -362,10 +430,10 @@ fn may_hold<A: FamilyMaps>(piece: &Piece<A>) -> bool {
 }
 
 #[inline(always)]
-fn hold<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
+fn hold<A: FamilyMaps>(skb: *mut __sk_buff, ifindex: u32) -> u32 {
     let (Some(piece), Some(mut room)) = (piece::<A>(), held_room()) else { return FAILED };
     // SAFETY: the program's own context.
-    let (length, ifindex) = unsafe { ((*skb).len, (*skb).ifindex) };
+    let length = unsafe { (*skb).len };
     if length == 0 || length >= HELD_LENGTH || !may_hold(&piece) {
         return FAILED;
     }
@@ -408,11 +476,11 @@ fn bounded<const MOST: u32>(length: u32) -> u32 {
 
 /// The first fragment comes in again, by a clone, and then all that waited, in its buffer.
 #[inline(always)]
-fn release<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
+fn release<A: FamilyMaps>(skb: *mut __sk_buff, ifindex: u32) -> u32 {
     let Some(piece) = piece::<A>() else { return FAILED };
     let Some(entry) = datagram(&piece) else { return FAILED };
     // SAFETY: from a lookup of this run; the program's own context.
-    let (held, ifindex) = unsafe { (core::mem::replace(&mut (*entry.as_ptr()).held, 0), (*skb).ifindex) };
+    let held = unsafe { core::mem::replace(&mut (*entry.as_ptr()).held, 0) };
     // SAFETY: the program's own context.
     unsafe { bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) };
     for index in 0..MAX_HELD {
@@ -442,17 +510,17 @@ fn release<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
 /// Finds a fragment's datagram: ports are exchanged, and what it covers is noted. What comes too early
 /// is kept; what is waited for comes in again with those that wait.
 #[inline(always)]
-fn find_datagram<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
+fn find_datagram<A: FamilyMaps>(skb: *mut __sk_buff, ifindex: u32) -> u32 {
     let Some(mut piece) = piece::<A>() else { return FAILED };
     let Some(entry) = datagram(&piece) else { return FAILED };
     // SAFETY: from a lookup of this run. Two first fragments at the same moment leave the ports of
     // either, and one of them is refused as overlapping.
     let entry = unsafe { &mut *entry.as_ptr() };
     if !fragment::exchange_ports(entry, &mut piece) {
-        return hold::<A>(skb);
+        return hold::<A>(skb, ifindex);
     }
     if entry.held != 0 && !piece.fragment.is_later() {
-        return release::<A>(skb);
+        return release::<A>(skb, ifindex);
     }
     let is_new = fragment::cover(|index| match A::mark(index) {
         NEW => Marked::New,
@@ -472,23 +540,23 @@ fn find_datagram<A: FamilyMaps>(skb: *mut __sk_buff) -> u32 {
 /// For the TC program, IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_datagram4(skb: *mut __sk_buff) -> u32 {
-    find_datagram::<Ipv4>(skb)
+pub extern "C" fn xvr_tc_datagram4(skb: *mut __sk_buff, ifindex: u32) -> u32 {
+    find_datagram::<Ipv4>(skb, ifindex)
 }
 
 /// For the TC program, IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_datagram6(skb: *mut __sk_buff) -> u32 {
-    find_datagram::<Ipv6>(skb)
+pub extern "C" fn xvr_tc_datagram6(skb: *mut __sk_buff, ifindex: u32) -> u32 {
+    find_datagram::<Ipv6>(skb, ifindex)
 }
 
 /// Whether a packet that is ready to leave by an interface can be cut for it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_can_be_cut(skb: *mut __sk_buff, egress: u32) -> u32 {
+pub extern "C" fn xvr_tc_can_be_cut(skb: *mut __sk_buff, ingress: u32, egress: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
-    let (frame, maps, ingress) = unsafe { (TcFrame::new(skb), Maps::new(Context::Absent), (*skb).ifindex) };
+    let (frame, maps) = unsafe { (TcFrame::new(skb), Maps::new(Context::Absent)) };
     let (Some(mtu), Some(mut whole)) = (split::can_be_cut(&frame, &maps, ingress, egress), whole()) else {
         return 0;
     };
@@ -504,7 +572,7 @@ pub extern "C" fn xvr_tc_can_be_cut(skb: *mut __sk_buff, egress: u32) -> u32 {
 pub extern "C" fn xvr_tc_header(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the program's own context, handed on by it.
     let (maps, ifindex) = unsafe { (Maps::new(Context::Absent), (*skb).ifindex) };
-    let port = maps.port(&PortKey::untagged(ifindex));
+    let port = maps.port(ifindex);
     if port.is_none_or(|port| port.flags & Port::WITHOUT_LINK == 0) {
         return 1;
     }
@@ -575,21 +643,21 @@ pub extern "C" fn xvr_tc_piece(skb: *mut __sk_buff, start: u32, ifindex: u32) ->
     if piece.is_last { 0 } else { start + piece.length }
 }
 
-/// Answers a packet that is refused with an ICMP error from the port's own address, in its buffer: an action
-/// for TC. IPv4: IPv6 is not translated, so its errors are the kernel's.
+/// Answers a packet that is refused with an ICMP error from the address of the port that it came in by, in its
+/// buffer: an action for TC. IPv4: IPv6 is not translated, so its errors are the kernel's.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_answer4(skb: *mut __sk_buff, kind: u32, mtu: u32) -> u32 {
-    answer(skb, kind, mtu as u16).unwrap_or(TC_ACT_SHOT as u32)
+pub extern "C" fn xvr_tc_answer4(skb: *mut __sk_buff, ifindex: u32, kind: u32, mtu: u32) -> u32 {
+    answer(skb, ifindex, kind, mtu as u16).unwrap_or(TC_ACT_SHOT as u32)
 }
 
 /// Ethernet, IP and ICMP header of an error.
 const ERROR_HEADERS: usize = 14 + 28;
 
 #[inline(always)]
-fn answer(skb: *mut __sk_buff, kind: u32, mtu: u16) -> Option<u32> {
+fn answer(skb: *mut __sk_buff, ifindex: u32, kind: u32, mtu: u16) -> Option<u32> {
     // SAFETY: the program's own context.
-    let (frame, maps, ifindex) = unsafe { (TcFrame::new(skb), Maps::new(Context::Absent), (*skb).ifindex) };
+    let (frame, maps) = unsafe { (TcFrame::new(skb), Maps::new(Context::Absent)) };
     if frame.load::<Be16>(12)?.get() != ETHERTYPE_IPV4 {
         return None;
     }
@@ -599,7 +667,7 @@ fn answer(skb: *mut __sk_buff, kind: u32, mtu: u16) -> Option<u32> {
     let quote = bounded::<HELD_LENGTH>(icmp::quote(&header, frame.load(l4)?, kind)?);
     let [_, _, _, source, _] = header;
     let requester: [u8; 6] = frame.load(6)?;
-    let port = maps.port(&PortKey::untagged(ifindex))?;
+    let port = maps.port(ifindex)?;
     if port.address == Ipv4::UNSPECIFIED || !icmp::OWN_ERRORS.allows(&mut *own_errors()?, maps.now()) {
         return None;
     }

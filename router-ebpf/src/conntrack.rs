@@ -12,7 +12,7 @@
 use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
 use router_common::net::{Be16, Ipv4};
 use router_common::policy::NO_LIST;
-use router_common::port::{Local, LocalKey, PortKey, Role};
+use router_common::port::{Local, LocalKey, Role};
 use router_common::usage;
 use router_common::verdict::{DropReason, PuntReason};
 
@@ -201,7 +201,7 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
         return Err(DropReason::SpoofedSource);
     }
     may_begin(arrival)?;
-    let port = tables.port(&PortKey::untagged(arrival.ifindex)).ok_or(DropReason::NoEgressPort)?;
+    let port = tables.port(arrival.ifindex).ok_or(DropReason::NoEgressPort)?;
     // What the kernel answers because its time has run out is counted where it is handed over.
     let comes_again = arrival.is_early && arrival.hop_limit <= 1;
     if !destination.is_expected {
@@ -334,7 +334,7 @@ fn to_router<A: Family, T: Flows<A>>(
     let is_stranger = arrival.role == Role::Public as u8 && begins_connection(arrival);
     // An error has the flow's key that it is about; the kernel knows which are its own.
     if arrival.transport != Transport::IcmpError
-        && let Some(port) = tables.port(&PortKey::untagged(arrival.ifindex))
+        && let Some(port) = tables.port(arrival.ifindex)
     {
         // Who is outside connects to what a list opens, and never to the router's own sockets, whose answers the list
         // lets in. The kernel's reset would end what a guest's SYN that is under way is about to begin (RFC 5382 REQ-4).
@@ -365,9 +365,7 @@ fn comes_by_its_way_back<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A
     let Route::Via(way_back) = route(tables, arrival, arrival.key.src, 0) else { return false };
     way_back.ifindex == arrival.ifindex
         || arrival.role == Role::Public as u8
-            && tables
-                .port(&PortKey::untagged(way_back.ifindex))
-                .is_some_and(|port| port.role == Role::Public as u8)
+            && tables.port(way_back.ifindex).is_some_and(|port| port.role == Role::Public as u8)
 }
 
 /// The way out of a new flow.

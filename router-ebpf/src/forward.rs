@@ -2,7 +2,7 @@
 
 use router_common::flow::NextHop;
 use router_common::net::MacPair;
-use router_common::port::{Port, PortKey, Role};
+use router_common::port::{Port, Role};
 use router_common::verdict::DropReason;
 
 use crate::family::Family;
@@ -14,7 +14,7 @@ use crate::walk::Neighbour;
 /// the control network.
 #[inline(always)]
 pub fn egress<T: Tables>(tables: &T, next_hop: &NextHop) -> Result<T::Port, DropReason> {
-    match tables.port(&PortKey::untagged(next_hop.ifindex)) {
+    match tables.port(next_hop.ifindex) {
         Some(port) if port.role != Role::Control as u8 => Ok(port),
         _ => Err(DropReason::NoEgressPort),
     }
@@ -29,9 +29,10 @@ pub fn for_port(next_hop: NextHop, egress: &Port) -> NextHop {
         next_hop.mtu
     };
     let xdp = if egress.flags & Port::XDP_TARGET != 0 { NextHop::XDP_TARGET } else { 0 };
+    let tagged = if egress.flags & Port::TAGGED != 0 { NextHop::TAGGED } else { 0 };
     // Where there is no link layer there is nobody to be asked for.
     let resolved = if egress.flags & Port::WITHOUT_LINK != 0 { NextHop::RESOLVED } else { 0 };
-    NextHop { mtu, flags: next_hop.flags | xdp | resolved, ..next_hop }
+    NextHop { mtu, flags: next_hop.flags | xdp | tagged | resolved, ..next_hop }
 }
 
 /// Both in one.
@@ -52,7 +53,7 @@ pub fn send<A: Family, P: Packet>(packet: &mut P, l3: usize, next_hop: &NextHop)
         packet.store(0, first)?;
         packet.store(4, second)?;
         packet.store(8, third)?;
-        Some(Neighbour::Resolved)
+        Some(if next_hop.flags & NextHop::TAGGED == 0 { Neighbour::Resolved } else { Neighbour::Tagged })
     } else {
         Some(Neighbour::Unresolved)
     }

@@ -9,11 +9,13 @@ use core::arch::asm;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md};
 use aya_ebpf::helpers::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
-    bpf_skb_store_bytes,
+    bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head,
 };
 use router_common::account::Hook;
+use router_common::net::Be16;
 use router_ebpf::checksum;
 use router_ebpf::packet::{ChecksumPatch, Packet, Plain, ROOM};
+use router_ebpf::tags::{Tag, Tags};
 
 /// No header that the walk reads lies beyond this offset. The verifier wants a bound on every
 /// variable offset.
@@ -120,6 +122,7 @@ fn blur(offset: usize, unknown: usize) -> usize {
 
 /// A frame in the XDP program.
 pub struct XdpFrame {
+    ctx: *mut xdp_md,
     raw: Raw,
 }
 
@@ -129,7 +132,30 @@ impl XdpFrame {
     #[inline(always)]
     pub unsafe fn new(ctx: *mut xdp_md) -> Self {
         // SAFETY: the context is valid for the program's run, see above.
-        unsafe { Self { raw: Raw::new((*ctx).data as usize, (*ctx).data_end as usize) } }
+        unsafe { Self { ctx, raw: Raw::new((*ctx).data as usize, (*ctx).data_end as usize) } }
+    }
+
+    /// The same after what may have moved it.
+    #[inline(always)]
+    fn refresh(&mut self) {
+        // SAFETY: as in `new`.
+        self.raw = unsafe { Raw::new((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
+    }
+
+    /// Moves the frame's beginning so many bytes towards its end, and the addresses with it.
+    #[inline(always)]
+    fn move_addresses(&mut self, bytes: i32) -> Option<()> {
+        // It was handed to functions that may have moved it.
+        self.refresh();
+        let [first, second, third]: [u32; 3] = self.load(0)?;
+        // SAFETY: the program's own context.
+        if unsafe { bpf_xdp_adjust_head(self.ctx, bytes) } != 0 {
+            return None;
+        }
+        self.refresh();
+        self.store(0, first)?;
+        self.store(4, second)?;
+        self.store(8, third)
     }
 }
 
@@ -160,8 +186,26 @@ impl Packet for XdpFrame {
     }
 
     #[inline(always)]
-    fn stripped_vlan(&self) -> Option<u16> {
-        None
+    fn stripped_tag(&self) -> Tag {
+        Tag::NONE
+    }
+
+    #[inline(always)]
+    fn untag(&mut self, count: usize) -> Option<()> {
+        self.move_addresses(if count == 2 { 8 } else { 4 })
+    }
+
+    #[inline(always)]
+    fn tag(&mut self, tags: &Tags) -> Option<()> {
+        let two = tags.count == 2;
+        self.move_addresses(if two { -8 } else { -4 })?;
+        self.store(12, Be16::new(tags.outer.protocol()))?;
+        self.store(14, Be16::new(tags.outer.control()))?;
+        if two {
+            self.store(16, Be16::new(tags.inner.protocol()))?;
+            self.store(18, Be16::new(tags.inner.control()))?;
+        }
+        Some(())
     }
 
     #[inline(always)]
@@ -236,6 +280,14 @@ impl TcFrame {
     }
 }
 
+/// Puts tags in front of a buffer's; the outer one stays with the device, if that can put it in.
+#[inline(always)]
+pub fn push_tags(skb: *mut __sk_buff, tags: &Tags) -> Option<()> {
+    // SAFETY: the program's own context.
+    let push = |tag: Tag| unsafe { bpf_skb_vlan_push(skb, tag.protocol().to_be(), tag.control()) == 0 };
+    ((tags.count != 2 || push(tags.inner)) && push(tags.outer)).then_some(())
+}
+
 impl Packet for TcFrame {
     #[inline(always)]
     fn hook(&self) -> Hook {
@@ -264,9 +316,30 @@ impl Packet for TcFrame {
     }
 
     #[inline(always)]
-    fn stripped_vlan(&self) -> Option<u16> {
+    fn stripped_tag(&self) -> Tag {
         // SAFETY: the context is valid for the program's run.
-        unsafe { ((*self.skb).vlan_present != 0).then(|| ((*self.skb).vlan_tci & 0x0fff) as u16) }
+        let (present, protocol, control) =
+            unsafe { ((*self.skb).vlan_present, (*self.skb).vlan_proto, (*self.skb).vlan_tci) };
+        if present == 0 { Tag::NONE } else { Tag::new(u16::from_be(protocol as u16), control as u16) }
+    }
+
+    #[inline(always)]
+    fn untag(&mut self, count: usize) -> Option<()> {
+        // SAFETY: the context is valid for the program's run. The kernel takes the next tag out of the frame where
+        // there is one.
+        let failed =
+            unsafe { bpf_skb_vlan_pop(self.skb) != 0 || (count == 2 && bpf_skb_vlan_pop(self.skb) != 0) };
+        // Headers that were behind the tags are looked for again.
+        // SAFETY: as above.
+        *self = unsafe { Self::new(self.skb) };
+        if failed { None } else { Some(()) }
+    }
+
+    #[inline(always)]
+    fn tag(&mut self, tags: &Tags) -> Option<()> {
+        let tagged = push_tags(self.skb, tags);
+        self.refresh();
+        tagged
     }
 
     #[inline(always)]

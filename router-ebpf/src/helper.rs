@@ -48,7 +48,7 @@ impl Helped {
     fn read<P: Packet>(packet: &P, key: FlowKey<Ipv4>, now: u64, mtu: u16) -> Option<Self> {
         const FRAGMENT: u16 = 0x3fff;
         const DONT_FRAGMENT: u16 = 0x4000;
-        let l3 = packet.blur(parse::link(packet).ok()?.l3);
+        let l3 = packet.blur(parse::ETHERNET);
         let [first, second]: [u32; 2] = packet.load(l3)?;
         let [version_length, _, length_high, length_low] = first.to_ne_bytes();
         let [_, _, fragment_high, fragment_low] = second.to_ne_bytes();

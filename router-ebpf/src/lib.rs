@@ -31,6 +31,7 @@ pub mod policy;
 pub mod ports;
 pub mod split;
 pub mod tables;
+pub mod tags;
 pub mod tcp_state;
 pub mod tftp;
 pub mod unsolicited;

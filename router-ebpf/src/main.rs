@@ -9,15 +9,18 @@ mod frame;
 mod maps;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use router_common::port::Carrier;
 use router_common::verdict::{DeferReason, DropReason};
 use router_ebpf::icmp::error;
-use router_ebpf::walk::{Neighbour, Verdict, walk};
+use router_ebpf::tables::Tables;
+use router_ebpf::tags::of_carrier;
+use router_ebpf::walk::{Neighbour, Verdict, Walked, walk};
 
-use crate::frame::{TcFrame, XdpFrame};
+use crate::frame::{TcFrame, XdpFrame, push_tags};
 use crate::maps::{Context, Maps};
 
 /// In the driver or in the stack, in front of [`xvr_tc`]. What it cannot finish it passes on.
@@ -26,7 +29,7 @@ pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the program's own context.
     let (mut frame, maps, ifindex) =
         unsafe { (XdpFrame::new(ctx.ctx), Maps::new(Context::Xdp(ctx.ctx)), (*ctx.ctx).ingress_ifindex) };
-    match walk(&mut frame, &maps, ifindex) {
+    match walk(&mut frame, &maps, ifindex).passage.verdict() {
         // SAFETY: no pointers.
         Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },
         // XDP cuts nothing.
@@ -35,24 +38,34 @@ pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     }
 }
 
+/// What a port's program has left to the kernel by the port's own interface, which is not to be looked at again.
+const LEFT: u32 = 0x7876_7221;
+
 /// At TC ingress of every port.
 #[classifier]
 pub fn xvr_tc(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
-    let ifindex = unsafe { (*skb).ifindex };
+    let (ifindex, mark) = unsafe { ((*skb).ifindex, (*skb).mark) };
+    if mark == LEFT {
+        // SAFETY: as above.
+        unsafe { (*skb).mark = 0 };
+        return TC_ACT_UNSPEC;
+    }
     if frame::may_lack_header(skb) && apart::xvr_tc_header(skb) == 0 {
         return TC_ACT_SHOT;
     }
     // SAFETY: the program's own context.
     let (mut frame, maps) = unsafe { (TcFrame::new(skb), Maps::new(Context::Tc(skb))) };
-    match walk(&mut frame, &maps, ifindex) {
-        Verdict::Forward { ifindex, neighbour: Neighbour::Resolved } => {
+    let Walked { passage, port } = walk(&mut frame, &maps, ifindex);
+    match passage.verdict() {
+        Verdict::Forward { ifindex, neighbour: Neighbour::Resolved | Neighbour::Tagged } => {
             // SAFETY: no pointers.
             unsafe { bpf_redirect(ifindex, 0) as i32 }
         }
         Verdict::Forward { ifindex, neighbour: Neighbour::Unresolved } => find_neighbour(ifindex),
-        Verdict::Split { ifindex, neighbour: Neighbour::Resolved } => {
+        // Pieces get their tags where they leave by their port's own interface.
+        Verdict::Split { ifindex, neighbour: Neighbour::Resolved | Neighbour::Tagged } => {
             apart::xvr_tc_split(skb, ifindex);
             TC_ACT_SHOT
         }
@@ -61,17 +74,43 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
             0 => TC_ACT_SHOT,
             _ => find_neighbour(ifindex),
         },
-        Verdict::Drop(DropReason::TtlExceeded) => apart::xvr_tc_answer4(skb, error::TIME_EXCEEDED, 0) as i32,
+        Verdict::Drop(DropReason::TtlExceeded) => answer(skb, port, error::TIME_EXCEEDED, 0),
         // RFC 5508 REQ-8.
         Verdict::Drop(DropReason::NoFreePort | DropReason::GuestLimit | DropReason::FlowTableFull) => {
-            apart::xvr_tc_answer4(skb, error::PROHIBITED, 0) as i32
+            answer(skb, port, error::PROHIBITED, 0)
         }
-        Verdict::TooBig { mtu } => apart::xvr_tc_answer4(skb, error::TOO_BIG, u32::from(mtu)) as i32,
+        Verdict::TooBig { mtu } => answer(skb, port, error::TOO_BIG, mtu),
         Verdict::Drop(_) => TC_ACT_SHOT,
         // The frame lies in a table, or has come in again.
         Verdict::Defer(DeferReason::Held) => TC_ACT_SHOT,
+        // SAFETY: the program's own context, no pointers.
+        Verdict::Defer(_) | Verdict::Punt(_) if port != ifindex => unsafe {
+            (*skb).mark = LEFT;
+            bpf_redirect(port, u64::from(BPF_F_INGRESS)) as i32
+        },
         Verdict::Defer(_) | Verdict::Punt(_) => TC_ACT_UNSPEC,
     }
+}
+
+/// At TC egress of the own interfaces of ports that have tags: what the kernel sends there, or has found the
+/// neighbour for, leaves by the trunk.
+#[classifier]
+pub fn xvr_tags(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the program's own context.
+    let (ifindex, maps) = unsafe { ((*skb).ifindex, Maps::new(Context::Tc(skb))) };
+    let Some(carrier) = maps.carrier(ifindex) else { return TC_ACT_SHOT };
+    let priority = if carrier.priority == Carrier::KEEP_PRIORITY { 0 } else { carrier.priority };
+    match push_tags(skb, &of_carrier(&carrier, priority as u16)) {
+        // SAFETY: no pointers.
+        Some(()) => unsafe { bpf_redirect(carrier.trunk, 0) as i32 },
+        None => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn answer(skb: *mut __sk_buff, port: u32, kind: u32, mtu: u16) -> i32 {
+    apart::xvr_tc_answer4(skb, port, kind, u32::from(mtu)) as i32
 }
 
 /// Without parameters the kernel looks the next hop up by the destination, resolves it, and keeps the packet

@@ -31,7 +31,7 @@ use router_common::nat::{
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::policy::{self as lists, Block, List, RuleCount};
-use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::port::{Carrier, Local, LocalKey, Port, TagKey};
 use router_common::unsolicited::Syn;
 use router_common::usage::{self as accounts, AccountKey};
 use router_common::verdict::DropReason;
@@ -46,6 +46,7 @@ use router_ebpf::passage::{Decided, Passage, Question};
 use router_ebpf::policy::Case;
 use router_ebpf::split::{self, Whole};
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
+use router_ebpf::tags::Tags;
 
 use crate::apart;
 
@@ -57,7 +58,13 @@ pub use pool::{PoolInPlace, pool_in_place};
 #[map]
 static CONFIG: Array<RouterConfig> = Array::with_max_entries(1, 0);
 #[map]
-static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(4096, 0);
+static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
+/// Interfaces of ports that have tags.
+#[map]
+static TAGGED: HashMap<TagKey, u32> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
+/// By these.
+#[map]
+static CARRIERS: HashMap<u32, Carrier> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
 #[map]
 static LOCAL4: HashMap<LocalKey<Ipv4>, Local> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]
@@ -151,6 +158,9 @@ static USAGE: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(accounts::COU
 /// What counters said when they were last set to zero: userspace's alone, since nobody but a CPU itself may write its own.
 #[map]
 static USAGE_ZERO: Array<Traffic> = Array::with_max_entries(accounts::COUNTERS, 0);
+/// The tags that were taken off a frame.
+#[map]
+static CAME: PerCpuArray<Tags> = PerCpuArray::with_max_entries(1, 0);
 /// What the slow path is called with, see [`apart`].
 #[map]
 static ARRIVAL4: PerCpuArray<Arrival<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
@@ -239,9 +249,21 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn port(&self, key: &PortKey) -> Option<&'static Port> {
+    fn port(&self, ifindex: u32) -> Option<&'static Port> {
         // SAFETY: userspace replaces entries whole; a torn read of one is of two valid ports.
-        unsafe { PORTS.get(key) }
+        unsafe { PORTS.get(&ifindex) }
+    }
+
+    #[inline(always)]
+    fn tagged(&self, key: &TagKey) -> Option<u32> {
+        // SAFETY: one integer.
+        unsafe { TAGGED.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn carrier(&self, ifindex: u32) -> Option<Carrier> {
+        // SAFETY: userspace replaces entries whole.
+        unsafe { CARRIERS.get(&ifindex) }.copied()
     }
 
     #[inline(always)]
@@ -389,18 +411,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn limit_segments<P: Packet>(&self, _packet: &mut P, _ingress: u32, egress: u32) {
+    fn limit_segments<P: Packet>(&self, _packet: &mut P, ingress: u32, egress: u32) {
         match self.ctx {
-            Context::Xdp(ctx) => _ = apart::xvr_xdp_segments(ctx, egress),
-            Context::Tc(skb) => _ = apart::xvr_tc_segments(skb, egress),
+            Context::Xdp(ctx) => _ = apart::xvr_xdp_segments(ctx, ingress, egress),
+            Context::Tc(skb) => _ = apart::xvr_tc_segments(skb, ingress, egress),
             Context::Absent => {}
         }
     }
 
     #[inline(always)]
-    fn can_be_cut<P: Packet>(&self, _packet: &P, _ingress: u32, egress: u32) -> bool {
+    fn can_be_cut<P: Packet>(&self, _packet: &P, ingress: u32, egress: u32) -> bool {
         // XDP never asks.
-        matches!(self.ctx, Context::Tc(skb) if apart::xvr_tc_can_be_cut(skb, egress) != 0)
+        matches!(self.ctx, Context::Tc(skb) if apart::xvr_tc_can_be_cut(skb, ingress, egress) != 0)
     }
 
     #[inline(always)]
@@ -497,6 +519,12 @@ impl<T> DerefMut for Own<T> {
 #[inline(always)]
 fn own<T>(array: &PerCpuArray<T>) -> Option<Own<T>> {
     array.get_ptr_mut(0).and_then(NonNull::new).map(Own)
+}
+
+/// The tags that were taken off the frame.
+#[inline(always)]
+pub fn came() -> Option<Own<Tags>> {
+    own(&CAME)
 }
 
 /// What the slow path has been called with.
@@ -765,19 +793,44 @@ impl FamilyMaps for Ipv6 {
 }
 
 impl World for Maps {
-    /// The frame is the context's, whichever way it comes.
+    /// The frame is the context's, whichever way it comes; so it is for all of these.
     #[inline(always)]
-    fn pass<P: Packet>(&self, _packet: &mut P, _ifindex: u32, decided: Decided) -> Passage {
+    fn take_tags<P: Packet>(&self, _packet: &mut P, ifindex: u32) -> u32 {
+        match self.ctx {
+            Context::Xdp(ctx) => apart::xvr_xdp_take_tags(ctx, ifindex),
+            Context::Tc(skb) => apart::xvr_tc_take_tags(skb, ifindex),
+            Context::Absent => ifindex,
+        }
+    }
+
+    #[inline(always)]
+    fn give_tags<P: Packet>(&self, _packet: &mut P, ifindex: u32, had_tags: bool) -> Option<u32> {
+        let trunk = match self.ctx {
+            Context::Xdp(ctx) => apart::xvr_xdp_give_tags(ctx, ifindex, had_tags.into()),
+            Context::Tc(skb) => apart::xvr_tc_give_tags(skb, ifindex, had_tags.into()),
+            Context::Absent => 0,
+        };
+        (trunk != 0).then_some(trunk)
+    }
+
+    #[inline(always)]
+    fn give_back_tags<P: Packet>(&self, _packet: &mut P) -> bool {
+        // TC never asks.
+        matches!(self.ctx, Context::Xdp(ctx) if apart::xvr_xdp_give_back_tags(ctx) != 0)
+    }
+
+    #[inline(always)]
+    fn pass<P: Packet>(&self, _packet: &mut P, ifindex: u32, decided: Decided) -> Passage {
         let decided = decided as u32;
         Passage::from_number(match self.ctx {
-            Context::Xdp(ctx) => apart::xvr_xdp_pass(ctx, decided),
-            Context::Tc(skb) => apart::xvr_tc_pass(skb, decided),
+            Context::Xdp(ctx) => apart::xvr_xdp_pass(ctx, ifindex, decided),
+            Context::Tc(skb) => apart::xvr_tc_pass(skb, ifindex, decided),
             Context::Absent => 0,
         })
     }
 
     #[inline(always)]
-    fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason> {
+    fn decide(&self, version: u8, question: Question, ifindex: u32) -> Result<Decision, DropReason> {
         let is_v6 = version == Ipv6::VERSION;
         apart::decoded(match (question, self.ctx) {
             (_, Context::Absent) => apart::NO_ROOM,
@@ -787,8 +840,8 @@ impl World for Maps {
             (Question::Flow, Context::Tc(skb)) => apart::xvr_tc_decide4(skb),
             // Never asked for: XDP keeps no frames.
             (Question::Datagram, Context::Xdp(_)) => DropReason::FragmentNotHeld.outcome(),
-            (Question::Datagram, Context::Tc(skb)) if is_v6 => apart::xvr_tc_datagram6(skb),
-            (Question::Datagram, Context::Tc(skb)) => apart::xvr_tc_datagram4(skb),
+            (Question::Datagram, Context::Tc(skb)) if is_v6 => apart::xvr_tc_datagram6(skb, ifindex),
+            (Question::Datagram, Context::Tc(skb)) => apart::xvr_tc_datagram4(skb, ifindex),
         })
     }
 

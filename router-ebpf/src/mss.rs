@@ -3,19 +3,16 @@
 //! errors that would tell them are lost on many a way (RFC 2923 §2.1).
 
 use router_common::net::{Be16, Ipv4, Ipv6};
-use router_common::port::PortKey;
 
 use crate::checksum;
 use crate::family::{ETHERTYPE_IPV4, Family, protocol};
 use crate::packet::{ChecksumPatch, Packet};
-use crate::parse::Header;
+use crate::parse::{ETHERNET, Header};
 use crate::tables::Tables;
 
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
-/// Length of the Ethernet header; ports with tags are none yet.
-const ETHERNET: usize = 14;
 /// Length of the TCP header without options.
 const HEADER: usize = 20;
 /// The longest that options can be, in bytes.
@@ -25,7 +22,7 @@ const MOST: usize = 40;
 /// Leaves alone what has none, or makes no sense, and what has IPv6 extension headers.
 #[inline(always)]
 pub fn limit<P: Packet, T: Tables>(packet: &mut P, tables: &T, ingress: u32, egress: u32) -> bool {
-    let mtu = |ifindex| tables.port(&PortKey::untagged(ifindex)).map_or(u32::MAX, |port| port.mtu);
+    let mtu = |ifindex| tables.port(ifindex).map_or(u32::MAX, |port| port.mtu);
     limited(packet, mtu(ingress).min(mtu(egress))).is_some()
 }
 

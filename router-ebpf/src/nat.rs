@@ -9,7 +9,7 @@ use router_common::nat::{
     self, Binding, BindingKey, DestinationKey, ExternalKey, ForwardKey, GuestKey, Internal, SourceKey,
 };
 use router_common::net::{Address, Be16, Ipv4};
-use router_common::port::{LocalKey, Port, PortKey, Role};
+use router_common::port::{LocalKey, Port, Role};
 use router_common::verdict::DropReason;
 
 use crate::checksum;
@@ -236,7 +236,7 @@ fn hairpin<A: Family, T: Flows<A>>(
     }
     // As it would be seen on the public port that has the address it called.
     let called = LocalKey { address: arrival.key.dst, router, pad: [0; 2] };
-    let public = tables.local(&called).and_then(|local| tables.port(&PortKey::untagged(local.ifindex)));
+    let public = tables.local(&called).and_then(|local| tables.port(local.ifindex));
     match public {
         Some(public) => dynamic(arrival, &public),
         None => Source::NONE,

@@ -5,6 +5,8 @@
 use router_common::account::Hook;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
 
+use crate::tags::{self, Tag, Tags};
+
 /// A type that any bytes of its size are a valid value of, and that has no padding.
 ///
 /// # Safety
@@ -27,6 +29,9 @@ unsafe impl Plain for Ipv6 {}
 unsafe impl Plain for MacPair {}
 // SAFETY: see above.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+/// Length of the two addresses that a frame begins with.
+const ADDRESSES: usize = 12;
 
 /// Bytes that [`Packet::read`] and [`Packet::write`] take.
 pub const ROOM: usize = 256;
@@ -51,8 +56,25 @@ pub trait Packet {
         offset
     }
 
-    /// The VLAN id of a tag that the hardware or the stack has taken out of the frame.
-    fn stripped_vlan(&self) -> Option<u16>;
+    /// A tag that the hardware or the stack has taken out of the frame: it is in front of those that are there.
+    fn stripped_tag(&self) -> Tag;
+
+    /// The tag at an offset, if one is there and whole.
+    #[inline(always)]
+    fn tag_at(&self, offset: usize) -> Tag {
+        match self.load::<[Be16; 2]>(offset) {
+            Some([protocol, control]) if tags::is_tag(protocol.get()) => {
+                Tag::new(protocol.get(), control.get())
+            }
+            _ => Tag::NONE,
+        }
+    }
+
+    /// Takes the first tags off, as many as it has at least, one or two.
+    fn untag(&mut self, count: usize) -> Option<()>;
+
+    /// Puts tags in front of those that there are.
+    fn tag(&mut self, tags: &Tags) -> Option<()>;
 
     /// How much payload each packet carries that a GSO frame will be cut into; `None` for a
     /// frame that is one packet.
@@ -151,8 +173,26 @@ impl Packet for SliceFrame<'_> {
         Some(())
     }
 
-    fn stripped_vlan(&self) -> Option<u16> {
-        None
+    fn stripped_tag(&self) -> Tag {
+        Tag::NONE
+    }
+
+    fn untag(&mut self, count: usize) -> Option<()> {
+        let behind = ADDRESSES + 4 * count;
+        self.frame_mut().get(behind..)?;
+        self.frame_mut().copy_within(behind.., ADDRESSES);
+        self.length -= 4 * count;
+        Some(())
+    }
+
+    fn tag(&mut self, tags: &Tags) -> Option<()> {
+        let length = self.length;
+        self.resize(length + 4 * tags.count)?;
+        self.frame_mut().copy_within(ADDRESSES..length, ADDRESSES + 4 * tags.count);
+        for (index, tag) in [tags.outer, tags.inner].into_iter().take(tags.count).enumerate() {
+            self.store(ADDRESSES + 4 * index, [Be16::new(tag.protocol()), Be16::new(tag.control())])?;
+        }
+        Some(())
     }
 
     fn segment_payload(&self) -> Option<usize> {

@@ -1,6 +1,6 @@
 //! Step 1: bytes → what the frame is.
 //!
-//! Follows at most two VLAN tags and six IPv6 extension headers. Whatever comes out of here has
+//! Follows at most six IPv6 extension headers. Whatever comes out of here has
 //! a sane header: the later steps need not ask again.
 
 use router_common::account::Hook;
@@ -13,19 +13,10 @@ use crate::family::{Family, IcmpKind, Scope, protocol};
 use crate::fragment::Fragment;
 use crate::icmp;
 use crate::packet::Packet;
+use crate::tags::{self, Tags};
 
-/// The Ethernet header, tags included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Where the payload begins.
-    pub l3: usize,
-    /// Its ethertype.
-    pub ethertype: u16,
-    /// VLAN id of the outer tag, 0 for none.
-    pub outer_vlan: u16,
-    /// VLAN id of the inner tag, 0 for none.
-    pub inner_vlan: u16,
-}
+/// Length of the Ethernet header, once it has no tags.
+pub const ETHERNET: usize = 14;
 
 /// What carries the flow's ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,38 +74,20 @@ pub mod tcp_flags {
     pub const ACK: u8 = 16;
 }
 
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_QINQ: u16 = 0x88a8;
-const VLAN_ID: u16 = 0x0fff;
-
 /// What no flow of ICMP has for ports.
 const NO_FLOWS: (Be16, Be16) = (Be16::from_raw(u16::MAX), Be16::from_raw(u16::MAX));
 
-const fn is_tag(ethertype: u16) -> bool {
-    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
-}
-
-/// The Ethernet header and up to two tags.
+/// What the Ethernet header says the frame carries. Tags of a port are off by now.
 #[inline(always)]
-pub fn link<P: Packet>(packet: &P) -> Result<Link, DropReason> {
-    let mut l3 = 14;
-    let mut ethertype = load::<_, Be16>(packet, 12)?.get();
-    let mut vlans = [packet.stripped_vlan().unwrap_or(0), 0];
-    let already_out = usize::from(vlans != [0, 0]);
-    for vlan in vlans.iter_mut().skip(already_out) {
-        if !is_tag(ethertype) {
-            break;
-        }
-        let [tag, inner]: [Be16; 2] = load(packet, l3)?;
-        *vlan = tag.get() & VLAN_ID;
-        ethertype = inner.get();
-        l3 += 4;
+pub fn ethertype<P: Packet>(packet: &P) -> Result<u16, DropReason> {
+    let ethertype = load::<_, Be16>(packet, 12)?.get();
+    if tags::is_tag(ethertype) || !packet.stripped_tag().is_none() {
+        return Err(match Tags::of(packet).count {
+            tags::TOO_MANY => DropReason::TooManyHeaders,
+            _ => DropReason::UnknownVlan,
+        });
     }
-    if is_tag(ethertype) {
-        return Err(DropReason::TooManyHeaders);
-    }
-    let [outer_vlan, inner_vlan] = vlans;
-    Ok(Link { l3, ethertype, outer_vlan, inner_vlan })
+    Ok(ethertype)
 }
 
 /// An IP packet; `router` is whose. `None`: one with options, or a fragment, in XDP. It can keep no fragment that

@@ -48,7 +48,7 @@ impl From<Verdict> for End {
 }
 
 /// What came of a passage, as one number: bits 0 to 7 the outcome, or 0x80, the question in bits 4 to 6 and
-/// the IP version; bit 8 "the neighbour is not resolved"; bit 9 "with SYN", bit 10 "to be cut"; bits 16 to 31 the port's row of counters; bits
+/// the IP version; bit 8 "the neighbour is not resolved"; bit 9 "with SYN", bit 10 "to be cut", bit 11 "to get tags"; bits 16 to 31 the port's row of counters; bits
 /// 32 to 63 the interface, or the MTU.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ const BEGINS: u64 = 0x200;
 const SYN_TO_BEGINS: u32 = 8;
 const _: () = assert!((tcp_flags::SYN as u64) << SYN_TO_BEGINS == BEGINS);
 const SPLIT: u64 = 0x400;
+const TAGGED: u64 = 0x800;
+const ROW: u64 = 0xffff_0000;
 
 impl Passage {
     /// A passage that ended so; `slot` is the port's row of counters, 0 where there is no port, and below
@@ -88,8 +90,12 @@ impl Passage {
             Verdict::TooBig { mtu } => (mtu as u32, Neighbour::Resolved, 0),
             _ => (0, Neighbour::Resolved, 0),
         };
-        let unresolved = if matches!(neighbour, Neighbour::Unresolved) { UNRESOLVED } else { 0 };
-        (ifindex as u64) << 32 | split | unresolved | verdict.outcome() as u64
+        let neighbour = match neighbour {
+            Neighbour::Resolved => 0,
+            Neighbour::Tagged => TAGGED,
+            Neighbour::Unresolved => UNRESOLVED,
+        };
+        (ifindex as u64) << 32 | split | neighbour | verdict.outcome() as u64
     }
 
     /// The number.
@@ -116,6 +122,42 @@ impl Passage {
         self.0 & BEGINS != 0
     }
 
+    /// The same with another end, which needs nothing but its outcome.
+    #[inline(always)]
+    pub const fn ending(self, outcome: u32) -> Self {
+        Self(self.0 & ROW | outcome as u64)
+    }
+
+    /// The same with its tags on, to leave by their trunk.
+    #[inline(always)]
+    pub const fn leaving_by(self, trunk: u32) -> Self {
+        Self((trunk as u64) << 32 | self.0 & 0xffff_ffff & !TAGGED)
+    }
+
+    /// The outcome's place in a counter row. Where the slow path has no more to say it is a drop.
+    #[inline(always)]
+    pub const fn outcome(self) -> u32 {
+        if self.0 & UNDECIDED != 0 { DropReason::FlowTableFull.outcome() } else { (self.0 & 0x7f) as u32 }
+    }
+
+    /// Whether it is left to the program behind.
+    #[inline(always)]
+    pub const fn is_deferred(self) -> bool {
+        DeferReason::from_outcome(self.outcome()).is_some()
+    }
+
+    /// Whether it is sent, in pieces.
+    #[inline(always)]
+    pub const fn is_to_be_cut(self) -> bool {
+        self.0 & SPLIT != 0
+    }
+
+    /// Whether it is sent, as a whole, by a port whose frames have tags.
+    #[inline(always)]
+    pub const fn needs_tags(self) -> bool {
+        self.0 & (TAGGED | SPLIT) == TAGGED
+    }
+
     /// The interface that it leaves by.
     #[inline(always)]
     pub const fn ifindex(self) -> u32 {
@@ -135,8 +177,11 @@ impl Passage {
     pub fn verdict(self) -> Verdict {
         let outcome = (self.0 & 0xff) as u32;
         if outcome == FORWARDED {
-            let unresolved = self.0 & UNRESOLVED != 0;
-            let neighbour = if unresolved { Neighbour::Unresolved } else { Neighbour::Resolved };
+            let neighbour = match self.0 & (TAGGED | UNRESOLVED) {
+                0 => Neighbour::Resolved,
+                TAGGED => Neighbour::Tagged,
+                _ => Neighbour::Unresolved,
+            };
             let ifindex = self.ifindex();
             return match self.0 & SPLIT {
                 0 => Verdict::Forward { ifindex, neighbour },
@@ -164,7 +209,7 @@ mod tests {
     #[test]
     fn every_verdict_and_question_comes_back_from_its_number() {
         let passage = |end| Passage::from_number(Passage::new(255, end).number());
-        let mut verdicts = [Neighbour::Resolved, Neighbour::Unresolved]
+        let mut verdicts = [Neighbour::Resolved, Neighbour::Tagged, Neighbour::Unresolved]
             .into_iter()
             .flat_map(|neighbour| {
                 let ifindex = u32::MAX;

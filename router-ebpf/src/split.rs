@@ -2,11 +2,12 @@
 //! RFC 4787 REQ-13a). The packet is translated before, so that all pieces leave by one decision.
 
 use router_common::net::{Be16, Ipv4};
-use router_common::port::{Port, PortKey};
+use router_common::port::Port;
 
 use crate::checksum;
 use crate::family::{ETHERTYPE_IPV4, Family, protocol};
 use crate::packet::Packet;
+use crate::parse::ETHERNET;
 use crate::tables::Tables;
 
 /// The longest payload that is cut, in bytes: more than a jumbo frame's.
@@ -22,14 +23,12 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// finished cannot: the mark that has the hardware finish it would be on every piece.
 #[inline(always)]
 pub fn can_be_cut<P: Packet, T: Tables>(packet: &P, tables: &T, ingress: u32, egress: u32) -> Option<u32> {
-    let port = |ifindex| tables.port(&PortKey::untagged(ifindex));
-    let (from, to) = (port(ingress)?, port(egress)?);
+    let (from, to) = (tables.port(ingress)?, tables.port(egress)?);
     let may_be_partial = from.flags & Port::PARTIAL_CHECKSUMS != 0;
     cuttable(packet, to.mtu, may_be_partial)?.then_some(to.mtu)
 }
 
 fn cuttable<P: Packet>(packet: &P, mtu: u32, may_be_partial: bool) -> Option<bool> {
-    const ETHERNET: usize = 14;
     const L4: usize = ETHERNET + Ipv4::HEADER;
     if packet.load::<Be16>(12)?.get() != ETHERTYPE_IPV4 || packet.segment_payload().is_some() {
         return Some(false);

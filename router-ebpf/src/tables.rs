@@ -13,7 +13,7 @@ use router_common::nat::{
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List};
-use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::port::{Carrier, Local, LocalKey, Port, TagKey};
 use router_common::usage::AccountKey;
 use router_common::verdict::DropReason;
 
@@ -43,8 +43,12 @@ pub trait Tables: Sized {
     fn random(&self) -> u32;
     /// The settings.
     fn config(&self) -> RouterConfig;
-    /// The port that a frame belongs to.
-    fn port(&self, key: &PortKey) -> Option<Self::Port>;
+    /// The port that has an interface for its own.
+    fn port(&self, ifindex: u32) -> Option<Self::Port>;
+    /// The interface of the port that has tags.
+    fn tagged(&self, key: &TagKey) -> Option<u32>;
+    /// How the frames of a port are carried that has tags, by its interface.
+    fn carrier(&self, ifindex: u32) -> Option<Carrier>;
     /// The guest behind a public address of static NAT.
     fn static_in(&self, public: &LocalKey<Ipv4>) -> Option<StaticNat>;
     /// The public address that a guest has by static NAT.
@@ -227,20 +231,29 @@ pub trait Flows<A: Family>: Tables + Sized {
     fn route(&self, query: &RouteQuery<A>) -> Route;
 }
 
-/// Both families, and the two parts of the walk that the programs make functions of their own,
+/// Both families, and the parts of the walk that the programs make functions of their own,
 /// each with its own stack, and looked at by the verifier once.
 pub trait World: Desk + Flows<Ipv6> {
+    /// [`tags::take_off`](crate::tags::take_off) of a frame with tags; keeps what was taken off.
+    fn take_tags<P: Packet>(&self, packet: &mut P, ifindex: u32) -> u32;
+
+    /// [`tags::put_on`](crate::tags::put_on) of the frame that came last, if it had tags.
+    fn give_tags<P: Packet>(&self, packet: &mut P, ifindex: u32, had_tags: bool) -> Option<u32>;
+
+    /// Gives the frame that came last the tags again that were taken off; whether that could be done.
+    fn give_back_tags<P: Packet>(&self, packet: &mut P) -> bool;
+
     /// [`walk::pass`].
     fn pass<P: Packet>(&self, packet: &mut P, ifindex: u32, decided: Decided) -> Passage {
         walk::pass(packet, self, ifindex, decided)
     }
 
     /// The slow path: [`conntrack::decide`](crate::conntrack::decide) about the packet of this IP
-    /// version that arrived last, or what else is asked about it.
+    /// version that arrived last by an interface, or what else is asked about it.
     ///
     /// # Errors
     /// Why the packet is refused.
-    fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason>;
+    fn decide(&self, version: u8, question: Question, ifindex: u32) -> Result<Decision, DropReason>;
 
     /// [`helper::help`](crate::helper::help) with the packet that arrived last.
     ///

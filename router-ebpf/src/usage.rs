@@ -5,7 +5,7 @@
 //! forwards. Who has opened the flow does not matter: sent is what goes outward.
 
 use router_common::net::Ipv4;
-use router_common::port::{Port, PortKey, Role};
+use router_common::port::{Port, Role};
 use router_common::usage::{AccountKey, Course, counter};
 
 use crate::conntrack::{Arrival, Opening};
@@ -16,7 +16,7 @@ use crate::tables::{Flows, Tables};
 #[inline(always)]
 pub fn of_opening<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, opening: &Opening<A>) -> u32 {
     const OTHERS: u32 = 0;
-    let port = |ifindex| tables.port(&PortKey::untagged(ifindex));
+    let port = |ifindex| tables.port(ifindex);
     let (Some(from), Some(to)) = (port(arrival.ifindex), port(opening.next_hop.ifindex)) else {
         return counter(OTHERS, Course::Sent);
     };

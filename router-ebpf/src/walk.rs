@@ -1,8 +1,8 @@
 //! The walk: a packet's whole journey, top to bottom.
 //!
 //! ```text
-//! parse → classify → conntrack → (nat, forward: what the first packet of a flow decides)
-//!                  → checks → rewrite → forward → account
+//! tags → parse → classify → conntrack → (nat, forward: what the first packet of a flow decides)
+//!                         → checks → rewrite → forward → account → tags
 //! ```
 //!
 //! A known flow's packet costs one flow lookup and no decision. The first packet of a flow goes
@@ -18,15 +18,16 @@ use core::ops::Deref;
 use router_common::account::Hook;
 use router_common::flow::{Direction, FlowEntry, NextHop};
 use router_common::net::{Address, Ipv4, Ipv6};
-use router_common::port::{Port, PortKey, Role};
+use router_common::port::{Port, Role};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
 use crate::conntrack::{self, Arrival, Decision};
 use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family};
 use crate::packet::Packet;
-use crate::parse::{self, Header, Link, Parsed, Transport, tcp_flags};
+use crate::parse::{self, ETHERNET, Header, Parsed, Transport, tcp_flags};
 use crate::passage::{Decided, End, Passage, Question};
-use crate::tables::{Activity, Flows, Tables, World};
+use crate::tables::{Activity, Flows, World};
+use crate::tags;
 use crate::{checksum, forward, nat, tcp_state};
 
 /// What becomes of a frame.
@@ -65,6 +66,8 @@ pub enum Verdict {
 pub enum Neighbour {
     /// And written into the frame.
     Resolved,
+    /// So it is, and the frame is to get the tags of the port that it leaves by.
+    Tagged,
     /// Not yet: the kernel resolves it and keeps the packet meanwhile (`bpf_redirect_neigh`).
     Unresolved,
 }
@@ -92,22 +95,34 @@ impl Verdict {
     }
 }
 
+/// What has become of a frame, and how it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// Where its last passage has ended. What is left unchanged has its tags again where the hook is XDP; in TC it has
+    /// none, and is the business of its port's own interface.
+    pub passage: Passage,
+    /// The own interface of the port that it came in by, or that which it came in by where it was no port's.
+    pub port: u32,
+}
+
 /// A frame that came in by an interface: one passage through the steps, and another one each time that
 /// the slow path had to decide something in between.
 #[inline(always)]
-pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
+pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Walked {
     let length = packet.length();
+    let is_tagged = tags::are_on(packet);
+    let ifindex = if is_tagged { tables.take_tags(packet, ifindex) } else { ifindex };
     let mut passage = tables.pass(packet, ifindex, Decided::No);
     let slot = passage.slot();
     if let Some(version) = passage.asks(Question::Datagram) {
-        passage = match tables.decide(version, Question::Datagram) {
+        passage = match tables.decide(version, Question::Datagram, ifindex) {
             Ok(Decision::Held) => Passage::new(slot, Verdict::Defer(DeferReason::Held).into()),
             Ok(_) => tables.pass(packet, ifindex, Decided::Found),
             Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
         };
     }
     if let Some(version) = passage.asks(Question::Flow) {
-        let decision = match tables.decide(version, Question::Flow) {
+        let decision = match tables.decide(version, Question::Flow, ifindex) {
             Ok(Decision::Help) if packet.hook() == Hook::Tc => tables.help(packet).map(|()| Decision::Flow),
             decision => decision,
         };
@@ -120,21 +135,27 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Ve
             Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
         };
     }
-    let verdict = match passage.verdict() {
-        // Only there can be answered.
-        Verdict::Drop(DropReason::TtlExceeded) if packet.hook() == Hook::Xdp => {
-            Verdict::Defer(DeferReason::Punted)
-        }
-        Verdict::Split { ifindex: egress, .. } if !tables.can_be_cut(packet, ifindex, egress) => {
-            Verdict::Drop(DropReason::TooBig)
-        }
-        verdict => verdict,
-    };
-    if passage.begins() && verdict.outcome() == FORWARDED {
+    let hook = packet.hook();
+    // Only there can be answered.
+    if hook == Hook::Xdp && passage.outcome() == DropReason::TtlExceeded.outcome() {
+        passage = passage.ending(DeferReason::Punted.outcome());
+    }
+    if passage.is_to_be_cut() && !tables.can_be_cut(packet, ifindex, passage.ifindex()) {
+        passage = passage.ending(DropReason::TooBig.outcome());
+    }
+    if passage.begins() && passage.outcome() == FORWARDED {
         tables.limit_segments(packet, ifindex, passage.ifindex());
     }
-    tables.count(slot, packet.hook(), verdict.outcome(), length);
-    verdict
+    if passage.needs_tags() {
+        passage = match tables.give_tags(packet, passage.ifindex(), is_tagged) {
+            Some(trunk) => passage.leaving_by(trunk),
+            None => passage.ending(DropReason::RewriteFailed.outcome()),
+        };
+    } else if is_tagged && hook == Hook::Xdp && passage.is_deferred() && !tables.give_back_tags(packet) {
+        passage = passage.ending(DropReason::RewriteFailed.outcome());
+    }
+    tables.count(slot, hook, passage.outcome(), length);
+    Walked { passage, port: ifindex }
 }
 
 /// One passage through the steps.
@@ -156,8 +177,8 @@ fn steps<P: Packet, T: World>(
     decided: Decided,
     noted: &mut Noted,
 ) -> Result<End, DropReason> {
-    let link = parse::link(packet)?;
-    let Some(port) = classify(tables, ifindex, &link)? else {
+    let ethertype = parse::ethertype(packet)?;
+    let Some(port) = tables.port(ifindex) else {
         return Ok(Verdict::punt(packet, PuntReason::NotAPort).into());
     };
     noted.slot = port.slot;
@@ -165,10 +186,9 @@ fn steps<P: Packet, T: World>(
         return Ok(Verdict::punt(packet, reason).into());
     }
     let ingress = Ingress { port, ifindex };
-    let l3 = packet.blur(link.l3);
-    match link.ethertype {
-        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, l3, decided, noted),
-        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, l3, decided, noted),
+    match ethertype {
+        ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, decided, noted),
+        ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, decided, noted),
         _ => Ok(Verdict::punt(packet, PuntReason::NotIp).into()),
     }
 }
@@ -196,7 +216,6 @@ fn family_steps<A, P, T>(
     packet: &mut P,
     tables: &T,
     ingress: &Ingress<T::Port>,
-    l3: usize,
     decided: Decided,
     noted: &mut Noted,
 ) -> Result<End, DropReason>
@@ -205,6 +224,7 @@ where
     P: Packet,
     T: Flows<A>,
 {
+    let l3 = ETHERNET;
     let Some(mut parsed): Option<Parsed<A>> = parse::ip(packet, l3, ingress.port.router)? else {
         let has_options = A::VERSION == Ipv4::VERSION && packet.load(l3) != Some(0x45u8);
         let reason = if has_options { DeferReason::Options } else { DeferReason::Fragment };
@@ -373,16 +393,6 @@ fn segment_size<A: Family, P: Packet>(
         8
     };
     Ok(parsed.l4 - parsed.l3 + header + payload)
-}
-
-/// Step 2: which port a frame belongs to.
-#[inline(always)]
-fn classify<T: Tables>(tables: &T, ifindex: u32, link: &Link) -> Result<Option<T::Port>, DropReason> {
-    let key = PortKey { ifindex, outer_vlan: link.outer_vlan, inner_vlan: link.inner_vlan };
-    match tables.port(&key) {
-        None if link.outer_vlan != 0 => Err(DropReason::UnknownVlan),
-        port => Ok(port),
-    }
 }
 
 /// Whether a frame is none that a router may forward: it forwards what is sent to its own

@@ -95,8 +95,13 @@ pub fn remove(root: &Root, guard: Guard) -> Result<()> {
     dataplane::mount_bpffs()?;
     let pin_dir = dataplane::default_pin_dir()?;
     if pin_dir.exists() {
-        dataplane::Dataplane::open(&dataplane::Options { pin_dir, max_flows: 2, max_bindings: 2 })?
-            .remove()?;
+        dataplane::Dataplane::open(&dataplane::Options {
+            pin_dir,
+            max_flows: 2,
+            max_bindings: 2,
+            max_ports: 2,
+        })?
+        .remove()?;
     }
     own_tcp::remove()?;
     remove_guard(guard)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Display, Write};
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::error::ConfigError;
 
@@ -200,6 +200,47 @@ impl<'a> From<&'a Value> for Shape<'a> {
 /// What a value is, for errors.
 pub fn kind(value: &Value) -> &'static str {
     Shape::from(value).kind()
+}
+
+/// The members of the list that `value` has to be, with their places.
+///
+/// # Errors
+/// It is something else.
+pub fn members<'a>(place: &Place, value: &'a Value) -> Result<Vec<(&'a Value, Place)>, ConfigError> {
+    match value {
+        Value::Array(list) => {
+            Ok(list.iter().enumerate().map(|(index, value)| (value, place.at(index))).collect())
+        }
+        other => Err(place.error(format_args!("expected a list, found {}", kind(other)))),
+    }
+}
+
+/// The entries of the object that `value` has to be, with their places.
+///
+/// # Errors
+/// It is something else.
+pub fn entries<'a>(place: &Place, value: &'a Value) -> Result<Vec<(&'a str, &'a Value, Place)>, ConfigError> {
+    let of =
+        |map: &'a Map<String, Value>| map.iter().map(|(key, value)| (key.as_str(), value, place.at(key)));
+    match value {
+        Value::Object(map) => Ok(of(map).collect()),
+        other => Err(place.error(format_args!("expected an object, found {}", kind(other)))),
+    }
+}
+
+/// The meaning of the word that `value` has to be.
+///
+/// # Errors
+/// It is another one, or no word.
+pub fn choice<T: Copy>(place: &Place, value: &Value, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+    let Value::String(word) = value else {
+        return Err(place.error(format_args!("expected text, found {}", kind(value))));
+    };
+    let meaning = choices.iter().find(|(known, _)| known == word).map(|(_, meaning)| *meaning);
+    meaning.ok_or_else(|| {
+        let known: Vec<String> = choices.iter().map(|(known, _)| format!("{known:?}")).collect();
+        place.error(format_args!("{word:?} is not {}", known.join(" or ")))
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::settings;
+use crate::{settings, trunks};
 
 /// Where a router's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,11 @@ impl Root {
     /// The operator's settings.
     pub fn settings(&self) -> PathBuf {
         self.operator().join(settings::NAME)
+    }
+
+    /// The operator's tagged ports.
+    pub fn ports(&self) -> PathBuf {
+        self.operator().join(trunks::NAME)
     }
 
     /// Where CloudStack puts its files.

@@ -9,23 +9,30 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::ConfigError;
-use crate::json::{self, Place, kind};
+use crate::json::{self, Place, choice, entries, kind, members};
 use crate::model::settings::{
     DeniedFlows, ExhaustedPorts, Filtering, HairpinSource, Helpers, ManagementServer, Mapping,
     NetworkSettings, Settings, Timeouts, UnsolicitedSyn,
 };
+use crate::root::Root;
+use crate::trunks;
 
 /// What the file is called, in messages too.
 pub const NAME: &str = "settings.json";
 
-/// The settings in a file.
+/// What the operator has chosen below a root: the settings, and the tagged ports.
 ///
 /// # Errors
-/// The file cannot be read, or something in it is wrong or unknown.
-pub fn load(path: &Path) -> Result<Settings, ConfigError> {
+/// A file cannot be read, or something in it is wrong or unknown.
+pub fn load(root: &Root) -> Result<Settings, ConfigError> {
+    let settings = load_file(&root.settings())?;
+    Ok(Settings { tagged_ports: trunks::load(&root.ports())?, ..settings })
+}
+
+fn load_file(path: &Path) -> Result<Settings, ConfigError> {
     match fs::read(path) {
         Ok(bytes) => read(&bytes),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Settings::default()),
@@ -195,38 +202,6 @@ fn network_settings(place: &Place, value: &Value) -> Result<NetworkSettings, Con
     Ok(settings)
 }
 
-/// The members of the list that `value` has to be, with their places.
-fn members<'a>(place: &Place, value: &'a Value) -> Result<Vec<(&'a Value, Place)>, ConfigError> {
-    match value {
-        Value::Array(list) => {
-            Ok(list.iter().enumerate().map(|(index, value)| (value, place.at(index))).collect())
-        }
-        other => Err(place.error(format_args!("expected a list, found {}", kind(other)))),
-    }
-}
-
-/// The entries of the object that `value` has to be, with their places.
-fn entries<'a>(place: &Place, value: &'a Value) -> Result<Vec<(&'a str, &'a Value, Place)>, ConfigError> {
-    let of =
-        |map: &'a Map<String, Value>| map.iter().map(|(key, value)| (key.as_str(), value, place.at(key)));
-    match value {
-        Value::Object(map) => Ok(of(map).collect()),
-        other => Err(place.error(format_args!("expected an object, found {}", kind(other)))),
-    }
-}
-
-/// The meaning of the word that `value` has to be.
-fn choice<T: Copy>(place: &Place, value: &Value, choices: &[(&str, T)]) -> Result<T, ConfigError> {
-    let Value::String(word) = value else {
-        return Err(place.error(format_args!("expected text, found {}", kind(value))));
-    };
-    let meaning = choices.iter().find(|(known, _)| known == word).map(|(_, meaning)| *meaning);
-    meaning.ok_or_else(|| {
-        let known: Vec<String> = choices.iter().map(|(known, _)| format!("{known:?}")).collect();
-        place.error(format_args!("{word:?} is not {}", known.join(" or ")))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,6 +268,7 @@ mod tests {
             untranslated,
             management_server: ManagementServer::Release { major: 4, minor: 21 },
             networks,
+            tagged_ports: Vec::new(),
         };
         assert_eq!(settings, expected);
     }
@@ -300,7 +276,7 @@ mod tests {
     #[test]
     fn what_is_not_said_is_as_by_default() {
         assert_eq!(read(b"{}").unwrap(), Settings::default());
-        assert_eq!(load(Path::new("/nonexistent/settings.json")).unwrap(), Settings::default());
+        assert_eq!(load_file(Path::new("/nonexistent/settings.json")).unwrap(), Settings::default());
         assert_eq!(Settings::default().helpers, Helpers { ftp: true, tftp: true });
         let settings = read(br#"{ "timeouts": { "udp": 30 } }"#).unwrap();
         let timeouts = Timeouts { udp: Duration::from_secs(30), ..Timeouts::default() };
@@ -405,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_an_error_with_the_reason() {
-        let error = load(Path::new("/")).unwrap_err().to_string();
+        let error = load_file(Path::new("/")).unwrap_err().to_string();
         assert_eq!(error, "settings.json#: cannot be read: Is a directory (os error 21)");
     }
 }

@@ -113,6 +113,17 @@ pub struct HttpView {
     pub last_error: Option<String>,
 }
 
+/// How the frames of a port are carried that has tags.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagsView {
+    /// The NIC that carries them.
+    pub trunk: String,
+    /// VLAN id of the outer tag.
+    pub vlan: u16,
+    /// VLAN id of the inner tag.
+    pub inner_vlan: Option<u16>,
+}
+
 /// One of `xvr show ports`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortView {
@@ -132,6 +143,8 @@ pub struct PortView {
     pub mtu: u32,
     /// Where source NAT puts flows that leave here.
     pub source_nat: Option<String>,
+    /// The tags of its frames, if they have any.
+    pub tags: Option<TagsView>,
     /// What is in front of the TC program: `xdp`, `xdp-generic`, or `tc` for nothing.
     pub attach: String,
     /// Why.
@@ -522,6 +535,10 @@ pub fn ports(ports: &[PortView]) -> String {
     text.push('\n');
     for port in ports {
         let _ = write!(text, "{} is attached by {}: {}.", port.name, port.attach, port.reason);
+        if let Some(TagsView { trunk, vlan, inner_vlan }) = &port.tags {
+            let inside = inner_vlan.map_or_else(String::new, |inner| format!(", and inside it VLAN {inner}"));
+            let _ = write!(text, " It is VLAN {vlan} of {trunk}{inside}.");
+        }
         if let Some(address) = &port.source_nat {
             let _ = write!(text, " Guests' flows leave as {address}.");
         }

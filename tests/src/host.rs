@@ -8,11 +8,11 @@ use router_common::account::{Hook, Traffic};
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, NextHop};
 use router_common::net::{Address, Ipv4, Ipv6, MacPair};
-use router_common::port::{Port, PortKey, Role};
+use router_common::port::{Port, Role};
 use router_common::verdict::DeferReason;
 use router_ebpf::packet::{Packet, SliceFrame};
 use router_ebpf::tables::Route;
-use router_ebpf::walk::walk;
+use router_ebpf::walk::{Walked, walk};
 
 use router_userspace::compile::{TableSet, nat};
 
@@ -76,7 +76,7 @@ impl HostRouter {
     pub fn new(hook: Hook) -> Self {
         let world = World::default();
         for nic in Nic::ALL {
-            world.ports.borrow_mut().insert(PortKey::untagged(ifindex(nic)), port(nic));
+            world.ports.borrow_mut().insert(ifindex(nic), port(nic));
             for address in nic.addresses() {
                 connect(&world, nic, address);
             }
@@ -108,11 +108,11 @@ impl HostRouter {
         let length = bytes.len();
         bytes.resize(length + ROOM_TO_GROW, 0);
         let mut packet = SliceFrame::with_room(bytes, length, hook);
-        let verdict = walk(&mut packet, &self.world, ifindex(nic));
+        let Walked { passage, .. } = walk(&mut packet, &self.world, ifindex(nic));
         let length = packet.length();
         bytes.truncate(length);
-        assert_eq!(counted(&self.world), before + 1, "{verdict:?} was not counted once");
-        verdict.outcome()
+        assert_eq!(counted(&self.world), before + 1, "{:?} was not counted once", passage.verdict());
+        passage.outcome()
     }
 }
 

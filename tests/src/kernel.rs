@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use router_common::account::COUNTER_SLOTS;
 use router_common::account::{Hook, Traffic};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
@@ -122,12 +123,17 @@ impl KernelRouter {
         let ifindexes = build_network()?;
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/xvr-test-{}-{serial}", std::process::id()));
-        let mut dataplane = Dataplane::open(&Options { pin_dir: pin_dir.clone(), max_flows, max_bindings })?;
+        let mut dataplane = Dataplane::open(&Options {
+            pin_dir: pin_dir.clone(),
+            max_flows,
+            max_bindings,
+            max_ports: COUNTER_SLOTS,
+        })?;
         let tables = dataplane.tables();
         tables.set_flags(host::FLAGS)?;
         for nic in Nic::ALL {
             let ifindex = ifindexes[&(nic as u8)];
-            tables.set_port((ifindex, 0, 0), &host::port(nic))?;
+            tables.set_port(ifindex, &host::port(nic))?;
             for address in nic.addresses() {
                 let (address, _) = address.split_once('/').context("an address with a length")?;
                 tables.set_local(address.parse()?, ifindex)?;
@@ -169,7 +175,7 @@ impl KernelRouter {
     /// # Errors
     /// The tables cannot be written.
     pub fn judge_tier1_by(&mut self, number: u32, list: &Arc<AccessList>) -> Result<()> {
-        let key = (self.ifindexes[&(Nic::Tier1 as u8)], 0, 0);
+        let key = self.ifindexes[&(Nic::Tier1 as u8)];
         let tables = self.dataplane.tables();
         tables.add_list(number, &ListEntry::of(list))?;
         tables.set_port(key, &Port { from_list: number, ..host::port(Nic::Tier1) })?;
@@ -177,8 +183,8 @@ impl KernelRouter {
     }
 
     /// A NIC's port as it is without lists, and its key.
-    pub fn port(&self, nic: Nic) -> ((u32, u16, u16), Port) {
-        ((self.ifindexes[&(nic as u8)], 0, 0), host::port(nic))
+    pub fn port(&self, nic: Nic) -> (u32, Port) {
+        (self.ifindexes[&(nic as u8)], host::port(nic))
     }
 
     /// Somebody is expected, as if a helper had read so.
@@ -199,8 +205,12 @@ impl KernelRouter {
     /// # Errors
     /// The kernel refuses the programs, or the tables cannot be opened.
     pub fn second(&self) -> Result<Switcher> {
-        let options =
-            Options { pin_dir: self.pin_dir.clone(), max_flows: self.room.0, max_bindings: self.room.1 };
+        let options = Options {
+            pin_dir: self.pin_dir.clone(),
+            max_flows: self.room.0,
+            max_bindings: self.room.1,
+            max_ports: COUNTER_SLOTS,
+        };
         let tier1 = self.ifindexes[&(Nic::Tier1 as u8)];
         Ok(Switcher { dataplane: Dataplane::open(&options)?, tier1 })
     }
@@ -343,7 +353,7 @@ impl Switcher {
     /// The tables cannot be written.
     pub fn judge_tier1_by(&mut self, number: u32) -> Result<()> {
         let port = Port { from_list: number, ..host::port(Nic::Tier1) };
-        self.dataplane.tables().set_port((self.tier1, 0, 0), &port)
+        self.dataplane.tables().set_port(self.tier1, &port)
     }
 
     /// Cuts flows that are denied; how many.

@@ -23,5 +23,6 @@ pub mod router;
 pub mod rules;
 pub mod scenario;
 pub mod servers;
+pub mod trunk;
 pub mod vpn;
 pub mod world;

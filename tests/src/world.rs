@@ -18,7 +18,7 @@ use router_common::nat::{
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List};
-use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::port::{Carrier, Local, LocalKey, Port, TagKey};
 use router_common::usage::{ACCOUNTS, AccountKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
@@ -33,6 +33,7 @@ use router_ebpf::passage::Question;
 use router_ebpf::policy::{self, Case};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
+use router_ebpf::tags::{self, Tags};
 use router_ebpf::usage;
 use router_userspace::classifier::{Classifier, Memory, OwnMemory};
 use router_userspace::compile::nat::{NatEntry, NatKey};
@@ -82,7 +83,13 @@ pub struct World {
     /// Settings.
     pub config: Cell<RouterConfig>,
     /// Ports.
-    pub ports: RefCell<HashMap<PortKey, Port>>,
+    pub ports: RefCell<HashMap<u32, Port>>,
+    /// Interfaces of ports that have tags.
+    pub tagged: RefCell<HashMap<TagKey, u32>>,
+    /// The tags that were taken off the frame that came last.
+    pub came: Cell<Tags>,
+    /// How the frames of these ports are carried.
+    pub carriers: RefCell<HashMap<u32, Carrier>>,
     /// Counters: slot, hook, outcome → packets.
     pub counters: RefCell<HashMap<(u32, Hook, u32), u64>>,
     /// Numbers of accounts.
@@ -138,6 +145,9 @@ impl Default for World {
                 pad: 0,
             }),
             ports: RefCell::default(),
+            tagged: RefCell::default(),
+            came: Cell::default(),
+            carriers: RefCell::default(),
             counters: RefCell::default(),
             accounts: RefCell::default(),
             usage: RefCell::default(),
@@ -402,8 +412,16 @@ impl Tables for World {
         self.config.get()
     }
 
-    fn port(&self, key: &PortKey) -> Option<FoundPort> {
-        self.ports.borrow().get(key).copied().map(FoundPort)
+    fn port(&self, ifindex: u32) -> Option<FoundPort> {
+        self.ports.borrow().get(&ifindex).copied().map(FoundPort)
+    }
+
+    fn tagged(&self, key: &TagKey) -> Option<u32> {
+        self.tagged.borrow().get(key).copied()
+    }
+
+    fn carrier(&self, ifindex: u32) -> Option<Carrier> {
+        self.carriers.borrow().get(&ifindex).copied()
     }
 
     fn account_of(&self, key: &AccountKey) -> u32 {
@@ -669,7 +687,22 @@ impl Desk for World {
 }
 
 impl tables::World for World {
-    fn decide(&self, version: u8, question: Question) -> Result<Decision, DropReason> {
+    fn take_tags<P: Packet>(&self, packet: &mut P, ifindex: u32) -> u32 {
+        let (port, tags) = tags::take_off(packet, self, ifindex);
+        self.came.set(tags);
+        port
+    }
+
+    fn give_tags<P: Packet>(&self, packet: &mut P, ifindex: u32, had_tags: bool) -> Option<u32> {
+        let came = if had_tags { self.came.get() } else { Tags::default() };
+        tags::put_on(packet, self, ifindex, &came)
+    }
+
+    fn give_back_tags<P: Packet>(&self, packet: &mut P) -> bool {
+        packet.tag(&self.came.get()).is_some()
+    }
+
+    fn decide(&self, version: u8, question: Question, _ifindex: u32) -> Result<Decision, DropReason> {
         if version == Ipv6::VERSION { about::<Ipv6>(self, question) } else { about::<Ipv4>(self, question) }
     }
 

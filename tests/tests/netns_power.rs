@@ -182,7 +182,10 @@ fn nics(lab: &Lab) -> Result<Inventory> {
             up: true,
             driver: Driver::Veth,
             takes_xdp_frames: None,
+            strips_tags: false,
+            carrier: None,
         })
     };
-    Ok(Inventory { nics: lab.segments.iter().enumerate().map(nic).collect::<Result<_>>()? })
+    let nics = lab.segments.iter().enumerate().map(nic).collect::<Result<_>>()?;
+    Ok(Inventory { nics, ..Inventory::default() })
 }

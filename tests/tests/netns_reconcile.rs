@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use anyhow::Result;
-use router_common::port::{Port as PortEntry, Role};
+use router_common::account::COUNTER_SLOTS;
+use router_common::port::{Carrier, Port as PortEntry, Role};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{AttachMode, Attachment, Compiled, Driver, Front, TableSet, compile};
@@ -64,13 +65,31 @@ impl Programs for Memory {
         Ok(())
     }
 
-    fn set_port(&mut self, key: (u32, u16, u16), port: &PortEntry) -> Result<()> {
-        self.tables.ports.insert(key, *port);
+    fn set_port(&mut self, ifindex: u32, port: &PortEntry) -> Result<()> {
+        self.tables.ports.insert(ifindex, *port);
         Ok(())
     }
 
-    fn remove_port(&mut self, key: (u32, u16, u16)) -> Result<()> {
-        self.tables.ports.remove(&key);
+    fn remove_port(&mut self, ifindex: u32) -> Result<()> {
+        self.tables.ports.remove(&ifindex);
+        Ok(())
+    }
+
+    fn attach_blocks(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn port_rows(&mut self) -> Result<u32> {
+        Ok(COUNTER_SLOTS)
+    }
+
+    fn set_tags(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()> {
+        self.tables.tags.insert(ifindex, *carrier);
+        Ok(())
+    }
+
+    fn remove_tags(&mut self, ifindex: u32) -> Result<()> {
+        self.tables.tags.remove(&ifindex);
         Ok(())
     }
 
@@ -190,8 +209,8 @@ impl Lab {
         Self { reconciler: Reconciler::new(Machine::new(Memory::default()).unwrap()) }
     }
 
-    async fn compile(&self, desired: &DesiredState) -> Compiled {
-        let inventory = self.reconciler.backend.inventory().await.unwrap();
+    async fn compile(&mut self, desired: &DesiredState) -> Compiled {
+        let inventory = self.reconciler.backend.inventory(&[]).await.unwrap();
         let compiled =
             compile(desired, &Settings::default(), &inventory, AttachMode::Auto, RouterRole::Primary);
         assert_eq!(compiled.problems, []);
@@ -364,8 +383,8 @@ fn the_guard_refuses_what_linux_would_forward_and_counts_it() {
 #[test]
 fn nics_are_known_by_driver_and_by_what_they_take() {
     in_namespace(|| async {
-        let lab = Lab::new();
-        let inventory = lab.reconciler.backend.inventory().await.unwrap();
+        let mut lab = Lab::new();
+        let inventory = lab.reconciler.backend.inventory(&[]).await.unwrap();
         let names: Vec<&str> = inventory.nics.iter().map(|nic| nic.name.as_str()).collect();
         assert!(names.contains(&"eth0") && !names.contains(&"lo"), "{names:?}");
         let eth0 = inventory.by_name("eth0").unwrap();

@@ -74,8 +74,10 @@ fn apply(system: &mut Observed, change: Change) {
         Change::SetFirewall(address, list) => drop(system.tables.firewalls.insert(address, list)),
         Change::RemoveFirewall(address) => drop(system.tables.firewalls.remove(&address)),
         Change::SetPortsPerGuest(limit) => system.tables.ports_per_guest = limit,
-        Change::SetPort(_, key, port) => drop(system.tables.ports.insert(key, port)),
-        Change::RemovePort(_, key) => drop(system.tables.ports.remove(&key)),
+        Change::SetPort(nic, port) => drop(system.tables.ports.insert(nic.ifindex, port)),
+        Change::RemovePort(nic) => drop(system.tables.ports.remove(&nic.ifindex)),
+        Change::SetTags(nic, carrier) => drop(system.tables.tags.insert(nic.ifindex, carrier)),
+        Change::RemoveTags(nic) => drop(system.tables.tags.remove(&nic.ifindex)),
         Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
             system.tables.local4.insert(address, nic.ifindex);
         }
@@ -148,7 +150,7 @@ fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str
         mac: [0; 6],
         pad: [0; 2],
     };
-    compiled.tables.ports.insert((ifindex, 0, 0), port);
+    compiled.tables.ports.insert(ifindex, port);
 }
 
 fn router() -> Compiled {
@@ -217,7 +219,7 @@ fn what_is_not_wanted_any_more_goes_in_reverse_order() {
     let mut less = router();
     less.links.remove(&PUBLIC);
     less.attachments.remove(&PUBLIC);
-    less.tables.ports.remove(&(PUBLIC, 0, 0));
+    less.tables.ports.remove(&PUBLIC);
     less.tables.local4.retain(|_, ifindex| *ifindex != PUBLIC);
     less.routes.clear();
     let plan = run(reconciler.plan(&less)).unwrap();
@@ -274,7 +276,7 @@ fn what_the_operator_chose_is_planned_like_anything_else() {
     chosen.tables.ports_per_guest = 500;
     let untranslated = NatKey::Untranslated("10.0.0.0/8".parse().unwrap());
     chosen.tables.nat.insert(untranslated, NatEntry::Untranslated);
-    chosen.tables.ports.get_mut(&(GUEST, 0, 0)).unwrap().flags |= Port::SYMMETRIC;
+    chosen.tables.ports.get_mut(&GUEST).unwrap().flags |= Port::SYMMETRIC;
     let plan = run(reconciler.plan(&chosen)).unwrap();
     assert_eq!(
         sentences(&plan),
@@ -389,7 +391,7 @@ fn previous() -> Compiled {
     let mut compiled = router();
     compiled.links.remove(&GUEST);
     compiled.attachments.remove(&GUEST);
-    compiled.tables.ports.remove(&(GUEST, 0, 0));
+    compiled.tables.ports.remove(&GUEST);
     compiled.tables.local4.retain(|_, ifindex| *ifindex != GUEST);
     compiled.sysctls.remove("net/ipv4/conf/eth0/rp_filter");
     compiled
@@ -438,7 +440,7 @@ fn what_cannot_be_saved_is_undone() {
 #[test]
 fn when_undoing_fails_too_the_difference_is_told() {
     let (mut reconciler, _) = with_previous(|change| {
-        matches!(change, Change::Attach(nic, _) | Change::Detach(nic) | Change::RemovePort(nic, _)
+        matches!(change, Change::Attach(nic, _) | Change::Detach(nic) | Change::RemovePort(nic)
             if nic.ifindex == GUEST)
     });
     let refusal = run(reconciler.converge_or_restore(&router(), &previous(), || Ok(()))).unwrap_err();

@@ -3,7 +3,7 @@
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::nat::pool_index;
-use router_common::port::Port;
+use router_common::port::{Carrier, Port, TagKey};
 use router_common::usage::{Course, counter};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
 use router_ebpf::ports::PortPool;
@@ -11,6 +11,7 @@ use router_ebpf::tables::{Route, Tables};
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
 use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
+use router_tests::trunk::{Tag, tagged};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 
 #[test]
@@ -494,4 +495,68 @@ fn what_passes_is_on_the_account_of_its_ports_and_its_public_address_whoever_beg
         ((outside, tier2), 4, public(21), replied, forwarded),
     ];
     assert_eq!(seen, expected);
+}
+
+/// Has the first tier's NIC carry the second tier as well, with these tags, and the public port.
+fn with_trunk(hook: Hook, tags: (u16, u16), public: Carrier) -> HostRouter {
+    let router = HostRouter::new(hook);
+    let (outer, inner) = tags;
+    let trunk = ifindex(Nic::Tier1);
+    router.world.tagged.borrow_mut().insert(TagKey { trunk, outer, inner }, ifindex(Nic::Tier2));
+    router.world.carriers.borrow_mut().insert(ifindex(Nic::Public), Carrier { trunk, ..public });
+    router.world.ports.borrow_mut().get_mut(&ifindex(Nic::Public)).expect("a port").flags |= Port::TAGGED;
+    router
+}
+
+fn from_tier2(port: u16, dst: &str) -> Vec<u8> {
+    let macs = (Nic::Tier2.mac(), host_mac(Nic::Tier2));
+    Frame::new(macs, "10.1.2.50", dst, Payload::Udp { src: port, dst: 53 }).bytes()
+}
+
+#[test]
+fn tags_are_taken_off_and_those_of_the_way_out_put_on() {
+    const NONE: Carrier =
+        Carrier { trunk: 0, outer_protocol: 0x8100, outer: 200, inner_protocol: 0, inner: 0, priority: 8 };
+    let two = Carrier { outer_protocol: 0x88a8, outer: 300, inner_protocol: 0x8100, inner: 7, ..NONE };
+    // Tags and their priorities as they come, the carrier of the way out, and how it leaves.
+    let cases: [(&[Tag], Carrier, &[Tag]); 5] = [
+        (&[(0x8100, 100)], NONE, &[(0x8100, 200)]),
+        (&[(0x8100, 5 << 13 | 100)], NONE, &[(0x8100, 5 << 13 | 200)]),
+        (&[(0x8100, 5 << 13 | 100)], Carrier { priority: 3, ..NONE }, &[(0x8100, 3 << 13 | 200)]),
+        (&[(0x88a8, 100), (0x8100, 9)], NONE, &[(0x8100, 200)]),
+        (&[(0x8100, 6 << 13 | 100)], two, &[(0x88a8, 6 << 13 | 300), (0x8100, 6 << 13 | 7)]),
+    ];
+    for hook in [Hook::Xdp, Hook::Tc] {
+        for (tags, carrier, expected) in cases {
+            let ids = (tags[0].1 & 0xfff, tags.get(1).map_or(0, |tag| tag.1 & 0xfff));
+            let mut router = with_trunk(hook, ids, carrier);
+            let frame = from_tier2(5000, "192.0.2.9");
+            // As it leaves where there are no tags at all.
+            let plain = HostRouter::new(hook).send(Nic::Tier2, &frame);
+            assert_eq!(plain.outcome, FORWARDED);
+            let sent = router.send(Nic::Tier1, &tagged(&frame, tags));
+            assert_eq!(sent.outcome, FORWARDED, "{tags:x?}");
+            assert_eq!(sent.frame, tagged(&plain.frame, expected), "{hook:?}: {tags:x?}");
+        }
+    }
+}
+
+#[test]
+fn what_xdp_leaves_to_tc_has_its_tags_again() {
+    let public =
+        Carrier { outer_protocol: 0x8100, outer: 200, inner_protocol: 0, inner: 0, trunk: 0, priority: 0 };
+    let mut router = with_trunk(Hook::Xdp, (100, 7), public);
+    let frame = tagged(&from_tier2(5000, "10.1.2.1"), &[(0x88a8, 3 << 13 | 100), (0x8100, 7)]);
+    let sent = router.send(Nic::Tier1, &frame);
+    assert_eq!(sent.outcome, DeferReason::Punted.outcome());
+    assert_eq!(sent.frame, frame);
+    for (tags, reason) in [
+        (&[(0x8100, 101)][..], DropReason::UnknownVlan),
+        (&[(0x8100, 100)], DropReason::UnknownVlan),
+        (&[(0x8100, 100), (0x8100, 7), (0x8100, 1)], DropReason::TooManyHeaders),
+    ] {
+        let frame = tagged(&from_tier2(5000, "192.0.2.9"), tags);
+        let sent = router.send(Nic::Tier1, &frame);
+        assert_eq!((sent.outcome, sent.frame), (reason.outcome(), frame), "{tags:x?}");
+    }
 }

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use router_common::port::{Port, Role};
 
+use super::Nic;
+
 /// What drives a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Driver {
@@ -124,6 +126,16 @@ impl Attachment {
             (AttachMode::Tc, _) => (Front::Nothing, false, "--attach tc".to_owned()),
         };
         Self { front, may_fall_back, reason }
+    }
+
+    /// The choice for a NIC that carries tagged ports. XDP reads tags where they are in the frame, and nowhere else.
+    pub fn choose_for_trunk(mode: AttachMode, nic: &Nic) -> Self {
+        let why = match nic.driver {
+            Driver::Veth => "veth: a tag may come beside the frame, where XDP does not see it",
+            _ if nic.strips_tags => "the device takes tags out of frames, where XDP does not see them",
+            _ => return Self::choose(mode, Role::Guest, &nic.driver),
+        };
+        Self { front: Front::Nothing, may_fall_back: false, reason: why.to_owned() }
     }
 
     /// What the programs have to know of a port that is attached like this to such a driver: a

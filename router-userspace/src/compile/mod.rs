@@ -20,7 +20,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use ipnet::{IpNet, Ipv4Net};
-use router_common::port::{Port, PortKey, Role};
+use router_common::account::COUNTER_SLOTS;
+use router_common::port::{Carrier, Port, Role};
 
 use crate::model::{DesiredState, Mac, RouterRole, Settings};
 use nat::{NatEntry, NatKey};
@@ -56,7 +57,7 @@ pub fn compile(
     }
     compiled.tables.flags = settings::flags(settings);
     compiled.tables.ports_per_guest = settings.ports_per_guest.map_or(0, NonZeroU16::get);
-    port::tables(&placed, settings, mode, &mut compiled);
+    port::tables(&placed, inventory, settings, mode, &mut compiled);
     stance.tables(&placed, &mut compiled.tables);
     nat::tables(&desired.nat, &mut compiled.tables);
     policy::tables(&desired.policy, &placed, &mut compiled);
@@ -93,19 +94,39 @@ pub struct Nic {
     /// The device takes XDP frames now: `NETDEV_XDP_ACT_NDO_XMIT` of the netdev family
     /// (kernel 6.3 and later); `None` where the kernel cannot say.
     pub takes_xdp_frames: Option<bool>,
+    /// The device takes VLAN tags out of frames that it receives (`rx-vlan-offload`).
+    pub strips_tags: bool,
+    /// How its frames are carried, if it stands for tags on another.
+    pub carrier: Option<Carrier>,
 }
 
 /// The NICs of the network namespace, loopback left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
     /// In the order of their indices.
     pub nics: Vec<Nic>,
+    /// How many rows of counters there are, row 0 included: the ports that there is room for.
+    pub port_rows: u32,
+    /// A sentence for each tagged port that has no interface.
+    pub problems: Vec<String>,
+}
+
+impl Default for Inventory {
+    fn default() -> Self {
+        Self { nics: Vec::new(), port_rows: COUNTER_SLOTS, problems: Vec::new() }
+    }
 }
 
 impl Inventory {
     /// The NIC with an address.
     pub fn by_mac(&self, mac: Mac) -> Option<&Nic> {
         self.nics.iter().find(|nic| nic.mac == mac)
+    }
+
+    /// The NIC with an interface index.
+    pub fn by_index(&self, ifindex: u32) -> Option<&Nic> {
+        let place = self.nics.binary_search_by_key(&ifindex, |nic| nic.ifindex).ok()?;
+        self.nics.get(place)
     }
 
     /// The NIC with a name.
@@ -180,8 +201,11 @@ pub struct TableSet {
     pub flags: u32,
     /// `CONFIG`: how many external ports a guest may have per protocol, 0 for as many as there are.
     pub ports_per_guest: u16,
-    /// `PORTS`.
-    pub ports: BTreeMap<(u32, u16, u16), Port>,
+    /// `PORTS`, by interface index.
+    pub ports: BTreeMap<u32, Port>,
+    /// `CARRIERS` and, the other way round, `TAGGED`: how the frames of ports are carried that have tags, by the index
+    /// of their own interfaces.
+    pub tags: BTreeMap<u32, Carrier>,
     /// `LOCAL4`: address → interface index.
     pub local4: BTreeMap<Ipv4Addr, u32>,
     /// `LOCAL6`: address → interface index.
@@ -192,13 +216,6 @@ pub struct TableSet {
     pub firewalls: BTreeMap<Ipv4Addr, u32>,
     /// Lists of rules, by their number.
     pub lists: BTreeMap<u32, ListEntry>,
-}
-
-impl TableSet {
-    /// The map key that an entry of `ports` stands for.
-    pub fn port_key((ifindex, outer_vlan, inner_vlan): (u32, u16, u16)) -> PortKey {
-        PortKey { ifindex, outer_vlan, inner_vlan }
-    }
 }
 
 /// What the system should hold.

@@ -54,7 +54,7 @@ impl fmt::Debug for ListEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Jurisdiction {
     /// By port: its role, and the lists of what comes in, what leaves, and what leaves outside.
-    ports: BTreeMap<(u32, u16, u16), [u32; 4]>,
+    ports: BTreeMap<u32, [u32; 4]>,
     firewalls: BTreeMap<Ipv4Addr, u32>,
     /// Numbers say the same again only of the same contents.
     contents: BTreeMap<u32, Content>,
@@ -104,7 +104,7 @@ pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mu
         // A port without a NIC is a problem that was told already.
         let Some(placed) = placed.iter().find(|placed| placed.port.selector == *selector) else { continue };
         let number = add(list, &mut compiled.tables.lists);
-        if let Some(port) = compiled.tables.ports.get_mut(&(placed.nic.ifindex, 0, 0)) {
+        if let Some(port) = compiled.tables.ports.get_mut(&placed.nic.ifindex) {
             *field(port) = number;
         }
     }

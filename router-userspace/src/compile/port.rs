@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use router_common::account::COUNTER_SLOTS;
+use router_common::nat::POOL_SLOTS;
 use router_common::net::Ipv4;
 use router_common::policy::NO_LIST;
 use router_common::port::{Port as PortEntry, Role};
@@ -36,7 +36,7 @@ pub(super) fn place<'a>(
     inventory: &'a Inventory,
     problems: &mut Vec<Problem>,
 ) -> Vec<Placed<'a>> {
-    let slots = slots(ports);
+    let slots = slots(ports, inventory.port_rows);
     let mut owners: BTreeMap<u32, &str> = BTreeMap::new();
     let mut placed = Vec::new();
     let by_mac = |port: &&Port| matches!(port.selector, PortSelector::Mac(_));
@@ -74,33 +74,63 @@ fn find<'a>(
     if let Some(owner) = owners.get(&nic.ifindex) {
         return Err(format!("its NIC {} is already port {owner}", nic.name));
     }
-    let slot =
-        slots.get(port.name.as_str()).ok_or_else(|| format!("more than {} ports", COUNTER_SLOTS - 1))?;
+    let slot = slots.get(port.name.as_str()).ok_or_else(|| no_row(port, inventory.port_rows))?;
     Ok((nic, *slot))
 }
 
 /// Each port's row in the counters. `ethN` has row N + 1 whatever other ports there are, so that
-/// counters stay with their port; other names share the rows at the end.
-fn slots(ports: &[Port]) -> BTreeMap<&str, u32> {
-    let by_number = |name: &str| {
-        let number: u32 = name.strip_prefix("eth")?.parse().ok()?;
-        (number < COUNTER_SLOTS - 1).then_some(number + 1)
+/// counters stay with their port; others share the rows at the end, of those that have pools of external ports where they
+/// need one.
+pub(super) fn slots(ports: &[Port], rows: u32) -> BTreeMap<&str, u32> {
+    let most = |port: &Port| if port.source_nat == SourceNat::Off { rows } else { rows.min(POOL_SLOTS) };
+    let by_number = |port: &Port| {
+        let number: u32 = port.name.strip_prefix("eth")?.parse().ok()?;
+        (number + 1 < most(port)).then_some(number + 1)
     };
-    let names: BTreeSet<&str> = ports.iter().map(|port| port.name.as_str()).collect();
     let mut slots: BTreeMap<&str, u32> =
-        names.iter().filter_map(|name| Some((*name, by_number(name)?))).collect();
-    let taken: BTreeSet<u32> = slots.values().copied().collect();
-    let free = (1..COUNTER_SLOTS).rev().filter(|slot| !taken.contains(slot));
-    let others: Vec<&str> = names.into_iter().filter(|name| !slots.contains_key(name)).collect();
-    slots.extend(others.into_iter().zip(free));
+        ports.iter().filter_map(|port| Some((port.name.as_str(), by_number(port)?))).collect();
+    let mut taken: BTreeSet<u32> = slots.values().copied().collect();
+    let mut others: Vec<&Port> =
+        ports.iter().filter(|port| !slots.contains_key(port.name.as_str())).collect();
+    others.sort_by_key(|port| (most(port), &port.name));
+    for port in others {
+        if let Some(free) = (1..most(port)).rev().find(|slot| !taken.contains(slot)) {
+            taken.insert(free);
+            slots.insert(&port.name, free);
+        }
+    }
     slots
 }
 
+/// Why a port has no row.
+fn no_row(port: &Port, rows: u32) -> String {
+    match port.source_nat {
+        SourceNat::To(_) if rows > POOL_SLOTS => {
+            format!("more than {} ports with source NAT", POOL_SLOTS - 1)
+        }
+        _ => format!("more than {} ports; a new start makes room for those of ports.json", rows - 1),
+    }
+}
+
 /// Fills in what the programs read and how they are attached.
-pub(super) fn tables(placed: &[Placed<'_>], chosen: &Settings, mode: AttachMode, compiled: &mut Compiled) {
+pub(super) fn tables(
+    placed: &[Placed<'_>],
+    inventory: &Inventory,
+    chosen: &Settings,
+    mode: AttachMode,
+    compiled: &mut Compiled,
+) {
+    let trunks: BTreeSet<u32> =
+        inventory.nics.iter().filter_map(|nic| nic.carrier).map(|carrier| carrier.trunk).collect();
     for placed in placed {
         let Placed { port, nic, slot } = placed;
-        let attachment = Attachment::choose(mode, port.role, &nic.driver);
+        // The NIC that frames come by and leave by.
+        let wire = nic.carrier.map_or(Some(*nic), |carrier| inventory.by_index(carrier.trunk));
+        let Some(wire) = wire else { continue };
+        let attachment = match trunks.contains(&wire.ifindex) {
+            true => Attachment::choose_for_trunk(mode, wire),
+            false => Attachment::choose(mode, port.role, &wire.driver),
+        };
         let source_nat = match port.source_nat {
             SourceNat::Off => Ipv4::UNSPECIFIED,
             SourceNat::To(address) => address.into(),
@@ -116,14 +146,16 @@ pub(super) fn tables(placed: &[Placed<'_>], chosen: &Settings, mode: AttachMode,
             own_list: NO_LIST,
             router: ROUTER,
             role: port.role as u8,
-            flags: attachment.port_flags(&nic.driver, nic.takes_xdp_frames)
+            flags: attachment.port_flags(&wire.driver, wire.takes_xdp_frames)
+                | if nic.carrier.is_some() { PortEntry::TAGGED } else { 0 }
                 | settings::port_flags(port, chosen)
                 | if port.role == Role::Tunnel { PortEntry::WITHOUT_LINK } else { 0 },
             mac: nic.mac.0,
             pad: [0; 2],
         };
-        compiled.tables.ports.insert((nic.ifindex, 0, 0), entry);
-        compiled.attachments.insert(nic.ifindex, attachment);
+        compiled.tables.ports.insert(nic.ifindex, entry);
+        compiled.tables.tags.extend(nic.carrier.map(|carrier| (nic.ifindex, carrier)));
+        compiled.attachments.insert(wire.ifindex, attachment);
         locals(placed, compiled);
     }
 }

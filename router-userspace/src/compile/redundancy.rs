@@ -68,7 +68,7 @@ impl<'a> Stance<'a> {
                 IpAddr::V4(address) => Some(address),
                 IpAddr::V6(_) => None,
             });
-            if let (Some(first), Some(port)) = (first, tables.ports.get_mut(&(ifindex, 0, 0))) {
+            if let (Some(first), Some(port)) = (first, tables.ports.get_mut(&ifindex)) {
                 port.address = first.into();
             }
             for address in self.held(&placed.port.name) {

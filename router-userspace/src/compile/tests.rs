@@ -2,6 +2,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use router_common::config::RouterConfig;
+use router_common::nat::POOL_SLOTS;
 use router_common::port::{Port as PortEntry, Role};
 
 use super::*;
@@ -28,12 +29,15 @@ fn nic(ifindex: u32, name: &str, driver: &str) -> Nic {
         up: false,
         driver: Driver::from_name(driver),
         takes_xdp_frames: Some(false),
+        strips_tags: false,
+        carrier: None,
     }
 }
 
 fn inventory() -> Inventory {
     Inventory {
         nics: vec![nic(GUEST, "ens2", "veth"), nic(CONTROL, "eth1", "veth"), nic(PUBLIC, "ens4", "veth")],
+        ..Inventory::default()
     }
 }
 
@@ -89,7 +93,7 @@ fn a_router_is_compiled_whole() {
     assert_eq!(compiled.problems, []);
     assert_eq!(compiled.names[&PUBLIC], "eth2");
     assert_eq!(compiled.links[&GUEST].addresses.len(), 2);
-    let entry: PortEntry = compiled.tables.ports[&(PUBLIC, 0, 0)];
+    let entry: PortEntry = compiled.tables.ports[&PUBLIC];
     assert_eq!((entry.slot, entry.mtu, entry.role), (3, 1500, Role::Public as u8));
     assert_eq!(Ipv4Addr::from(entry.source_nat), Ipv4Addr::new(203, 0, 113, 10));
     assert_eq!((entry.mac, entry.flags), (mac(4).0, PortEntry::PARTIAL_CHECKSUMS));
@@ -211,7 +215,7 @@ fn counters_stay_with_their_port() {
             .collect();
         let compiled = compile_auto(&DesiredState { ports, ..Default::default() });
         let ifindex = compiled.names.iter().find(|(_, name)| *name == wanted).unwrap().0;
-        compiled.tables.ports[&(*ifindex, 0, 0)].slot
+        compiled.tables.ports[ifindex].slot
     };
     assert_eq!(slot(&["eth0", "eth1", "eth7"], "eth7"), 8);
     assert_eq!(slot(&["eth7"], "eth7"), 8);
@@ -255,8 +259,8 @@ fn the_narrowest_network_says_how_guests_are_mapped() {
         let settings = Settings { networks: networks.iter().map(of).collect(), ..Settings::default() };
         let compiled = compile_with(&router(), &settings);
         assert_eq!(compiled.problems, []);
-        assert_eq!(compiled.tables.ports[&(PUBLIC, 0, 0)].flags & PortEntry::SYMMETRIC, 0);
-        compiled.tables.ports[&(GUEST, 0, 0)].flags & PortEntry::SYMMETRIC != 0
+        assert_eq!(compiled.tables.ports[&PUBLIC].flags & PortEntry::SYMMETRIC, 0);
+        compiled.tables.ports[&GUEST].flags & PortEntry::SYMMETRIC != 0
     };
     assert!(!is_symmetric(&[]));
     assert!(is_symmetric(&[("10.1.1.0/24", Symmetric)]));
@@ -339,7 +343,7 @@ fn a_router_of_a_pair_is_ready_and_silent_until_it_is_primary() {
     assert_eq!(primary.links[&GUEST].shared, [address]);
     assert_eq!(primary.routes, alone.routes);
     assert_eq!(primary.tables.local4[&gateway], GUEST);
-    assert_eq!(Ipv4Addr::from(primary.tables.ports[&(GUEST, 0, 0)].address), gateway);
+    assert_eq!(Ipv4Addr::from(primary.tables.ports[&GUEST].address), gateway);
     let served: Vec<Ipv4Net> = ["10.1.1.1/24", "10.1.1.254/24"].map(|net| net.parse().unwrap()).into();
     assert_eq!(primary.guest_networks[&GUEST], served);
 
@@ -357,4 +361,55 @@ fn a_router_of_a_pair_is_ready_and_silent_until_it_is_primary() {
         assert_eq!(other.tables, ready, "all else is as the primary has it");
         assert_eq!(other.attachments, primary.attachments);
     }
+}
+
+#[test]
+fn a_tagged_port_has_the_hook_of_its_trunk_and_its_tags() {
+    const TRUNK: u32 = 20;
+    const TAGGED: u32 = 21;
+    let carrier = Carrier {
+        trunk: TRUNK,
+        outer_protocol: 0x8100,
+        outer: 100,
+        inner_protocol: 0,
+        inner: 0,
+        priority: Carrier::KEEP_PRIORITY,
+    };
+    for (driver, strips_tags, front) in [
+        ("mlx5_core", false, Front::NativeXdp),
+        ("mlx5_core", true, Front::Nothing),
+        ("veth", false, Front::Nothing),
+    ] {
+        let mut inventory = inventory();
+        inventory.nics.push(Nic { takes_xdp_frames: Some(true), strips_tags, ..nic(TRUNK, "ens9", driver) });
+        inventory.nics.push(Nic { carrier: Some(carrier), ..nic(TAGGED, "eth9", "") });
+        let mut desired = router();
+        let selector = PortSelector::Name("eth9".to_owned());
+        desired.ports.push(port("eth9", selector, Role::Guest, &["10.1.9.1/24"]));
+        let compiled =
+            compile(&desired, &Settings::default(), &inventory, AttachMode::Auto, RouterRole::Unknown);
+        assert_eq!(compiled.problems, []);
+        assert_eq!(compiled.attachments[&TRUNK].front, front);
+        assert!(!compiled.attachments.contains_key(&TAGGED));
+        assert_eq!(compiled.tables.tags, BTreeMap::from([(TAGGED, carrier)]));
+        let flags = compiled.tables.ports[&TAGGED].flags;
+        assert_eq!(
+            flags & (PortEntry::TAGGED | PortEntry::XDP_TARGET),
+            PortEntry::TAGGED | PortEntry::XDP_TARGET
+        );
+        assert!(!compiled.tables.ports.contains_key(&TRUNK), "it is no port itself");
+    }
+}
+
+#[test]
+fn a_port_with_source_nat_has_a_row_that_has_pools() {
+    let mut ports: Vec<Port> = (1..=400)
+        .map(|number| port(&format!("eth{number}"), PortSelector::Name(String::new()), Role::Guest, &[]))
+        .collect();
+    ports[350].source_nat = SourceNat::To(Ipv4Addr::new(203, 0, 113, 1));
+    let slots = port::slots(&ports, 512);
+    assert_eq!(slots.len(), 400);
+    assert_eq!(slots["eth300"], 301);
+    assert!(slots["eth351"] < POOL_SLOTS, "{}", slots["eth351"]);
+    assert_eq!(slots.values().collect::<BTreeSet<_>>().len(), 400, "no two have one");
 }

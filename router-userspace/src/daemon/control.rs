@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
+use router_common::account::COUNTER_SLOTS;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -86,7 +87,7 @@ impl Control {
     pub async fn open(options: Options, started: Instant) -> Result<Self> {
         let memory = Memory::load(&options.root);
         let files = Files::new(&options.root.databags());
-        let (settings, settings_damage) = match settings::load(&options.root.settings()) {
+        let (settings, settings_damage) = match settings::load(&options.root) {
             Ok(settings) => (settings, None),
             Err(damage) => (Settings::default(), Some(damage)),
         };
@@ -94,11 +95,15 @@ impl Control {
         dataplane::mount_bpffs()?;
         let pin_dir = dataplane::default_pin_dir()?;
         let (max_flows, max_bindings) = (options.max_flows, dataplane::MAX_BINDINGS);
-        let mut dataplane = Dataplane::open(&dataplane::Options { pin_dir, max_flows, max_bindings })
-            .context("open the dataplane")?;
-        let ports = dataplane.tables().observe()?.ports.into_keys().map(|(ifindex, _, _)| ifindex).collect();
-        let reconciler = Reconciler::new(Machine::new(dataplane)?);
-        let inventory = reconciler.backend.inventory().await.context("look for NICs")?;
+        // As many again as most routers have, for NICs and for tagged ports that are declared later.
+        let max_ports = u32::try_from(settings.tagged_ports.len()).unwrap_or(u32::MAX) + COUNTER_SLOTS;
+        let mut dataplane =
+            Dataplane::open(&dataplane::Options { pin_dir, max_flows, max_bindings, max_ports })
+                .context("open the dataplane")?;
+        let ports = dataplane.tables().observe()?.ports.into_keys().collect();
+        let mut reconciler = Reconciler::new(Machine::new(dataplane)?);
+        let inventory =
+            reconciler.backend.inventory(&settings.tagged_ports).await.context("look for NICs")?;
         let supervisor = Supervisor::new(&options.root);
         Ok(Self {
             options,
@@ -312,7 +317,7 @@ impl Control {
     async fn set_mtu(&mut self, address: IpNet, mtu: u16) -> Result<Option<String>> {
         let begun = Instant::now();
         let before = self.remembered();
-        self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+        self.inventory = self.nics(&self.settings.clone()).await?;
         let Some((bags, nic)) = before.bags.with_mtu(address, mtu) else { return Ok(None) };
         let after = before.with(bags)?;
         let name = format!("MTU of {nic}");
@@ -355,7 +360,7 @@ impl Control {
 
     /// What the system should hold for another state, with the NICs that are there now.
     pub(super) async fn compile_anew(&mut self, memory: &Memory) -> Result<Compiled> {
-        self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+        self.inventory = self.nics(&self.settings.clone()).await?;
         Ok(self.compile(memory.known()?, &self.settings))
     }
 
@@ -406,7 +411,7 @@ impl Control {
     /// no NIC.
     async fn plan(&mut self, documents: &[Document]) -> Result<Answer> {
         self.memory.recall(&self.options.root);
-        self.inventory = self.reconciler.backend.inventory().await?;
+        self.inventory = self.nics(&self.settings.clone()).await?;
         let mut memory = self.memory.clone();
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
@@ -420,7 +425,7 @@ impl Control {
         }
         // Without documents, also what the operator has written and not reloaded.
         let settings = match documents {
-            [] => settings::load(&self.options.root.settings())?,
+            [] => settings::load(&self.options.root)?,
             _ => self.settings.clone(),
         };
         let compiled = self.compile(memory.known()?, &settings);
@@ -449,10 +454,10 @@ impl Control {
     }
 
     async fn walk_settings(&mut self) -> Result<Vec<String>> {
-        let after = settings::load(&self.options.root.settings())
+        let after = settings::load(&self.options.root)
             .inspect_err(|damage| self.settings_damage = Some(damage.clone()))?;
         self.memory.recall(&self.options.root);
-        self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+        self.inventory = self.nics(&after).await?;
         let compiled = self.compile(self.memory.known()?, &after);
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
         let changes = self.sentences(&after, &converged.changes);
@@ -485,6 +490,11 @@ impl Control {
         own.chain(changes.iter().map(ToString::to_string)).collect()
     }
 
+    /// The NICs that there are, tagged ports' interfaces among them.
+    async fn nics(&mut self, settings: &Settings) -> Result<Inventory> {
+        self.reconciler.backend.inventory(&settings.tagged_ports).await.context("look for NICs")
+    }
+
     fn compile(&self, desired: &DesiredState, settings: &Settings) -> Compiled {
         let mut compiled = compile(desired, settings, &self.inventory, self.options.attach, self.role);
         if matches!(self.role, RouterRole::Primary | RouterRole::Backup) {
@@ -504,7 +514,7 @@ impl Control {
         const PAUSE: Duration = Duration::from_millis(20);
         let deadline = Instant::now() + HOT_PLUG;
         loop {
-            self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+            self.inventory = self.nics(&self.settings.clone()).await?;
             let are_there =
                 commands.iter().all(|(_, command)| command.absent_nics(&self.inventory).is_empty());
             if are_there || Instant::now() >= deadline {
@@ -549,7 +559,7 @@ impl Control {
             return Ok(());
         }
         for _ in 0..ROUNDS {
-            self.inventory = self.reconciler.backend.inventory().await.context("look for NICs")?;
+            self.inventory = self.nics(&self.settings.clone()).await?;
             self.take_role().await?;
             self.compiled = self.compile(self.memory.known()?, &self.settings);
             self.ports = self.compiled.links.keys().copied().collect();

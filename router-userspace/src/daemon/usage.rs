@@ -68,7 +68,7 @@ pub fn zero(control: &mut Control, address: Option<IpAddr>) -> Result<()> {
 fn outside(control: &Control) -> Vec<(u32, Port)> {
     let ports = control.compiled.tables.ports.iter();
     let is_outside = |role: u8| role == Role::Public as u8 || role == Role::PrivateGateway as u8;
-    ports.filter(|(_, port)| is_outside(port.role)).map(|((ifindex, _, _), port)| (*ifindex, *port)).collect()
+    ports.filter(|(_, port)| is_outside(port.role)).map(|(ifindex, port)| (*ifindex, *port)).collect()
 }
 
 fn addresses(control: &Control, ifindex: u32) -> Vec<IpAddr> {
@@ -105,5 +105,5 @@ fn account(control: &Control, record: &AccountRecord) -> AccountView {
 fn named(control: &Control, mac: [u8; 6]) -> String {
     let ports = &control.compiled.tables.ports;
     let found = ports.iter().find(|(_, port)| port.mac == mac);
-    found.map_or_else(|| Mac(mac).to_string(), |((ifindex, _, _), _)| views::names(control, *ifindex).name)
+    found.map_or_else(|| Mac(mac).to_string(), |(ifindex, _)| views::names(control, *ifindex).name)
 }

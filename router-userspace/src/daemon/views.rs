@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
-use router_common::account::{COUNTER_SLOTS, Hook, Traffic};
+use router_common::account::{Hook, Traffic};
 use router_common::net::Ipv4;
 use router_common::policy::{NO_LIST, RuleCount};
-use router_common::port::{Port, Role};
+use router_common::port::{Carrier, Port, Role};
 
 use super::control::Control;
 use super::redundancy;
 use crate::cloudstack::{self, notices, remarks, unserved};
 use crate::compile::{KernelTarget, Nic};
-use crate::dataplane::{FlowRecord, Outcome};
+use crate::dataplane::{CounterRow, FlowRecord, Outcome};
 use crate::error::ConfigError;
 use crate::model::policy::Scope;
 use crate::model::{DesiredState, PortRange, PortSelector};
@@ -21,8 +21,9 @@ use crate::reconcile::guard;
 use crate::services::ServiceState;
 use crate::show::{
     Count, CounterView, FlowView, ListView, NatView, PortForwardView, PortView, RestView, RouteView,
-    RuleView, ServiceView, SourceNatView, StaticNatView, StatusView,
+    RuleView, ServiceView, SourceNatView, StaticNatView, StatusView, TagsView,
 };
+use crate::trunks;
 
 /// How the daemon is.
 pub fn status(control: &mut Control) -> StatusView {
@@ -82,6 +83,7 @@ fn said(control: &Control) -> Vec<String> {
 
 fn problems(control: &Control) -> Vec<String> {
     let mut problems: Vec<String> = control.compiled.problems.iter().map(ToString::to_string).collect();
+    problems.extend(control.inventory.problems.iter().map(|problem| format!("{}: {problem}", trunks::NAME)));
     problems.extend(control.trouble.clone());
     problems.extend(control.http.problems());
     let refused = |damage: &ConfigError| format!("{damage}: the settings in the file are not in force");
@@ -116,15 +118,20 @@ fn problems(control: &Control) -> Vec<String> {
 pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
     let tables = control.reconciler.backend.programs.tables().observe()?;
     let fronts = control.reconciler.backend.programs.observe_attachments()?;
-    let counters = control.reconciler.backend.programs.counters(COUNTER_SLOTS)?;
+    let mut counters: BTreeMap<u32, Vec<CounterRow>> = BTreeMap::new();
+    for row in control.reconciler.backend.programs.counters(control.inventory.port_rows)? {
+        counters.entry(row.slot).or_default().push(row);
+    }
     let mut views = Vec::new();
-    for ((ifindex, _, _), port) in &tables.ports {
+    for (ifindex, port) in &tables.ports {
         let Names { name, nic } = names(control, *ifindex);
         let link = control.compiled.links.get(ifindex);
         // Those that come with the role only where it is the one that has them.
         let shared = link.filter(|_| control.compiled.serves).map(|link| link.shared.as_slice());
         let addresses = link.map(|link| link.addresses.as_slice()).into_iter().chain(shared).flatten();
-        let attached = control.reconciler.backend.attached(*ifindex);
+        let carrier = tables.tags.get(ifindex);
+        let wire = carrier.map_or(*ifindex, |carrier| carrier.trunk);
+        let attached = control.reconciler.backend.attached(wire);
         let mut view = PortView {
             name,
             nic: nic.map_or_else(String::new, |nic| nic.name.clone()),
@@ -134,7 +141,8 @@ pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
             addresses: addresses.map(ToString::to_string).collect(),
             mtu: port.mtu,
             source_nat: (port.source_nat != Ipv4::UNSPECIFIED).then(|| port.source_nat.to_string()),
-            attach: fronts.get(ifindex).map_or_else(|| "nothing".to_owned(), ToString::to_string),
+            tags: carrier.map(|carrier| tags(control, carrier)),
+            attach: fronts.get(&wire).map_or_else(|| "nothing".to_owned(), ToString::to_string),
             reason: attached.map_or("an earlier daemon attached it", |attached| &attached.reason).to_owned(),
             xdp_target: port.flags & Port::XDP_TARGET != 0,
             forwarded_by_xdp: Count::default(),
@@ -143,7 +151,7 @@ pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
             punted: Count::default(),
             deferred: Count::default(),
         };
-        for row in counters.iter().filter(|row| row.slot == port.slot) {
+        for row in counters.get(&port.slot).into_iter().flatten() {
             let counter = match (row.outcome, row.hook) {
                 (Outcome::Forwarded, Hook::Xdp) => &mut view.forwarded_by_xdp,
                 (Outcome::Forwarded, Hook::Tc) => &mut view.forwarded_by_tc,
@@ -157,6 +165,14 @@ pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
     }
     views.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
     Ok(views)
+}
+
+fn tags(control: &Control, carrier: &Carrier) -> TagsView {
+    TagsView {
+        trunk: control.inventory.by_index(carrier.trunk).map_or_else(String::new, |nic| nic.name.clone()),
+        vlan: carrier.outer,
+        inner_vlan: (carrier.inner != 0).then_some(carrier.inner),
+    }
 }
 
 /// The flows the router knows, the latest used first.
@@ -187,10 +203,9 @@ fn flow(control: &Control, record: &FlowRecord, now: u64) -> FlowView {
 /// What was not forwarded, and why.
 pub fn drops(control: &mut Control) -> Result<Vec<CounterView>> {
     let ports = control.reconciler.backend.programs.tables().observe()?.ports;
-    let slots: BTreeMap<u32, u32> =
-        ports.iter().map(|((ifindex, _, _), port)| (port.slot, *ifindex)).collect();
+    let slots: BTreeMap<u32, u32> = ports.iter().map(|(ifindex, port)| (port.slot, *ifindex)).collect();
     let mut views = Vec::new();
-    for row in control.reconciler.backend.programs.counters(COUNTER_SLOTS)? {
+    for row in control.reconciler.backend.programs.counters(control.inventory.port_rows)? {
         let (outcome, reason) = match row.outcome {
             Outcome::Forwarded => continue,
             Outcome::Dropped(reason) => ("dropped", reason.label()),
@@ -313,7 +328,7 @@ pub fn rules(control: &mut Control) -> Result<Vec<ListView>> {
             of_lists.entry((false, *number)).or_default().push(flows(scope));
         }
     }
-    for ((ifindex, _, _), port) in tables.ports.iter().filter(|(_, port)| port.own_list != NO_LIST) {
+    for (ifindex, port) in tables.ports.iter().filter(|(_, port)| port.own_list != NO_LIST) {
         let flows = format!("from {} to the router", names(control, *ifindex).name);
         of_lists.entry((true, port.own_list)).or_default().push(flows);
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::{fs, io, thread};
@@ -18,13 +18,18 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 use aya::{Ebpf, util::KernelVersion};
 
-use super::{Dataplane, pins};
+use super::{Dataplane, block, pins};
 use crate::compile::Attachment;
 use crate::compile::attach::Front;
 use crate::error::Failures;
 
 const XDP_PROGRAM: &str = "xvr_xdp";
 const TC_PROGRAM: &str = "xvr_tc";
+const TAGS_PROGRAM: &str = "xvr_tags";
+/// The blocks of filters that tagged ports' own interfaces share (`tc filter show block N`).
+pub const INGRESS_BLOCK: u32 = 0x7876_0001;
+/// That at their egress.
+pub const EGRESS_BLOCK: u32 = 0x7876_0002;
 /// Where our clsact filter stands among others'.
 const PRIORITY: u16 = 50;
 
@@ -97,6 +102,21 @@ impl Dataplane {
                 Err(error).with_context(|| format!("attach {} to interface {ifindex}", attachment.front))
             }
         }
+    }
+
+    /// Puts the programs on tagged ports' own interfaces, or replaces the ones that are there. There has to be such an
+    /// interface.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach_blocks(&mut self) -> Result<()> {
+        for (block, name) in [(INGRESS_BLOCK, TC_PROGRAM), (EGRESS_BLOCK, TAGS_PROGRAM)] {
+            let program = self.ebpf.program(name).with_context(|| format!("the object has no {name}"))?;
+            let fd = program.fd()?.as_fd().as_raw_fd();
+            block::attach(block, PRIORITY, fd, name)
+                .with_context(|| format!("attach {name} to its block"))?;
+        }
+        Ok(())
     }
 
     /// Takes the programs off a port.

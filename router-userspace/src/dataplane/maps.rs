@@ -19,7 +19,7 @@ use router_common::nat::{
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List, RuleCount};
-use router_common::port::{Local, LocalKey, Port, PortKey};
+use router_common::port::{Carrier, Local, LocalKey, Port, TagKey};
 use router_common::unsolicited::Syn;
 use router_common::usage::AccountKey;
 
@@ -33,6 +33,8 @@ use crate::compile::nat::{NatEntry, NatKey};
 pub(super) const NAMES: &[&str] = &[
     "CONFIG",
     "PORTS",
+    "TAGGED",
+    "CARRIERS",
     "LOCAL4",
     "LOCAL6",
     "FLOWS4",
@@ -66,6 +68,11 @@ pub(super) const NAMES: &[&str] = &[
     "HOLDERS6",
 ];
 
+/// What frames are told by that are a port's.
+const fn tag_key(carrier: &Carrier) -> TagKey {
+    TagKey { trunk: carrier.trunk, outer: carrier.outer, inner: carrier.inner }
+}
+
 /// What a pinned map must look like to be this version's.
 pub(super) struct Shape {
     pub(super) name: &'static str,
@@ -85,7 +92,9 @@ const MMAPABLE: u32 = 1024;
 
 pub(super) const SHAPES: &[Shape] = &[
     shape::<u32, RouterConfig>("CONFIG", 0),
-    shape::<PortKey, Port>("PORTS", 0),
+    shape::<u32, Port>("PORTS", 0),
+    shape::<TagKey, u32>("TAGGED", 0),
+    shape::<u32, Carrier>("CARRIERS", 0),
     shape::<LocalKey<Ipv4>, Local>("LOCAL4", NO_PREALLOC),
     shape::<LocalKey<Ipv6>, Local>("LOCAL6", NO_PREALLOC),
     shape::<FlowKey<Ipv4>, FlowEntry<Ipv4>>("FLOWS4", NO_PREALLOC),
@@ -125,7 +134,9 @@ pub const ROUTER: u16 = 0;
 /// The maps.
 pub struct Tables {
     config: Array<MapData, RouterConfig>,
-    ports: HashMap<MapData, PortKey, Port>,
+    ports: HashMap<MapData, u32, Port>,
+    tagged: HashMap<MapData, TagKey, u32>,
+    carriers: HashMap<MapData, u32, Carrier>,
     local4: HashMap<MapData, LocalKey<Ipv4>, Local>,
     local6: HashMap<MapData, LocalKey<Ipv6>, Local>,
     pub(super) flows4: HashMap<MapData, FlowKey<Ipv4>, FlowEntry<Ipv4>>,
@@ -153,6 +164,8 @@ impl Tables {
         Ok(Self {
             config: Array::try_from(map("CONFIG")?)?,
             ports: HashMap::try_from(map("PORTS")?)?,
+            tagged: HashMap::try_from(map("TAGGED")?)?,
+            carriers: HashMap::try_from(map("CARRIERS")?)?,
             local4: HashMap::try_from(map("LOCAL4")?)?,
             local6: HashMap::try_from(map("LOCAL6")?)?,
             flows4: HashMap::try_from(map("FLOWS4")?)?,
@@ -232,7 +245,7 @@ impl Tables {
         let mut tables = TableSet { flags, ports_per_guest, ..TableSet::default() };
         for entry in self.ports.iter() {
             let (key, port) = entry.context("read PORTS")?;
-            tables.ports.insert((key.ifindex, key.outer_vlan, key.inner_vlan), port);
+            tables.ports.insert(key, port);
         }
         for entry in self.local4.iter() {
             let (key, local) = entry.context("read LOCAL4")?;
@@ -242,6 +255,7 @@ impl Tables {
             let (key, local) = entry.context("read LOCAL6")?;
             tables.local6.insert(Ipv6Addr::from(key.address), local.ifindex);
         }
+        tables.tags = self.observe_tags()?;
         self.observe_nat(&mut tables)?;
         self.policy.observe(&mut tables)?;
         Ok(tables)
@@ -322,25 +336,76 @@ impl Tables {
 
     /// The ports that the programs know, by interface.
     pub(super) fn observe_ports(&self) -> Result<BTreeMap<u32, Port>> {
-        let by_interface = |(key, port): (PortKey, Port)| (key.ifindex, port);
-        self.ports.iter().map(|entry| entry.map(by_interface).context("read PORTS")).collect()
+        self.ports.iter().map(|entry| entry.context("read PORTS")).collect()
     }
 
     /// Adds or replaces a port.
     ///
     /// # Errors
     /// The table is full or cannot be written.
-    pub fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()> {
-        self.ports.insert(TableSet::port_key(key), port, 0).with_context(|| format!("write port {key:?}"))
+    pub fn set_port(&mut self, ifindex: u32, port: &Port) -> Result<()> {
+        self.ports.insert(ifindex, port, 0).with_context(|| format!("write port {ifindex}"))
     }
 
     /// Removes a port, if it is there.
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn remove_port(&mut self, key: (u32, u16, u16)) -> Result<()> {
-        absent_is_fine(self.ports.remove(&TableSet::port_key(key)))
-            .with_context(|| format!("remove port {key:?}"))
+    pub fn remove_port(&mut self, ifindex: u32) -> Result<()> {
+        absent_is_fine(self.ports.remove(&ifindex)).with_context(|| format!("remove port {ifindex}"))
+    }
+
+    /// Adds or replaces the tags of a port, by its own interface.
+    ///
+    /// # Errors
+    /// A table is full or cannot be written.
+    pub fn set_tags(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()> {
+        if let Ok(old) = self.carriers.get(&ifindex, 0)
+            && tag_key(&old) != tag_key(carrier)
+        {
+            self.forget_tags(ifindex, &old)?;
+        }
+        self.carriers.insert(ifindex, carrier, 0).with_context(|| format!("write carrier {ifindex}"))?;
+        self.tagged.insert(tag_key(carrier), ifindex, 0).with_context(|| format!("write tags {ifindex}"))
+    }
+
+    /// Removes the tags of a port, if it has any.
+    ///
+    /// # Errors
+    /// A table cannot be written.
+    pub fn remove_tags(&mut self, ifindex: u32) -> Result<()> {
+        let Ok(old) = self.carriers.get(&ifindex, 0) else { return Ok(()) };
+        self.forget_tags(ifindex, &old)?;
+        absent_is_fine(self.carriers.remove(&ifindex)).with_context(|| format!("remove carrier {ifindex}"))
+    }
+
+    /// Frames with these tags are that port's no more, unless they have become another one's.
+    fn forget_tags(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()> {
+        let key = tag_key(carrier);
+        if self.tagged.get(&key, 0).is_ok_and(|owner| owner != ifindex) {
+            return Ok(());
+        }
+        absent_is_fine(self.tagged.remove(&key)).with_context(|| format!("remove tags {ifindex}"))
+    }
+
+    /// Tags by their ports' own interfaces; without those that frames are not told by.
+    fn observe_tags(&self) -> Result<BTreeMap<u32, Carrier>> {
+        let mut tags = BTreeMap::new();
+        for entry in self.carriers.iter() {
+            let (ifindex, carrier) = entry.context("read CARRIERS")?;
+            if self.tagged.get(&tag_key(&carrier), 0).is_ok_and(|owner| owner == ifindex) {
+                tags.insert(ifindex, carrier);
+            }
+        }
+        Ok(tags)
+    }
+
+    /// How many ports there is room for, row 0 of the counters included.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn port_rows(&self) -> Result<u32> {
+        Ok(self.counters.info().context("ask about COUNTERS")?.max_entries())
     }
 
     /// Adds or replaces an address of the router itself.

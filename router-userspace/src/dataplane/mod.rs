@@ -11,6 +11,7 @@
 
 mod attach;
 mod batch;
+mod block;
 mod cutting;
 mod eviction;
 mod expiry;
@@ -32,7 +33,7 @@ use router_common::ABI_VERSION;
 use router_common::config::RouterConfig;
 
 pub use crate::model::Timeouts;
-pub use attach::Attached;
+pub use attach::{Attached, EGRESS_BLOCK, INGRESS_BLOCK};
 pub use eviction::{Evictions, HIGH};
 pub use expiry::Aged;
 pub use maps::Tables;
@@ -55,6 +56,8 @@ pub struct Options {
     pub max_flows: u32,
     /// Room for bindings: guests' sockets that have an external port.
     pub max_bindings: u32,
+    /// Room for ports, row 0 of the counters included.
+    pub max_ports: u32,
 }
 
 /// Room for bindings as long as nobody asks for another: all ports of four addresses.
@@ -96,6 +99,10 @@ impl Dataplane {
             ("BINDINGS", options.max_bindings),
             ("EXTERNALS", options.max_bindings),
             ("GUESTS", options.max_bindings),
+            ("COUNTERS", options.max_ports),
+            ("PORTS", options.max_ports),
+            ("TAGGED", options.max_ports),
+            ("CARRIERS", options.max_ports),
         ] {
             loader.map_max_entries(name, room);
         }

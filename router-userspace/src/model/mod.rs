@@ -17,6 +17,7 @@ pub mod route;
 pub mod services;
 pub mod settings;
 pub mod ssh;
+pub mod trunk;
 pub mod vpn;
 
 pub use balancer::Balancer;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use super::trunk::TaggedPort;
+
 /// Everything the operator chooses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -31,6 +33,8 @@ pub struct Settings {
     pub management_server: ManagementServer,
     /// Guest networks that are not as all others. A network may hold several; the narrowest counts.
     pub networks: BTreeMap<Ipv4Net, NetworkSettings>,
+    /// Ports that are tags on a NIC. They have a file of their own.
+    pub tagged_ports: Vec<TaggedPort>,
 }
 
 /// Which release of CloudStack speaks with the router. It never says so itself.

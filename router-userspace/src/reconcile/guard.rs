@@ -18,7 +18,7 @@ use super::nftables::{
     GET_CHAIN, GET_TABLE, HOOK_NUMBER, NEW_TABLE, ask, base_chain, counted, family, forget_table, kind,
     table, transaction,
 };
-use super::raw_netlink::{ACK, CREATE, Message, be32, find};
+use crate::raw_netlink::{ACK, CREATE, Message, be32, find};
 
 /// What the guard's chain has refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,10 +9,11 @@ use tracing::info;
 use super::maps::Programs;
 use super::netlink::Netlink;
 use super::plan::{Change, Observed, ObservedAttachment, ObservedLink};
-use super::{Backend, announce, guard, nics, own_tcp, sysctl};
+use super::{Backend, announce, guard, nics, own_tcp, sysctl, trunks};
 use crate::compile::{Attachment, Compiled, Front, Inventory};
 use crate::dataplane::Attached;
 use crate::model::Mac;
+use crate::model::trunk::TaggedPort;
 
 /// This machine's network namespace and the programs in it.
 #[derive(Debug)]
@@ -25,17 +26,31 @@ pub struct Machine<P> {
     attached: BTreeMap<u32, (Front, Attached)>,
     /// Ethernet addresses by interface index, of the last observation.
     macs: BTreeMap<u32, Mac>,
+    /// The programs of tagged ports' own interfaces are this process's.
+    has_blocks: bool,
 }
 
 impl<P: Programs> Machine<P> {
     /// With programs that may be running already. Must be called within a tokio runtime.
     pub fn new(programs: P) -> Result<Self> {
-        Ok(Self { netlink: Netlink::open()?, programs, attached: BTreeMap::new(), macs: BTreeMap::new() })
+        let (attached, macs) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { netlink: Netlink::open()?, programs, attached, macs, has_blocks: false })
     }
 
-    /// The NICs there are, and what was learnt about them when programs were attached.
-    pub async fn inventory(&self) -> Result<Inventory> {
-        let mut inventory = nics::inventory(&self.netlink).await?;
+    /// The NICs there are, and what was learnt about them when programs were attached; with the interfaces of these
+    /// tagged ports, which are made where they are missing, and without those of others, which are removed.
+    ///
+    /// # Errors
+    /// The kernel does not tell, or refuses to make the interfaces of tagged ports.
+    pub async fn inventory(&mut self, tagged: &[TaggedPort]) -> Result<Inventory> {
+        let trunks = trunks::set(&self.netlink, tagged).await?;
+        if !trunks.carriers.is_empty() && (trunks.are_new || !self.has_blocks) {
+            self.programs.attach_blocks().context("attach the programs of tagged ports")?;
+            self.has_blocks = true;
+        }
+        let mut inventory = nics::inventory(&self.netlink, &trunks.carriers).await?;
+        inventory.port_rows = self.programs.port_rows()?;
+        inventory.problems = trunks.problems;
         for nic in &mut inventory.nics {
             // Where the kernel cannot say who takes XDP frames (before 6.3), a driver that did not
             // take the program takes no frames either.
@@ -130,8 +145,10 @@ impl<P: Programs> Backend for Machine<P> {
             Change::SetFirewall(address, list) => self.programs.set_firewall(*address, *list),
             Change::RemoveFirewall(address) => self.programs.remove_firewall(*address),
             Change::SetPortsPerGuest(limit) => self.programs.set_ports_per_guest(*limit),
-            Change::SetPort(_, key, port) => self.programs.set_port(*key, port),
-            Change::RemovePort(_, key) => self.programs.remove_port(*key),
+            Change::SetPort(nic, port) => self.programs.set_port(nic.ifindex, port),
+            Change::RemovePort(nic) => self.programs.remove_port(nic.ifindex),
+            Change::SetTags(nic, carrier) => self.programs.set_tags(nic.ifindex, carrier),
+            Change::RemoveTags(nic) => self.programs.remove_tags(nic.ifindex),
             Change::SetLocal(nic, address) => self.programs.set_local(*address, nic.ifindex),
             Change::RemoveLocal(address) => self.programs.remove_local(*address),
             Change::SetNat(key, entry) => self.programs.set_nat(key, entry),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
-use router_common::port::Port;
+use router_common::port::{Carrier, Port};
 
 use crate::compile::nat::{NatEntry, NatKey};
 use crate::compile::policy::ListEntry;
@@ -30,10 +30,14 @@ pub trait Programs {
     fn remove_firewall(&mut self, address: Ipv4Addr) -> Result<()>;
     /// Writes how many external ports a guest may have per protocol; 0 for as many as there are.
     fn set_ports_per_guest(&mut self, limit: u16) -> Result<()>;
-    /// Writes a port: interface, outer and inner VLAN id.
-    fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()>;
+    /// Writes a port by its interface.
+    fn set_port(&mut self, ifindex: u32, port: &Port) -> Result<()>;
     /// Removes a port; one that is not there is removed already.
-    fn remove_port(&mut self, key: (u32, u16, u16)) -> Result<()>;
+    fn remove_port(&mut self, ifindex: u32) -> Result<()>;
+    /// Writes the tags of a port, by its own interface.
+    fn set_tags(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()>;
+    /// Removes the tags of a port; those that are not there are removed already.
+    fn remove_tags(&mut self, ifindex: u32) -> Result<()>;
     /// Writes an address of the router.
     fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()>;
     /// Removes an address of the router; one that is not there is removed already.
@@ -50,6 +54,10 @@ pub trait Programs {
     fn attach(&mut self, ifindex: u32, attachment: &Attachment) -> Result<Attached>;
     /// Takes the programs off an interface.
     fn detach(&mut self, ifindex: u32) -> Result<()>;
+    /// Attaches the programs of tagged ports' own interfaces, or replaces those that are there.
+    fn attach_blocks(&mut self) -> Result<()>;
+    /// How many ports there is room for, row 0 of the counters included.
+    fn port_rows(&mut self) -> Result<u32>;
 }
 
 impl Programs for Dataplane {
@@ -85,12 +93,20 @@ impl Programs for Dataplane {
         self.tables().set_ports_per_guest(limit)
     }
 
-    fn set_port(&mut self, key: (u32, u16, u16), port: &Port) -> Result<()> {
-        self.tables().set_port(key, port)
+    fn set_port(&mut self, ifindex: u32, port: &Port) -> Result<()> {
+        self.tables().set_port(ifindex, port)
     }
 
-    fn remove_port(&mut self, key: (u32, u16, u16)) -> Result<()> {
-        self.tables().remove_port(key)
+    fn remove_port(&mut self, ifindex: u32) -> Result<()> {
+        self.tables().remove_port(ifindex)
+    }
+
+    fn set_tags(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()> {
+        self.tables().set_tags(ifindex, carrier)
+    }
+
+    fn remove_tags(&mut self, ifindex: u32) -> Result<()> {
+        self.tables().remove_tags(ifindex)
     }
 
     fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()> {
@@ -123,5 +139,13 @@ impl Programs for Dataplane {
 
     fn detach(&mut self, ifindex: u32) -> Result<()> {
         Self::detach(self, ifindex)
+    }
+
+    fn attach_blocks(&mut self) -> Result<()> {
+        Self::attach_blocks(self)
+    }
+
+    fn port_rows(&mut self) -> Result<u32> {
+        self.tables().port_rows()
     }
 }

@@ -21,9 +21,9 @@ mod nftables;
 pub mod nics;
 pub mod own_tcp;
 pub mod plan;
-mod raw_netlink;
 mod sysctl;
 pub mod takeover;
+mod trunks;
 
 use std::fmt;
 use std::future::Future;

@@ -5,7 +5,7 @@ use std::io;
 use anyhow::Result;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
-use super::raw_netlink::{ACK, CREATE, DUMP, Message, exchange, find};
+use crate::raw_netlink::{ACK, CREATE, DUMP, Message, exchange, find};
 
 /// `struct nfgenmsg` of a family: version 0, resource 0.
 pub const fn family(number: u8) -> [u8; 4] {

@@ -4,21 +4,24 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
+use std::ops::Not;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use router_common::port::Carrier;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use tracing::debug;
 
 use super::netlink::Netlink;
-use super::raw_netlink::{ACK, DUMP, Message, attributes, exchange, find};
 use crate::compile::{Driver, Inventory, Nic};
 use crate::model::Mac;
+use crate::raw_netlink::{ACK, DUMP, Message, attributes, exchange, find};
 
 /// The NICs of the network namespace: Ethernet devices that are not part of a bridge or bond, and devices without link
 /// layer, as tunnels have them.
-pub async fn inventory(netlink: &Netlink) -> Result<Inventory> {
+/// `carriers` are those of tagged ports' interfaces.
+pub async fn inventory(netlink: &Netlink, carriers: &BTreeMap<u32, Carrier>) -> Result<Inventory> {
     let links = netlink.links().await?;
     let takes_xdp_frames = xdp_targets().unwrap_or_else(|error| {
         debug!("the kernel does not say which NICs take XDP frames: {error:#}");
@@ -26,9 +29,9 @@ pub async fn inventory(netlink: &Netlink) -> Result<Inventory> {
     });
     let control = control_socket()?;
     let mut nics: Vec<Nic> =
-        links.iter().filter_map(|link| nic(link, &control, takes_xdp_frames.as_ref())).collect();
+        links.iter().filter_map(|link| nic(link, &control, takes_xdp_frames.as_ref(), carriers)).collect();
     nics.sort_by_key(|nic| nic.ifindex);
-    Ok(Inventory { nics })
+    Ok(Inventory { nics, ..Inventory::default() })
 }
 
 /// A link's name.
@@ -55,7 +58,12 @@ pub fn mtu(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-fn nic(link: &LinkMessage, control: &OwnedFd, targets: Option<&BTreeMap<u32, bool>>) -> Option<Nic> {
+fn nic(
+    link: &LinkMessage,
+    control: &OwnedFd,
+    targets: Option<&BTreeMap<u32, bool>>,
+    carriers: &BTreeMap<u32, Carrier>,
+) -> Option<Nic> {
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
     let mac = match link.header.link_layer_type {
         LinkLayerType::Ether if !enslaved => mac(link)?,
@@ -64,7 +72,10 @@ fn nic(link: &LinkMessage, control: &OwnedFd, targets: Option<&BTreeMap<u32, boo
     };
     let name = name(link)?.to_owned();
     let ifindex = link.header.index;
-    let driver = driver(control, &name).unwrap_or_else(|error| {
+    let carrier = carriers.get(&ifindex).copied();
+    // What carries a tagged port has a driver, not its interface.
+    let driver = if carrier.is_some() { Ok(String::new()) } else { driver(control, &name) };
+    let driver = driver.unwrap_or_else(|error| {
         debug!("{name} does not name its driver: {error}");
         String::new()
     });
@@ -75,6 +86,8 @@ fn nic(link: &LinkMessage, control: &OwnedFd, targets: Option<&BTreeMap<u32, boo
         up: link.header.flags.contains(LinkFlags::Up),
         driver: Driver::from_name(&driver),
         takes_xdp_frames: targets.map(|targets| targets.get(&ifindex).copied().unwrap_or(false)),
+        strips_tags: carriers.values().any(|carrier| carrier.trunk == ifindex) && strips_tags(control, &name),
+        carrier,
         name,
     })
 }
@@ -98,21 +111,57 @@ fn driver(control: &OwnedFd, name: &str) -> io::Result<String> {
         driver: [u8; 32],
         rest: [u8; 160],
     }
-    const SIOCETHTOOL: libc::c_ulong = 0x8946;
     const GET_DRIVER_INFO: u32 = 3;
     let mut info = DriverInfo { command: GET_DRIVER_INFO, driver: [0; 32], rest: [0; 160] };
+    ethtool(control, name, &mut info)?;
+    let text = CStr::from_bytes_until_nul(&info.driver).map_err(io::Error::other)?;
+    Ok(text.to_string_lossy().into_owned())
+}
+
+/// `ethtool -K rxvlan off`: has a trunk leave tags in frames. Whether it takes them out all the same.
+fn strips_tags(control: &OwnedFd, name: &str) -> bool {
+    /// `struct ethtool_value`.
+    #[repr(C)]
+    struct Flags {
+        command: u32,
+        flags: u32,
+    }
+    const GET_FLAGS: u32 = 0x25;
+    const SET_FLAGS: u32 = 0x26;
+    const TAKES_TAGS_OUT: u32 = 1 << 8;
+    let ask = || {
+        let mut now = Flags { command: GET_FLAGS, flags: 0 };
+        ethtool(control, name, &mut now).map(|()| now.flags)
+    };
+    match ask() {
+        Ok(flags) if flags & TAKES_TAGS_OUT != 0 => {
+            let mut without = Flags { command: SET_FLAGS, flags: flags & !TAKES_TAGS_OUT };
+            let set = ethtool(control, name, &mut without);
+            set.and_then(|()| ask()).is_ok_and(|flags| flags & TAKES_TAGS_OUT == 0).not()
+        }
+        Ok(_) => false,
+        // What has no such flags has no such hardware.
+        Err(error) => {
+            debug!("{name} has no flags: {error}");
+            false
+        }
+    }
+}
+
+/// One `ETHTOOL_*` command, which `value` begins with; the answer is in its place.
+fn ethtool<T>(control: &OwnedFd, name: &str, value: &mut T) -> io::Result<()> {
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
     // SAFETY: `ifreq` is plain old data.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_data = (&raw mut info).cast();
-    // SAFETY: the request names a device and points to a drvinfo, both alive during the call.
-    if unsafe { libc::ioctl(control.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
-        return Err(io::Error::last_os_error());
+    request.ifr_ifru.ifru_data = (&raw mut *value).cast();
+    // SAFETY: the request names a device and points to a value of the command's, both alive during the call.
+    match unsafe { libc::ioctl(control.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    let text = CStr::from_bytes_until_nul(&info.driver).map_err(io::Error::other)?;
-    Ok(text.to_string_lossy().into_owned())
 }
 
 /// By interface index: whether the device takes XDP frames. `None` where the kernel does not have

@@ -18,8 +18,8 @@ use anyhow::{Context, Result};
 use router_common::account::Traffic;
 
 use super::nftables::{NEW_TABLE, ask, base_chain, counted, family, forget_table, kind, table, transaction};
-use super::raw_netlink::{ACK, CREATE, DUMP, Message, NESTED, find, nest};
 use crate::model::Mac;
+use crate::raw_netlink::{ACK, CREATE, DUMP, Message, NESTED, find, nest};
 
 /// What the router itself has sent and received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

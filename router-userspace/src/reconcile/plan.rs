@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use router_common::config::RouterConfig;
 use router_common::policy::NO_LIST;
-use router_common::port::{Port, Role};
+use router_common::port::{Carrier, Port, Role};
 
 use crate::compile::nat::{NatEntry, NatKey};
 use crate::compile::policy::ListEntry;
@@ -100,10 +100,14 @@ pub enum Change {
     RemoveFirewall(Ipv4Addr),
     /// Tell the programs how many external ports a guest may have per protocol; 0 for as many as there are.
     SetPortsPerGuest(u16),
-    /// Tell the programs about a port: interface, outer and inner VLAN id.
-    SetPort(NicName, (u32, u16, u16), Port),
+    /// Tell the programs about a port.
+    SetPort(NicName, Port),
     /// Make the programs forget a port.
-    RemovePort(NicName, (u32, u16, u16)),
+    RemovePort(NicName),
+    /// Tell the programs about the tags of a port.
+    SetTags(NicName, Carrier),
+    /// Make the programs forget the tags of a port.
+    RemoveTags(NicName),
     /// Tell the programs about an address of the router.
     SetLocal(NicName, IpAddr),
     /// Make the programs forget an address of the router.
@@ -234,7 +238,7 @@ fn links(
         addresses(&nic, link, &held, changes, removals);
     }
     // A NIC that the programs know and that is no port any more gives its addresses back.
-    let former = observed.tables.ports.keys().map(|(ifindex, _, _)| *ifindex).collect::<BTreeSet<_>>();
+    let former = observed.tables.ports.keys().copied().collect::<BTreeSet<_>>();
     for ifindex in former.into_iter().filter(|ifindex| !desired.links.contains_key(ifindex)) {
         let held = observed.links.get(&ifindex).map(|link| link.addresses.as_slice()).unwrap_or_default();
         let held = held.iter().rev().filter(|own| !desired.lingering.contains(*own));
@@ -297,8 +301,14 @@ fn tables(
     if desired.ports_per_guest != observed.ports_per_guest {
         changes.push(Change::SetPortsPerGuest(desired.ports_per_guest));
     }
-    for (key, port) in differing(&desired.ports, &observed.ports) {
-        changes.push(Change::SetPort(names.of(key.0), *key, *port));
+    // What leaves by a port has to find its tags.
+    for (ifindex, carrier) in differing(&desired.tags, &observed.tags) {
+        changes.push(Change::SetTags(names.of(*ifindex), *carrier));
+    }
+    let gone = observed.tags.keys().filter(|ifindex| !desired.tags.contains_key(ifindex));
+    removals.extend(gone.map(|ifindex| Change::RemoveTags(names.of(*ifindex))));
+    for (ifindex, port) in differing(&desired.ports, &observed.ports) {
+        changes.push(Change::SetPort(names.of(*ifindex), *port));
     }
     for (address, ifindex) in differing(&desired.local4, &observed.local4) {
         changes.push(Change::SetLocal(names.of(*ifindex), (*address).into()));
@@ -310,7 +320,7 @@ fn tables(
         changes.push(Change::SetNat(*key, *entry));
     }
     let gone = observed.ports.keys().filter(|key| !desired.ports.contains_key(key));
-    removals.extend(gone.map(|key| Change::RemovePort(names.of(key.0), *key)));
+    removals.extend(gone.map(|ifindex| Change::RemovePort(names.of(*ifindex))));
     let gone = observed.local4.keys().filter(|address| !desired.local4.contains_key(address));
     removals.extend(gone.map(|address| Change::RemoveLocal((*address).into())));
     let gone = observed.local6.keys().filter(|address| !desired.local6.contains_key(address));
@@ -409,8 +419,13 @@ impl fmt::Display for Change {
             Self::SetPortsPerGuest(limit) => {
                 write!(f, "let a guest have {limit} external ports per protocol")
             }
-            Self::SetPort(nic, _, port) => write!(f, "set port {nic}: {}", PortSentence(port)),
-            Self::RemovePort(nic, _) => write!(f, "remove port {nic}"),
+            Self::SetPort(nic, port) => write!(f, "set port {nic}: {}", PortSentence(port)),
+            Self::RemovePort(nic) => write!(f, "remove port {nic}"),
+            Self::SetTags(nic, carrier) => {
+                write!(f, "set the tags of {nic}: VLAN {}", carrier.outer)?;
+                if carrier.inner == 0 { Ok(()) } else { write!(f, ", inside it {}", carrier.inner) }
+            }
+            Self::RemoveTags(nic) => write!(f, "remove the tags of {nic}"),
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
             Self::RemoveLocal(address) => write!(f, "remove {address} from the router's own"),
             Self::SetNat(key, entry) => write!(f, "set {key} to {entry}"),

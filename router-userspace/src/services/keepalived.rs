@@ -102,6 +102,8 @@ mod tests {
             up: true,
             driver: Driver::Veth,
             takes_xdp_frames: None,
+            strips_tags: false,
+            carrier: None,
         };
         let share = |port: &str, address: &str| SharedAddress {
             port: port.to_owned(),

@@ -10,8 +10,9 @@ use router_common::account::Hook;
 use router_common::net::{Ipv4, Ipv6};
 use router_common::port::Role;
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
-use router_ebpf::packet::SliceFrame;
+use router_ebpf::packet::{Packet, SliceFrame};
 use router_ebpf::parse::{self, Header, Transport};
+use router_ebpf::tags::{self, Tags};
 
 use crate::scenario::{ETHERNET, Nic, Router, Sent, host_mac};
 
@@ -28,11 +29,17 @@ fn ensure(holds: bool, otherwise: &str) -> Held {
 pub fn parse(frame: &[u8]) -> Held {
     for hook in [Hook::Xdp, Hook::Tc] {
         let mut bytes = frame.to_vec();
-        let packet = SliceFrame::new(&mut bytes, hook);
-        let Ok(link) = parse::link(&packet) else { continue };
-        ensure(link.l3 <= frame.len(), "the IP header begins behind the frame")?;
-        parsed::<Ipv4>(&packet, frame.len(), link.l3)?;
-        parsed::<Ipv6>(&packet, frame.len(), link.l3)?;
+        let mut packet = SliceFrame::new(&mut bytes, hook);
+        let tags = Tags::of(&packet);
+        let is_untagged = tags.count != 0 && packet.untag(tags.count).is_some();
+        if parse::ethertype(&packet).is_ok() {
+            parsed::<Ipv4>(&packet, packet.length(), parse::ETHERNET)?;
+            parsed::<Ipv6>(&packet, packet.length(), parse::ETHERNET)?;
+        }
+        if is_untagged && tags.count < tags::TOO_MANY {
+            ensure(packet.tag(&tags).is_some(), "tags that were taken off have no room")?;
+            ensure(bytes == frame, "tags taken off and put on again make another frame")?;
+        }
     }
     Ok(())
 }
@@ -62,15 +69,18 @@ pub fn of_frame(router: &dyn Router, before: &[u8], sent: &Sent) -> Held {
         // A fragment that others wait for: they have used its buffer.
         let is_free = DeferReason::from_outcome(sent.outcome) == Some(DeferReason::Held)
             || DropReason::from_outcome(sent.outcome).is_some_and(|reason| router.answers(reason, before));
-        return ensure(is_free || sent.frame == before, "what is not sent on was changed");
+        // What TC leaves to the kernel has no tag that says a priority and nothing else.
+        let is_same = sent.frame == before || untagged(before).is_ok_and(|before| before == sent.frame);
+        return ensure(is_free || is_same, "what is not sent on was changed");
     }
+    let before = &untagged(before)?[..];
     if is_ftp(before) || is_ftp(&sent.frame) {
-        return ftp(&untagged(before)?, &untagged(&sent.frame)?);
+        return ftp(before, &sent.frame);
     }
     if sent.frame.len() != before.len() {
         return piece(before, &sent.frame);
     }
-    let (before, after) = (&untagged(before)?[..], &untagged(&sent.frame)?[..]);
+    let after = &sent.frame[..];
     ensure(after[12..14] == before[12..14], "another ethertype")?;
     let by = egress(before, after)?;
     match after[12..14] {
@@ -139,8 +149,8 @@ fn is_kept_but(may_differ: &[Range<usize>], before: &[u8], after: &[u8]) -> Held
 /// Without tags that say a priority alone and no VLAN: there is no VLAN here.
 fn untagged(frame: &[u8]) -> Result<Vec<u8>, String> {
     let mut frame = frame.to_vec();
-    while matches!(frame[12..14], [0x81, 0x00] | [0x88, 0xa8]) {
-        ensure(u16::from_be_bytes([frame[14], frame[15]]) & 0xfff == 0, "a VLAN's frame was sent on")?;
+    while let Some([0x81, 0x00, high, low] | [0x88, 0xa8, high, low]) = frame.get(12..16) {
+        ensure(u16::from_be_bytes([*high, *low]) & 0xfff == 0, "a VLAN's frame was sent on")?;
         frame.drain(12..16);
     }
     Ok(frame)

@@ -106,8 +106,10 @@ fn nics(macs: &[(&str, &str)]) -> Inventory {
         up: true,
         driver: Driver::Veth,
         takes_xdp_frames: Some(true),
+        strips_tags: false,
+        carrier: None,
     });
-    Inventory { nics: nics.collect() }
+    Inventory { nics: nics.collect(), ..Inventory::default() }
 }
 
 /// The NICs of the isolated network.

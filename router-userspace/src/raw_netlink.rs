@@ -13,6 +13,8 @@ pub const REQUEST: u16 = 1;
 pub const ACK: u16 = 4;
 /// Create what is missing.
 pub const CREATE: u16 = 0x400;
+/// Refuse what is there already.
+pub const EXCLUSIVE: u16 = 0x200;
 /// All there are.
 pub const DUMP: u16 = 0x300;
 

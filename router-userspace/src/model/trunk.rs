@@ -1,0 +1,50 @@
+//! Ports that are tags on a NIC, as the operator declares them.
+
+use super::port::{Mac, PortSelector};
+
+/// A port that has tags: it has an interface of its own, which CloudStack's words name as they name a NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaggedPort {
+    /// What its interface is called.
+    pub name: String,
+    /// The Ethernet address of its interface.
+    pub mac: Mac,
+    /// The NIC that carries it.
+    pub trunk: PortSelector,
+    /// The outer tag, or the only one.
+    pub outer: Tag,
+    /// The inner tag.
+    pub inner: Option<Tag>,
+    /// The priority of its tags; `None` for that of the frames that are forwarded.
+    pub priority: Option<u8>,
+    /// Largest IP packet in bytes; `None` for what its trunk takes, less the inner tag.
+    pub mtu: Option<u16>,
+}
+
+/// A VLAN tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag {
+    /// Whose tags they are.
+    pub protocol: TagProtocol,
+    /// VLAN id, 1 to 4094.
+    pub id: u16,
+}
+
+/// Whose tags a network uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TagProtocol {
+    /// Customers' tags (IEEE 802.1Q).
+    Customer,
+    /// Providers' tags (IEEE 802.1ad).
+    Provider,
+}
+
+impl TagProtocol {
+    /// The ethertype of such tags.
+    pub const fn ethertype(self) -> u16 {
+        match self {
+            Self::Customer => 0x8100,
+            Self::Provider => 0x88a8,
+        }
+    }
+}

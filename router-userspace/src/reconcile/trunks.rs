@@ -1,0 +1,248 @@
+//! The interfaces that tagged ports have of their own, and the NICs that carry them.
+//!
+//! Such an interface is an `ifb` device, which every kernel has that has TC: routes, addresses, neighbours and daemons
+//! are on it as on a NIC. Frames reach it without tags, from the program of the trunk; what the kernel sends by it, the
+//! program at its egress gives tags and sends by the trunk. Both its programs are filters of blocks that all of these
+//! interfaces share: to attach programs to thousands one by one would take as many grace periods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+
+use anyhow::{Context, Result};
+use router_common::port::Carrier;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+
+use super::netlink::Netlink;
+use super::{nics, sysctl};
+use crate::dataplane::{EGRESS_BLOCK, INGRESS_BLOCK};
+use crate::model::PortSelector;
+use crate::model::trunk::TaggedPort;
+use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, exchange};
+
+/// How tagged ports' interfaces are carried, and what could not be had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trunks {
+    /// By interface index.
+    pub carriers: BTreeMap<u32, Carrier>,
+    /// Interfaces were made where there was none before: their blocks have no programs yet.
+    pub are_new: bool,
+    /// A sentence for each port that has no interface.
+    pub problems: Vec<String>,
+}
+
+/// Makes these ports' interfaces and no others. Those that are there stay.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
+    let links = netlink.links().await?;
+    let before: BTreeSet<u32> =
+        links.iter().filter(|link| is_ours(link)).map(|link| link.header.index).collect();
+    if ports.is_empty() && before.is_empty() {
+        return Ok(Trunks::default());
+    }
+    let is_declared = |link: &LinkMessage| ports.iter().any(|port| nics::name(link) == Some(&port.name));
+    let (unfinished, links): (Vec<_>, Vec<_>) =
+        links.into_iter().partition(|link| is_unfinished(link) && is_declared(link));
+    remove(unfinished.iter().map(|link| link.header.index))?;
+    let mut trunks = Trunks::default();
+    let names: BTreeMap<&str, &LinkMessage> =
+        links.iter().filter_map(|link| Some((nics::name(link)?, link))).collect();
+    let mut carried = Vec::new();
+    let mut wanted = BTreeSet::new();
+    for port in ports {
+        match carrier(port, &links, &names) {
+            Ok(trunk) => carried.push((port, trunk)),
+            Err(problem) => trunks.problems.push(format!("{}: {problem}", port.name)),
+        }
+        wanted.extend(names.get(port.name.as_str()).map(|link| link.header.index));
+    }
+    remove(before.difference(&wanted).copied())?;
+    let missing = carried.iter().filter(|(port, _)| !names.contains_key(port.name.as_str()));
+    make(missing.map(|(port, trunk)| (*port, mtu(port, trunk))))?;
+    lift(carried.iter().map(|(_, trunk)| *trunk))?;
+    trunks.are_new = before.intersection(&wanted).next().is_none();
+    let links = netlink.links().await?;
+    let indices: BTreeMap<&str, u32> = links
+        .iter()
+        .filter(|link| is_ifb(link))
+        .filter_map(|link| Some((nics::name(link)?, link.header.index)))
+        .collect();
+    let found = carried.iter().filter_map(|(port, trunk)| {
+        let index = *indices.get(port.name.as_str())?;
+        Some((index, *port, *trunk))
+    });
+    let found: Vec<_> = found.collect();
+    let new = found.iter().filter(|(index, ..)| !before.contains(index));
+    finish(&new.map(|(index, port, _)| (*index, port.name.as_str())).collect::<Vec<_>>())?;
+    trunks.carriers = found.into_iter().map(|(index, port, trunk)| (index, carries(port, trunk))).collect();
+    Ok(trunks)
+}
+
+/// The NIC that carries a port.
+fn carrier<'a>(
+    port: &TaggedPort,
+    links: &'a [LinkMessage],
+    names: &BTreeMap<&str, &'a LinkMessage>,
+) -> Result<&'a LinkMessage, String> {
+    if names.get(port.name.as_str()).is_some_and(|link| !is_ours(link)) {
+        return Err("there is another interface of this name".to_owned());
+    }
+    let trunk = match &port.trunk {
+        PortSelector::Name(name) => names.get(name.as_str()).copied(),
+        PortSelector::Mac(mac) => links.iter().find(|link| nics::mac(link) == Some(*mac) && !is_ours(link)),
+    };
+    trunk.ok_or_else(|| format!("there is no NIC {} to carry it", port.trunk))
+}
+
+fn carries(port: &TaggedPort, trunk: &LinkMessage) -> Carrier {
+    Carrier {
+        trunk: trunk.header.index,
+        outer_protocol: port.outer.protocol.ethertype(),
+        outer: port.outer.id,
+        inner_protocol: port.inner.map_or(0, |tag| tag.protocol.ethertype()),
+        inner: port.inner.map_or(0, |tag| tag.id),
+        priority: port.priority.map_or(Carrier::KEEP_PRIORITY, u32::from),
+    }
+}
+
+/// The first tag is on top of a link's MTU everywhere; a second one is not.
+fn mtu(port: &TaggedPort, trunk: &LinkMessage) -> u32 {
+    const TAG: u32 = 4;
+    let most = nics::mtu(trunk).unwrap_or(1500);
+    let default = if port.inner.is_some() { most - TAG } else { most };
+    port.mtu.map_or(default, u32::from).min(most)
+}
+
+/// What marks an interface as a tagged port's.
+const MARK: &str = "xvr tagged port";
+
+fn is_ours(link: &LinkMessage) -> bool {
+    link.attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::IfAlias(alias) if alias == MARK))
+}
+
+/// One that was made, by a process that has ended since.
+fn is_unfinished(link: &LinkMessage) -> bool {
+    is_ifb(link) && !is_ours(link) && !link.header.flags.contains(LinkFlags::Up)
+}
+
+fn is_ifb(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Ifb)),
+        _ => false,
+    })
+}
+
+fn make<'a>(ports: impl Iterator<Item = (&'a TaggedPort, u32)>) -> Result<()> {
+    let messages = ports.map(|(port, mtu)| {
+        let kind = |text: &'static [u8]| [(INFO_KIND, text)];
+        Message::new(NEW_LINK, CREATE | EXCLUSIVE | ACK, &link_header(0, 0, 0))
+            .with_text(LINK_NAME, &port.name)
+            .with(LINK_ADDRESS, &port.mac.0)
+            .with(LINK_MTU, &mtu.to_ne_bytes())
+            .with_nest(LINK_INFO, &kind(b"ifb"))
+    });
+    send(messages).context("make the interfaces of tagged ports")
+}
+
+/// Their blocks, before anything can be sent by them; then they are switched on, and marked as finished.
+fn finish(interfaces: &[(u32, &str)]) -> Result<()> {
+    let blocks = interfaces.iter().map(|(index, _)| {
+        Message::new(NEW_QDISC, CREATE | EXCLUSIVE | ACK, &tc_header(*index, CLSACT_HANDLE, CLSACT_PARENT))
+            .with_text(TC_KIND, "clsact")
+            .with(TC_INGRESS_BLOCK, &INGRESS_BLOCK.to_ne_bytes())
+            .with(TC_EGRESS_BLOCK, &EGRESS_BLOCK.to_ne_bytes())
+    });
+    send(blocks).context("give the interfaces of tagged ports their blocks")?;
+    for (_, name) in interfaces {
+        silence(name)?;
+    }
+    let on = interfaces.iter().map(|(index, _)| {
+        // An ifb asks for no neighbours until it is told to.
+        Message::new(SET_LINK, ACK, &link_header(*index, UP | MULTICAST, UP | MULTICAST | NO_ARP))
+            .with_text(LINK_ALIAS, MARK)
+    });
+    send(on).context("switch on the interfaces of tagged ports")
+}
+
+/// Trunks are on, and take frames for other Ethernet addresses than their own.
+fn lift<'a>(trunks: impl Iterator<Item = &'a LinkMessage>) -> Result<()> {
+    let is_ready = |link: &LinkMessage| link.header.flags.contains(LinkFlags::Up | LinkFlags::Promisc);
+    let missing: BTreeMap<u32, &LinkMessage> =
+        trunks.filter(|link| !is_ready(link)).map(|link| (link.header.index, link)).collect();
+    for link in missing.values().filter(|link| !link.header.flags.contains(LinkFlags::Up)) {
+        silence(nics::name(link).unwrap_or_default())?;
+    }
+    let on = missing
+        .into_keys()
+        .map(|index| Message::new(SET_LINK, ACK, &link_header(index, UP | PROMISCUOUS, UP | PROMISCUOUS)));
+    send(on).context("switch on the trunks")
+}
+
+/// The kernel does not speak IPv6 there when it is switched on: that is the business of the port it may become.
+fn silence(name: &str) -> Result<()> {
+    match sysctl::set(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        set => set.with_context(|| format!("switch off IPv6 on {name}")),
+    }
+}
+
+fn remove(indices: impl Iterator<Item = u32>) -> Result<()> {
+    let messages = indices.map(|index| Message::new(DELETE_LINK, ACK, &link_header(index, 0, 0)));
+    send(messages).context("remove the interfaces of tagged ports")
+}
+
+/// So many at a time as a socket's buffers hold.
+fn send(messages: impl Iterator<Item = Message>) -> Result<()> {
+    const ROOM: usize = 128;
+    let mut messages = messages.peekable();
+    while messages.peek().is_some() {
+        let some: Vec<_> = messages.by_ref().take(ROOM).collect();
+        let answers = some.len();
+        exchange(NETLINK_ROUTE, some, answers)?;
+    }
+    Ok(())
+}
+
+/// `struct ifinfomsg`.
+fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+/// `struct tcmsg`.
+fn tc_header(index: u32, handle: u32, parent: u32) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&handle.to_ne_bytes());
+    header[12..16].copy_from_slice(&parent.to_ne_bytes());
+    header
+}
+
+// linux/rtnetlink.h, linux/if_link.h, linux/if.h, linux/pkt_sched.h
+const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
+const SET_LINK: u16 = 19;
+const NEW_QDISC: u16 = 36;
+const LINK_ADDRESS: u16 = 1;
+const LINK_NAME: u16 = 3;
+const LINK_MTU: u16 = 4;
+const LINK_INFO: u16 = 18;
+const LINK_ALIAS: u16 = 20;
+const INFO_KIND: u16 = 1;
+const UP: u32 = 1;
+const NO_ARP: u32 = 0x80;
+const PROMISCUOUS: u32 = 0x100;
+const MULTICAST: u32 = 0x1000;
+const TC_KIND: u16 = 1;
+const TC_INGRESS_BLOCK: u16 = 13;
+const TC_EGRESS_BLOCK: u16 = 14;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+const CLSACT_PARENT: u32 = 0xffff_fff1;
