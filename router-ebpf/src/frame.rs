@@ -51,6 +51,16 @@ impl Raw {
     }
 
     #[inline(always)]
+    fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        let address = self.checked::<[u32; N]>(offset)?;
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: as in `store`. Volatile, or LLVM would make one store of them again.
+            unsafe { ((address + index * 4) as *mut u32).write_volatile(word) };
+        }
+        Some(())
+    }
+
+    #[inline(always)]
     fn checked<T>(&self, offset: usize) -> Option<usize> {
         if offset > MAX_OFFSET {
             return None;
@@ -155,6 +165,11 @@ impl Packet for XdpFrame {
     }
 
     #[inline(always)]
+    fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        self.raw.store_words(offset, words)
+    }
+
+    #[inline(always)]
     fn blur(&self, offset: usize) -> usize {
         blur(offset, self.raw.end - self.raw.start)
     }
@@ -256,6 +271,11 @@ impl Packet for TcFrame {
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
         self.raw.store(offset, value)
+    }
+
+    #[inline(always)]
+    fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        self.raw.store_words(offset, words)
     }
 
     #[inline(always)]
