@@ -99,6 +99,11 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Ve
     let length = packet.length();
     let mut passage = tables.pass(packet, ifindex, Decided::No);
     let slot = passage.slot();
+    // What nearly all of XDP's are: nothing of what follows is about them.
+    if packet.hook() == Hook::Xdp && passage.is_sent() {
+        tables.count(slot, packet.hook(), FORWARDED, length);
+        return Verdict::Forward { ifindex: passage.ifindex(), neighbour: Neighbour::Resolved };
+    }
     if let Some(version) = passage.asks(Question::Datagram) {
         passage = match tables.decide(version, Question::Datagram) {
             Ok(Decision::Held) => Passage::new(slot, Verdict::Defer(DeferReason::Held).into()),
