@@ -395,9 +395,11 @@ fn classify<T: Tables>(tables: &T, ifindex: u32, link: &Link) -> Result<Option<T
 /// for other stations; and nothing of the control network.
 #[inline(always)]
 fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntReason>, DropReason> {
-    let destination: [u8; 6] = packet.load(0).ok_or(DropReason::Truncated)?;
-    if destination != port.mac {
-        let [first, ..] = destination;
+    // In words: by bytes it would be as many loads.
+    let destination: [u16; 3] = packet.load(0).ok_or(DropReason::Truncated)?;
+    let [a, b, c, d, e, f] = port.mac;
+    if destination != [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes) {
+        let [first, _] = destination[0].to_ne_bytes();
         let group = first & 1 != 0;
         return Ok(Some(if group { PuntReason::LinkScope } else { PuntReason::OtherHost }));
     }
