@@ -5,6 +5,7 @@ mod build;
 mod cpio;
 mod demo;
 mod fuzz;
+mod guest;
 mod lint;
 mod setup;
 mod soak;
