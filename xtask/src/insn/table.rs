@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 /// By how much a row may grow before it has to be recorded anew.
 fn tolerance(name: &str) -> f64 {
-    // Memory is allocated for new flows, now from what is at hand and now at length: so much they differ from boot
-    // to boot.
+    // Memory is allocated for new flows, from what is at hand or at length: that differs by 2 % from one build of
+    // what is around the packet programs to another.
     if name.starts_with("new flow") { 0.04 } else { 0.02 }
 }
 
