@@ -21,7 +21,8 @@ use bench_programs::{FLOWS, Making, TEMPLATE, TUPLES, Tuple};
 
 use crate::rules::{Family, HITS};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-programs.o"));
+/// The measuring programs.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-programs.o"));
 
 /// Flows that are cycled over when known ones are measured.
 pub const KNOWN: u32 = 512;
@@ -210,7 +211,10 @@ impl Generator {
     }
 
     /// How many frames have arrived at all sinks.
-    fn arrived(&self) -> Result<u64> {
+    ///
+    /// # Errors
+    /// The counter cannot be read.
+    pub fn arrived(&self) -> Result<u64> {
         let map: PerCpuArray<_, u64> = self.ebpf.map("COUNT").context("no map COUNT")?.try_into()?;
         Ok(map.get(&0, 0)?.iter().sum())
     }
@@ -278,7 +282,11 @@ fn template(exit: Exit, family: Family) -> [u8; TEMPLATE] {
     frame
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+/// One of the programs.
+///
+/// # Errors
+/// The object has none of this name.
+pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?.try_into()?)
 }
 

@@ -91,6 +91,16 @@ impl Lab {
         &mut self.generator
     }
 
+    /// Where frames come from (0), or that of the sink (1).
+    pub const fn end(&self, side: usize) -> &Namespace {
+        if side == 0 { &self.source } else { &self.sink }
+    }
+
+    /// The hop from one to the other that has no router.
+    pub const fn hop(&self) -> Exit {
+        self.hop
+    }
+
     /// A new place for a router: links, addresses, routes and neighbours, and forwarding turned on.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 mod daemon;
 mod generator;
+mod insn;
 mod lab;
 mod message;
 mod policy;
@@ -34,6 +35,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Suite {
+    /// Instructions per packet, in the guest of `cargo xtask bench insn`.
+    Insn(insn::Insn),
     /// One change from end to end: a port forwarding, by CloudStack's script and by all that its agent does.
     Message(message::Message),
     /// Lists of rules: 10 to 100,000 of them.
@@ -56,6 +59,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     ensure!(root, "the bench makes network namespaces and loads BPF programs: run it as root");
     let mut report = Report::new();
     match &arguments.suite {
+        Suite::Insn(insn) => insn::run(insn)?,
         Suite::Message(message) => message::run(message, &mut report)?,
         Suite::Policy(policy) => policy::run(policy, &mut report)?,
     }

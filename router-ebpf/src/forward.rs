@@ -48,11 +48,8 @@ pub fn by_port<T: Tables>(tables: &T, next_hop: NextHop) -> Result<NextHop, Drop
 pub fn send<A: Family, P: Packet>(packet: &mut P, l3: usize, next_hop: &NextHop) -> Option<Neighbour> {
     A::decrement_hop_limit(packet, l3)?;
     if next_hop.flags & NextHop::RESOLVED != 0 {
-        // One after the other: as a whole they would be moved byte by byte.
-        let MacPair([first, second, third]) = next_hop.macs;
-        packet.store(0, first)?;
-        packet.store(4, second)?;
-        packet.store(8, third)?;
+        let MacPair(words) = next_hop.macs;
+        packet.store_words(0, words)?;
         Some(if next_hop.flags & NextHop::TAGGED == 0 { Neighbour::Resolved } else { Neighbour::Tagged })
     } else {
         Some(Neighbour::Unresolved)

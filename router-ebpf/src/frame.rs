@@ -53,6 +53,16 @@ impl Raw {
     }
 
     #[inline(always)]
+    fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        let address = self.checked::<[u32; N]>(offset)?;
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: as in `store`. Volatile, or LLVM would make one store of them again.
+            unsafe { ((address + index * 4) as *mut u32).write_volatile(word) };
+        }
+        Some(())
+    }
+
+    #[inline(always)]
     fn checked<T>(&self, offset: usize) -> Option<usize> {
         if offset > MAX_OFFSET {
             return None;
@@ -147,15 +157,13 @@ impl XdpFrame {
     fn move_addresses(&mut self, bytes: i32) -> Option<()> {
         // It was handed to functions that may have moved it.
         self.refresh();
-        let [first, second, third]: [u32; 3] = self.load(0)?;
+        let addresses: [u32; 3] = self.load(0)?;
         // SAFETY: the program's own context.
         if unsafe { bpf_xdp_adjust_head(self.ctx, bytes) } != 0 {
             return None;
         }
         self.refresh();
-        self.store(0, first)?;
-        self.store(4, second)?;
-        self.store(8, third)
+        self.store_words(0, addresses)
     }
 }
 
@@ -178,6 +186,11 @@ impl Packet for XdpFrame {
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
         self.raw.store(offset, value)
+    }
+
+    #[inline(always)]
+    fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        self.raw.store_words(offset, words)
     }
 
     #[inline(always)]
@@ -308,6 +321,11 @@ impl Packet for TcFrame {
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()> {
         self.raw.store(offset, value)
+    }
+
+    #[inline(always)]
+    fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        self.raw.store_words(offset, words)
     }
 
     #[inline(always)]

@@ -50,6 +50,11 @@ pub trait Packet {
     /// Writes a value at an offset; `None`, and nothing written, beyond the end.
     fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()>;
 
+    /// Writes words one after the other, all or none: as a whole they would be moved byte by byte.
+    fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        self.store(offset, words)
+    }
+
     /// An offset as it is, of which the kernel's verifier no longer knows how it came about: ways
     /// through the parser that differ in nothing else are then proven together.
     fn blur(&self, offset: usize) -> usize {

@@ -158,6 +158,12 @@ impl Passage {
         self.0 & (TAGGED | SPLIT) == TAGGED
     }
 
+    /// Whether it ended with a packet that is to be sent as it is now, and that nothing more has to be done about.
+    #[inline(always)]
+    pub const fn is_sent(self) -> bool {
+        self.0 & 0xffff == FORWARDED as u64
+    }
+
     /// The interface that it leaves by.
     #[inline(always)]
     pub const fn ifindex(self) -> u32 {

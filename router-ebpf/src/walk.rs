@@ -114,6 +114,11 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
     let ifindex = if is_tagged { tables.take_tags(packet, ifindex) } else { ifindex };
     let mut passage = tables.pass(packet, ifindex, Decided::No);
     let slot = passage.slot();
+    // What nearly all of XDP's are: nothing of what follows is about them.
+    if packet.hook() == Hook::Xdp && passage.is_sent() {
+        tables.count(slot, packet.hook(), FORWARDED, length);
+        return Walked { passage, port: ifindex };
+    }
     if let Some(version) = passage.asks(Question::Datagram) {
         passage = match tables.decide(version, Question::Datagram, ifindex) {
             Ok(Decision::Held) => Passage::new(slot, Verdict::Defer(DeferReason::Held).into()),
@@ -400,9 +405,11 @@ fn segment_size<A: Family, P: Packet>(
 /// for other stations; and nothing of the control network.
 #[inline(always)]
 fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntReason>, DropReason> {
-    let destination: [u8; 6] = packet.load(0).ok_or(DropReason::Truncated)?;
-    if destination != port.mac {
-        let [first, ..] = destination;
+    // In words: by bytes it would be as many loads.
+    let destination: [u16; 3] = packet.load(0).ok_or(DropReason::Truncated)?;
+    let [a, b, c, d, e, f] = port.mac;
+    if destination != [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes) {
+        let [first, _] = destination[0].to_ne_bytes();
         let group = first & 1 != 0;
         return Ok(Some(if group { PuntReason::LinkScope } else { PuntReason::OtherHost }));
     }

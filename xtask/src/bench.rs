@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{build, setup, target_dir};
+use crate::{build, insn, setup, target_dir};
 
 /// What `cargo xtask bench` takes.
 #[derive(Debug, clap::Args)]
@@ -13,8 +13,11 @@ pub struct Bench {
     suite: Vec<String>,
 }
 
-/// Builds the suites and the router, and runs one.
+/// Builds the suites and the router, and runs one; `insn` in a guest.
 pub fn run(bench: &Bench) -> Result<()> {
+    if bench.suite.first().is_some_and(|suite| suite == "insn") {
+        return insn::run(&bench.suite);
+    }
     // SAFETY: cannot fail and touches nothing.
     let root = unsafe { libc::geteuid() } == 0;
     ensure!(root, "the bench makes network namespaces and loads BPF programs: run it as root");

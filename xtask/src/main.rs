@@ -5,6 +5,8 @@ mod build;
 mod cpio;
 mod demo;
 mod fuzz;
+mod guest;
+mod insn;
 mod lint;
 mod setup;
 mod soak;
@@ -58,7 +60,7 @@ enum Task {
         #[arg(long)]
         accept_abi: bool,
     },
-    /// Exactly what CI runs: lint, test, vm-test.
+    /// Exactly what CI runs: lint, test, vm-test, bench insn.
     Ci,
 }
 
@@ -88,7 +90,8 @@ fn main() -> ExitCode {
 fn ci() -> Result<()> {
     step("lint", lint::run)?;
     step("test", || test::run(None))?;
-    step("vm-test", || vm::run(None))
+    step("vm-test", || vm::run(None))?;
+    step("bench insn", insn::check)
 }
 
 /// One part of a longer task, with the time it took.

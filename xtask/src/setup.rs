@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{run, vm};
+use crate::{guest, run};
 
 /// Debian packages that the packet programs are built with, where rustup has no nightly with
 /// `rust-src`.
@@ -112,7 +112,7 @@ pub fn check() -> Result<()> {
 pub fn everything() -> Result<()> {
     to_build()?;
     install_missing(&[LAB, REFERENCES, GUEST].concat())?;
-    vm::fetch_kernel()
+    guest::fetch_kernel()
 }
 
 /// Installs what the lab and its clients need, and what building needs.

@@ -1,5 +1,5 @@
-//! PID 1 of the guest that `cargo xtask vm-test` boots: mounts, loads modules, runs every test,
-//! says how it went, powers off.
+//! PID 1 of a guest that xtask boots (`guest.rs`): mounts, loads modules, runs what it is told, says how it
+//! went, powers off.
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
@@ -36,13 +36,12 @@ fn run() -> io::Result<bool> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     println!("vm-init: kernel {}", release.trim());
     let mut ok = true;
-    // A test program a line, and which of its tests.
-    for line in fs::read_to_string("/etc/xvr-tests")?.lines() {
+    // A program and its arguments a line.
+    for line in fs::read_to_string("/etc/vm-init")?.lines() {
         println!("vm-init: running {line}");
         let mut words = line.split_whitespace();
-        let mut command = Command::new(format!("/tests/{}", words.next().unwrap_or_default()));
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
-            .args(["--nocapture", "--test-threads=1"])
             .args(words)
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("XVR_BIN", "/usr/sbin/xvr")

@@ -59,3 +59,34 @@ abi! {
         pub made: u32,
     }
 }
+
+/// How long frames are that are sent as they are recorded.
+pub const RECORDED: usize = 128;
+/// How many there is room for.
+pub const RECORDINGS: u32 = 1 << 13;
+
+abi! {
+    /// A frame that is sent as it is.
+    pub struct Recording[128] {
+        /// Its bytes.
+        pub bytes: [u64; RECORDED / 8],
+    }
+}
+
+abi! {
+    /// Which of them is the next.
+    pub struct Reel[8] {
+        /// Its number.
+        pub next: u32,
+        /// How many there are; behind the last comes the first.
+        pub frames: u32,
+    }
+}
+
+abi! {
+    /// Ethernet addresses that the bare redirect writes, as words of the frame.
+    pub struct Addresses[12] {
+        /// Destination and source.
+        pub words: [u32; 3],
+    }
+}

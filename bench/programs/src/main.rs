@@ -6,6 +6,8 @@
 #![no_main]
 #![allow(missing_docs, reason = "aya's macros make modules without any")]
 
+mod exact;
+
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX};
 use aya_ebpf::macros::{map, xdp};

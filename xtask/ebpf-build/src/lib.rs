@@ -142,6 +142,18 @@ pub fn llvm_version(toolchain: &Toolchain) -> Result<String> {
     Ok(version.split('.').next().unwrap_or(version).to_owned())
 }
 
+/// What a toolchain's code depends on: `rustc 1.96.0, LLVM 22`.
+///
+/// # Errors
+/// The compiler does not say.
+pub fn version(toolchain: &Toolchain) -> Result<String> {
+    let output = Command::new(&toolchain.rustc).arg("-vV").output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let release = text.lines().find_map(|line| line.strip_prefix("release: "));
+    let release = release.context("rustc -vV names no release")?;
+    Ok(format!("rustc {release}, LLVM {}", llvm_version(toolchain)?))
+}
+
 /// A BPF object that was built and looked over.
 #[derive(Debug)]
 pub struct Object {

@@ -1,0 +1,348 @@
+//! What stands between generator and sink: nothing, the least that a router could do, XVR, Linux.
+
+use std::sync::LazyLock;
+
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::maps::{Array, DevMap};
+use aya::programs::XdpMode;
+use bench_programs::Addresses;
+use router_common::account::COUNTER_SLOTS;
+use router_common::net::Ipv4;
+use router_common::port::{Port, Role};
+use router_tests::kernel::end_flows;
+use router_userspace::compile::attach::Front;
+use router_userspace::compile::policy::ListEntry;
+use router_userspace::compile::{Attachment, TableSet, nat};
+use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, mount_bpffs};
+use router_userspace::model::nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
+
+use super::rows::{FORWARDED, Listed, PORTS, PUBLIC, SERVING_GUEST, STATIC, STATIC_GUEST};
+use crate::generator::{OBJECT, program};
+use crate::lab::{Lab, Router, inside, pin_dir, rules_dir};
+
+/// Room for flow entries.
+const MAX_FLOWS: u32 = 1 << 16;
+/// Counters' rows of its two ports, and of frames without one.
+const SLOTS: u32 = 3;
+/// The one list that there is at a time.
+const LIST: u32 = 1;
+
+/// What a packet goes through.
+#[derive(Clone, Copy)]
+pub enum Between {
+    /// One veth, from generator to sink.
+    Nothing,
+    /// A program that writes Ethernet addresses and sends on.
+    Redirect,
+    /// XVR.
+    Xvr {
+        /// Where its program is.
+        hook: Hook,
+        /// What is on the other side of the guests.
+        outside: Outside,
+        /// By what guests' flows are judged.
+        list: Option<&'static LazyLock<Listed>>,
+    },
+    /// Linux, with rules for one of its own programs.
+    Linux(Rules),
+}
+
+/// What Linux is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// To know flows.
+    Conntrack,
+    /// Source NAT, by iptables-legacy.
+    SourceNat,
+    /// Source NAT, by nft, and that known flows leave the stack by its short way.
+    Flowtable,
+}
+
+impl Rules {
+    /// The program that takes them, and they themselves.
+    fn text(self) -> (&'static str, &'static [&'static str], String) {
+        match self {
+            Self::Conntrack => (
+                "iptables-legacy-restore",
+                &[],
+                "*filter\n:FORWARD ACCEPT [0:0]\n\
+                 -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n"
+                    .to_owned(),
+            ),
+            Self::SourceNat => (
+                "iptables-legacy-restore",
+                &[],
+                format!(
+                    "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o out -j SNAT --to-source {PUBLIC}\nCOMMIT\n\
+                     *filter\n:FORWARD ACCEPT [0:0]\n\
+                     -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n"
+                ),
+            ),
+            Self::Flowtable => (
+                "nft",
+                &["-f"],
+                format!(
+                    "table ip bench {{\n\
+                     flowtable known {{ hook ingress priority filter\ndevices = {{ in, out }}\n}}\n\
+                     chain postrouting {{ type nat hook postrouting priority srcnat; policy accept\n\
+                     oifname \"out\" snat to {PUBLIC}\n}}\n\
+                     chain forward {{ type filter hook forward priority filter; policy accept\n\
+                     meta l4proto {{ tcp, udp }} flow add @known\n}}\n}}\n"
+                ),
+            ),
+        }
+    }
+}
+
+/// Where XVR's program is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// In the driver.
+    Xdp,
+    /// In TC alone.
+    Tc,
+}
+
+/// What is on the other side of the guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// The provider's network, behind source NAT.
+    Public,
+    /// Another tier.
+    Tier,
+}
+
+impl Between {
+    /// XVR without a list.
+    pub const fn xvr(hook: Hook, outside: Outside) -> Self {
+        Self::Xvr { hook, outside, list: None }
+    }
+}
+
+/// The routers, each made when it is first needed.
+#[derive(Default)]
+pub struct Routers {
+    redirect: Option<(Router, Ebpf)>,
+    xdp: Option<Xvr>,
+    tc: Option<Xvr>,
+    linux: Vec<(Rules, Router)>,
+}
+
+impl Routers {
+    /// Makes one ready.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn prepare(&mut self, lab: &mut Lab, between: &Between) -> Result<()> {
+        match between {
+            Between::Nothing => Ok(()),
+            Between::Redirect => {
+                if self.redirect.is_none() {
+                    self.redirect = Some(redirect(lab)?);
+                }
+                Ok(())
+            }
+            Between::Linux(rules) => {
+                if self.linux.iter().all(|(made, _)| made != rules) {
+                    self.linux.push((*rules, linux(lab, *rules)?));
+                }
+                Ok(())
+            }
+            Between::Xvr { hook, outside, list } => {
+                let place = match hook {
+                    Hook::Xdp => &mut self.xdp,
+                    Hook::Tc => &mut self.tc,
+                };
+                let xvr = match place {
+                    Some(xvr) => xvr,
+                    None => place.insert(Xvr::new(lab, *hook)?),
+                };
+                xvr.prepare(*outside, list.map(|list| &**list))
+            }
+        }
+    }
+
+    /// Where it is.
+    ///
+    /// # Errors
+    /// It was not made ready.
+    pub fn of(&self, between: &Between) -> Result<Option<&Router>> {
+        let router = match between {
+            Between::Nothing => return Ok(None),
+            Between::Redirect => self.redirect.as_ref().map(|(router, _)| router),
+            Between::Linux(rules) => {
+                self.linux.iter().find(|(made, _)| made == rules).map(|(_, router)| router)
+            }
+            Between::Xvr { hook: Hook::Xdp, .. } => self.xdp.as_ref().map(|xvr| &xvr.router),
+            Between::Xvr { hook: Hook::Tc, .. } => self.tc.as_ref().map(|xvr| &xvr.router),
+        };
+        router.map(Some).context("the router is not there yet")
+    }
+
+    /// What XVR has counted since it began, for whoever wonders where a packet went.
+    pub fn account(&self) -> String {
+        let counters = self.xdp.iter().chain(&self.tc).flat_map(|xvr| xvr.dataplane.counters(SLOTS));
+        let rows = counters.flatten().filter(|row| row.traffic.packets != 0);
+        let rows = rows.map(|row| format!("{:?} {:?} {}", row.hook, row.outcome, row.traffic.packets));
+        rows.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Forgets every flow of XVR's. Linux' routers are of one row each.
+    ///
+    /// # Errors
+    /// Some are left.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        let mut routers = self.xdp.iter_mut().chain(&mut self.tc);
+        routers.try_for_each(|xvr| end_flows(&mut xvr.dataplane))
+    }
+}
+
+/// The least that a router could do.
+fn redirect(lab: &mut Lab) -> Result<(Router, Ebpf)> {
+    let router = lab.router()?;
+    let mut ebpf = Ebpf::load(OBJECT).context("load the measuring programs")?;
+    let mut addresses: Array<_, Addresses> =
+        ebpf.map_mut("ADDRESSES").context("no map ADDRESSES")?.try_into()?;
+    let ethernet = [router.back.mac, router.back.router_mac].concat();
+    let mut words = [0; 3];
+    for (word, bytes) in words.iter_mut().zip(ethernet.as_chunks().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    addresses.set(0, Addresses { words }, 0)?;
+    inside(&router.namespace, || -> Result<()> {
+        let mut way_out: DevMap<_> = ebpf.map_mut("WAY_OUT").context("no map WAY_OUT")?.try_into()?;
+        way_out.set(0, router.ifindexes[1], None, 0)?;
+        let redirect = program(&mut ebpf, "bench_redirect")?;
+        redirect.load().context("load bench_redirect")?;
+        redirect.attach("in", XdpMode::Driver).context("attach bench_redirect")?;
+        Ok(())
+    })??;
+    Ok((router, ebpf))
+}
+
+/// Linux. In its favour checksums are not looked at, as where a NIC has done that.
+fn linux(lab: &mut Lab, rules: Rules) -> Result<Router> {
+    let router = lab.router()?;
+    take_xdp_frames(&router)?;
+    let (program, arguments, text) = rules.text();
+    let file = rules_dir().join(format!("{rules:?}.rules"));
+    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    router.namespace.run(program, &[arguments, &[&file.to_string_lossy()]].concat())?;
+    router.namespace.sysctl("net/netfilter/nf_conntrack_checksum", "0")?;
+    Ok(router)
+}
+
+/// GRO, without which a veth that has no program takes no frames from XDP.
+fn take_xdp_frames(router: &Router) -> Result<()> {
+    for device in ["in", "out"] {
+        router.namespace.run("ethtool", &["-K", device, "gro", "on"])?;
+    }
+    Ok(())
+}
+
+/// XVR: its programs, its tables filled directly, no daemon.
+struct Xvr {
+    router: Router,
+    dataplane: Dataplane,
+    has_list: bool,
+}
+
+impl Xvr {
+    fn new(lab: &mut Lab, hook: Hook) -> Result<Self> {
+        mount_bpffs()?;
+        let router = lab.router()?;
+        let (front, folder) = match hook {
+            Hook::Xdp => (Front::NativeXdp, "xdp"),
+            Hook::Tc => (Front::Nothing, "tc"),
+        };
+        // One of its own: interfaces of two namespaces may have the same index.
+        let pin_dir = pin_dir().join(folder);
+        let mut dataplane =
+            Dataplane::open(&Options { pin_dir, max_flows: MAX_FLOWS, max_bindings: MAX_BINDINGS, max_ports: COUNTER_SLOTS })?;
+        let attachment = Attachment { front, reason: "it is measured".to_owned(), may_fall_back: false };
+        inside(&router.namespace, || {
+            router.ifindexes.iter().try_for_each(|ifindex| dataplane.attach(*ifindex, &attachment).map(drop))
+        })??;
+        if hook == Hook::Tc {
+            take_xdp_frames(&router)?;
+        }
+        let mut wanted = TableSet::default();
+        for address in [PUBLIC, STATIC, FORWARDED] {
+            wanted.local4.insert(address.parse()?, router.ifindexes[1]);
+        }
+        nat::tables(&translations()?, &mut wanted);
+        let tables = dataplane.tables();
+        for (address, ifindex) in &wanted.local4 {
+            tables.set_local((*address).into(), *ifindex)?;
+        }
+        for (key, entry) in &wanted.nat {
+            tables.set_nat(key, entry)?;
+        }
+        Ok(Self { router, dataplane, has_list: false })
+    }
+
+    fn prepare(&mut self, outside: Outside, list: Option<&Listed>) -> Result<()> {
+        let tables = self.dataplane.tables();
+        let guests = port(&self.router, Role::Guest, 0)?;
+        let other = match outside {
+            Outside::Public => port(&self.router, Role::Public, 1)?,
+            Outside::Tier => port(&self.router, Role::Guest, 1)?,
+        };
+        let [inner, outer] = self.router.ifindexes;
+        tables.set_port(inner, &guests)?;
+        tables.set_port(outer, &other)?;
+        if std::mem::take(&mut self.has_list) {
+            tables.remove_list(LIST)?;
+        }
+        if let Some(listed) = list {
+            tables.add_list(LIST, &ListEntry::of(&listed.list))?;
+            self.has_list = true;
+            tables.set_port(inner, &Port { from_list: LIST, ..guests })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Xvr {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(self.dataplane.pin_dir()).ok();
+        // The folder above, once it is empty.
+        std::fs::remove_dir(pin_dir()).ok();
+    }
+}
+
+fn translations() -> Result<Nat> {
+    let range = |port| PortRange::new(port, port).ok();
+    Ok(Nat {
+        static_nats: vec![StaticNat { public: STATIC.parse()?, internal: STATIC_GUEST.parse()? }],
+        forwards: vec![PortForward {
+            public: FORWARDED.parse()?,
+            protocol: ForwardProtocol::Tcp,
+            public_ports: range(PORTS.0),
+            internal: SERVING_GUEST.parse()?,
+            internal_ports: range(PORTS.1),
+            sources: vec![],
+        }],
+    })
+}
+
+fn port(router: &Router, role: Role, side: usize) -> Result<Port> {
+    let public: Ipv4 = PUBLIC.parse::<std::net::Ipv4Addr>()?.into();
+    let is_public = role == Role::Public;
+    Ok(Port {
+        slot: side as u32 + 1,
+        mtu: 1500,
+        source_nat: if is_public { public } else { Ipv4::UNSPECIFIED },
+        address: if is_public { public } else { Ipv4::UNSPECIFIED },
+        from_list: 0,
+        to_list: 0,
+        outside_list: 0,
+        own_list: 0,
+        router: 0,
+        role: role as u8,
+        flags: Port::XDP_TARGET,
+        mac: router.macs[side],
+        pad: [0; 2],
+    })
+}
