@@ -1,8 +1,12 @@
 //! BGP by FRR with another FRR of the lab: what is announced, and what becomes of packets when a route comes and goes.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::spawn;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use router_tests::clients;
@@ -106,6 +110,49 @@ fn answers(from: &Host, to: IpAddr) -> Result<Option<String>> {
     Ok(output.stdout.lines().next().map(str::to_owned))
 }
 
+/// Pings of one flow, and when each was answered with which TTL, which tells by whom.
+struct Pings {
+    _ping: Process,
+    answers: Arc<Mutex<Vec<Answered>>>,
+}
+
+/// Seconds of the clock, and the TTL.
+type Answered = (f64, u8);
+
+impl Pings {
+    fn start(from: &Host, to: Ipv4Addr) -> Result<Self> {
+        let mut command = from.namespace.command("ping");
+        command
+            .args(["-n", "-D", "-i", "0.005", &to.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut ping = Process::spawn(&mut command)?;
+        let stdout = ping.child().stdout.take().context("ping has an output")?;
+        let answers = Arc::<Mutex<Vec<Answered>>>::default();
+        let heard = answers.clone();
+        spawn(move || {
+            // `[1700000000.123456] 64 bytes from 192.0.2.1: icmp_seq=1 ttl=63 time=0.1 ms`
+            let answer = |line: String| -> Option<Answered> {
+                let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
+                let ttl = rest.split_once("ttl=")?.1.split_once(' ')?.0;
+                Some((time.parse().ok()?, ttl.parse().ok()?))
+            };
+            for answer in BufReader::new(stdout).lines().map_while(Result::ok).filter_map(answer) {
+                heard.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+            }
+        });
+        Ok(Self { _ping: ping, answers })
+    }
+
+    fn answers(&self) -> Vec<Answered> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What [`GATEWAY_TTL`] is after the router.
+const GATEWAY: u8 = GATEWAY_TTL - 1;
+const GATEWAY_TTL: u8 = 100;
+
 #[test]
 fn routes_that_a_peer_announces_are_followed_until_it_withdraws_them() -> Result<()> {
     for_both_hooks(&PROGRAMS, |attach| {
@@ -167,6 +214,11 @@ fn routes_that_a_peer_announces_are_followed_until_it_withdraws_them() -> Result
             .with_context(|| router.log())?;
         assert_eq!(sessions(), before, "sessions have stayed");
 
+        // A flow that goes on follows its route.
+        gateway.namespace.sysctl("net/ipv4/ip_default_ttl", &GATEWAY_TTL.to_string())?;
+        let pings = Pings::start(vm1, LEARNED)?;
+        wait_until("the provider has answered", SOON, || !pings.answers().is_empty())?;
+        let withdrawn = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         provider.vtysh(&[
             "configure",
             "router bgp 65001",
@@ -174,6 +226,17 @@ fn routes_that_a_peer_announces_are_followed_until_it_withdraws_them() -> Result
             "no network 192.0.2.0/24",
         ])?;
         by(LEARNED.into(), "gateway")?;
+        let by_gateway =
+            |answers: &[Answered]| answers.iter().position(|(_, ttl)| *ttl == GATEWAY).unwrap_or_default();
+        wait_until("the flow has followed", SOON, || by_gateway(&pings.answers()) > 0)?;
+        let answers = pings.answers();
+        let first = by_gateway(&answers);
+        let [last, next] = [first - 1, first].map(|index| answers[index].0);
+        println!(
+            "a withdrawn route: {:.0} ms from the command to the first answer by another way, {:.0} ms without one",
+            (next - withdrawn) * 1e3,
+            (next - last) * 1e3
+        );
         by(LEARNED6.into(), "neighbour")?;
         provider.vtysh(&["configure", "router bgp 65001", "address-family ipv4", "network 192.0.2.0/24"])?;
         by(LEARNED.into(), "neighbour")?;
