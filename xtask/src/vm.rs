@@ -20,6 +20,7 @@ const TESTS: &[(&str, &[&str])] = &[
     ("policy", &[]),
     ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
     ("netns_restart", &["the_next_daemon_adopts"]),
+    ("netns_people", &["people_call"]),
 ];
 
 /// Programs of this machine that tests in the guest call.
@@ -30,10 +31,42 @@ const PROGRAMS: &[&str] = &[
     "/usr/bin/ping",
     "/usr/bin/traceroute",
     "/usr/bin/ssh-keygen",
+    "/usr/bin/env",
+    "/usr/bin/dig",
+    "/usr/sbin/dnsmasq",
+    "/usr/sbin/charon-systemd",
+    "/usr/sbin/swanctl",
+    "/usr/sbin/xl2tpd",
+    "/usr/sbin/pppd",
+];
+
+/// What charon and pppd load when they run.
+const PLUGINS: &[(&str, &[&str])] = &[
+    (
+        "/usr/lib/ipsec/plugins/libstrongswan-",
+        &[
+            "random",
+            "nonce",
+            "openssl",
+            "aes",
+            "sha1",
+            "sha2",
+            "md5",
+            "hmac",
+            "kdf",
+            "gmp",
+            "socket-default",
+            "kernel-netlink",
+            "resolve",
+            "vici",
+        ],
+    ),
+    ("/usr/lib/pppd/2.4.9/", &["pppol2tp"]),
 ];
 
 /// Kernel modules that the tests need; those they depend on come along.
 const MODULES: &[&str] = &[
+    "crc32c_generic",
     "veth",
     "dummy",
     "bridge",
@@ -45,6 +78,16 @@ const MODULES: &[&str] = &[
     "nft_counter",
     "nft_objref",
     "tun",
+    "xfrm_user",
+    "esp4",
+    "crypto_null",
+    "sha512_generic",
+    "ctr",
+    "drbg",
+    "authenc",
+    "echainiv",
+    "ppp_generic",
+    "l2tp_ppp",
 ];
 
 /// The whole run may take this long; the guest is some ten times slower than the machine.
@@ -71,7 +114,7 @@ struct Kernel {
 }
 
 fn folder() -> PathBuf {
-    target_dir().join("vm/kernel")
+    target_dir().join("vm/linux-image-amd64")
 }
 
 fn kernel() -> Result<Kernel> {
@@ -92,11 +135,11 @@ pub fn fetch_kernel() -> Result<()> {
     let downloads = target_dir().join("vm/download");
     fs::create_dir_all(&downloads)?;
     setup::apt(&["update"])?;
-    let depends = Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]).output()?;
+    let depends = Command::new("apt-cache").args(["depends", "linux-image-amd64"]).output()?;
     let text = String::from_utf8(depends.stdout)?;
     let package = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     let package = package.into_iter().find(|name| name.starts_with("linux-image-"));
-    let package = package.context("apt knows no linux-image-cloud-amd64")?;
+    let package = package.context("apt knows no linux-image-amd64")?;
     println!("downloading {package} for vm-test");
     run_command(Command::new("apt-get").current_dir(&downloads).args(["download", "--quiet", package]))?;
     let archives = fs::read_dir(&downloads)?.filter_map(Result::ok).map(|entry| entry.path());
@@ -145,7 +188,7 @@ fn initial_file_system(
     filter: Option<&str>,
 ) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["proc", "sys", "dev", "tmp", "run", "etc", "root"] {
+    for folder in ["proc", "sys", "dev", "tmp", "run", "etc", "root", "bin", "var", "var/run", "etc/ppp"] {
         archive.folder(folder);
     }
     let init = build::programs().join("vm-init");
@@ -155,8 +198,10 @@ fn initial_file_system(
         format!("{test} {names}\n")
     });
     archive.file("etc/xvr-tests", lines.collect::<String>().as_bytes());
-    // Whom OpenSSH makes keys for.
-    archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
+    // Whom OpenSSH makes keys for, and as whom dnsmasq runs.
+    let users = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
+    archive.file("etc/passwd", users);
+    archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n");
     let mut files = libraries(&init)?;
     let router = build::programs().join("xvr");
     archive.file("usr/sbin/xvr", &read(&router)?);
@@ -175,6 +220,16 @@ fn initial_file_system(
         files.insert(PathBuf::from(program));
         files.extend(libraries(Path::new(program))?);
     }
+    for (beginning, names) in PLUGINS {
+        for name in *names {
+            let plugin = PathBuf::from(format!("{beginning}{name}.so"));
+            files.extend(libraries(&plugin)?);
+            files.insert(plugin);
+        }
+    }
+    let shell = Path::new("/usr/bin/dash");
+    archive.file("bin/sh", &read(shell)?);
+    files.extend(libraries(shell)?);
     for file in files {
         archive.file(file.strip_prefix("/")?, &read(&file)?);
     }
