@@ -8,6 +8,7 @@ pub mod datagrams;
 pub mod dhcp;
 pub mod flood;
 pub mod frames;
+pub mod frr;
 pub mod fuzz;
 pub mod host;
 pub mod journeys;
