@@ -9,13 +9,14 @@ use anyhow::{Context, Result, ensure};
 use router_tests::clients;
 use router_tests::dhcp::dig;
 use router_tests::lab::{Host, Lab};
+use router_tests::nat::SOURCE_NAT;
 use router_tests::needs;
 use router_tests::netns::wait_until;
 use router_tests::people::{self, Person};
-use router_tests::router::{ISOLATED_COMMANDS, Router};
+use router_tests::router::{ISOLATED_COMMANDS, Router, TIER1, VPC_COMMANDS};
 use router_tests::rules::{firewall, firewall_rule};
 use router_tests::servers::{Conversation, TcpEcho};
-use router_tests::vpn::SECRET;
+use router_tests::vpn::{self, SECRET};
 use router_userspace::reconcile::kernel::Kernel;
 use serde_json::{Value, json};
 
@@ -68,10 +69,7 @@ fn status(router: &Router<'_>, key: &str) -> Result<Vec<String>> {
 }
 
 fn runs(router: &Router<'_>, name: &str) -> bool {
-    let is_it = |service: &Value| service["name"] == name && service["pid"].as_i64().is_some();
-    router
-        .show("status")
-        .is_ok_and(|status| status["services"].as_array().is_some_and(|all| all.iter().any(is_it)))
+    process(router, name).is_ok()
 }
 
 fn reaches(from: &Host, to: Ipv4Addr) -> bool {
@@ -149,6 +147,54 @@ fn people_call_and_are_inside_until_their_user_goes() -> Result<()> {
         Ok(())
     };
     inner().with_context(|| format!("the router's log:\n{}", router.log()))
+}
+
+#[test]
+fn people_call_a_vpc_whose_lists_decide_and_can_call_again_when_xl2tpd_has_died() -> Result<()> {
+    if !needs::are_met(&[people::PROGRAMS.as_slice(), &["ping"]].concat()) || !people::kernel_can() {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let (web1, far, neighbour) = (lab.host("web1"), lab.host("far"), lab.host("neighbour"));
+    let router = Router::start(&lab, "xdp")?;
+    router.apply(&VPC_COMMANDS)?;
+    let inner = || -> Result<()> {
+        users(&router, &[user("bob", true)])?;
+        let mut message = server(true);
+        (message["vpn_server_ip"], message["local_cidr"]) = (json!(SOURCE_NAT), json!(vpn::VPC));
+        tell(&router, "remote_access_vpn", &message)?;
+        wait_until("charon runs", SOON, || runs(&router, "charon"))?;
+        let mut bob = Person::call(neighbour, SOURCE_NAT, "bob", "of bob")?;
+        let echo = TcpEcho::start(far)?;
+        let mut conversation = Conversation::begin_within(web1, echo.at(far.v4), SOON)?;
+        let all = |allowed: bool| json!([{ "type": "all", "cidr": "0.0.0.0/0", "allowed": allowed }]);
+        for _ in 0..2 {
+            let address = bob.inside(&[vpn::VPC])?;
+            wait_until("a guest is reached", SOON, || reaches(neighbour, web1.v4))
+                .with_context(|| bob.said())?;
+            router.apply_acl(TIER1, &all(false), &all(true))?;
+            ensure!(!reaches(neighbour, web1.v4), "the tier's list is not asked");
+            ensure!(reaches(web1, address), "nor should it be the other way");
+            router.apply_acl(TIER1, &all(true), &all(true))?;
+            // Whoever carries them dies, and is there again for the next call.
+            let before = process(&router, "xl2tpd")?;
+            router.namespace().run("kill", &["-9", &before.to_string()])?;
+            let is_another = || process(&router, "xl2tpd").is_ok_and(|process| process != before);
+            wait_until("xl2tpd is back", SOON, is_another)?;
+            conversation.go_on()?;
+            drop(bob);
+            wait_until("he is outside", SOON, || !neighbour.namespace.has_interface(people::DEVICE))?;
+            bob = Person::call(neighbour, SOURCE_NAT, "bob", "of bob")?;
+        }
+        bob.inside(&[]).map(drop)
+    };
+    inner().with_context(|| format!("the router's log:\n{}", router.log()))
+}
+
+fn process(router: &Router<'_>, name: &str) -> Result<i64> {
+    let status = router.show("status")?;
+    let service = status["services"].as_array().and_then(|all| all.iter().find(|one| one["name"] == name));
+    service.and_then(|one| one["pid"].as_i64()).with_context(|| format!("{name} does not run"))
 }
 
 #[test]

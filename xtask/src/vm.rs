@@ -32,6 +32,7 @@ const PROGRAMS: &[&str] = &[
     "/usr/bin/traceroute",
     "/usr/bin/ssh-keygen",
     "/usr/bin/env",
+    "/usr/bin/kill",
     "/usr/bin/dig",
     "/usr/sbin/dnsmasq",
     "/usr/sbin/charon-systemd",

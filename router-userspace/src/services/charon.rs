@@ -485,6 +485,33 @@ mod tests {
     }
 
     #[test]
+    fn whom_people_call_has_the_kernels_esp_and_is_begun_by_nobody_here() {
+        let remote = RemoteAccess {
+            server: [203, 0, 113, 10].into(),
+            psk: Secret("psk".to_owned()),
+            local: [10, 1, 2, 1].into(),
+            clients: ([10, 1, 2, 2].into(), [10, 1, 2, 8].into()),
+            openings: Vec::new(),
+        };
+        let service = render(&[tunnel()], Some(&remote), &Root::new("/r")).expect("a service");
+        let [settings, tunnels] = service.files.as_slice() else { panic!("two files") };
+        assert!(!settings.content.contains("libipsec"), "{}", settings.content);
+        // Another ESP is another charon.
+        assert!(service.read_at_start.contains(&settings.path));
+        for line in [
+            "people {",
+            "mode = transport",
+            "local_ts = dynamic[17/1701]",
+            "mode = drop",
+            "secret = 0x70736b",
+        ] {
+            assert!(tunnels.content.lines().any(|found| found == line), "{line} in {}", tunnels.content);
+        }
+        let own = BTreeMap::from([("vpn-198_51_100_201".to_owned(), vec!["net-1".to_owned()])]);
+        assert_eq!(wanted(&tunnels.content), own);
+    }
+
+    #[test]
     fn without_tunnels_there_is_no_daemon() {
         assert_eq!(render(&[], None, &Root::new("/r")), None);
     }

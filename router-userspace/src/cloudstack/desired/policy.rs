@@ -9,6 +9,8 @@
 //! VPC                From           tier, private gateway      networkacl, egress           else allow; IPv6: deny
 //!                    To             tier, private gateway      networkacl, ingress          else deny
 //!   routed           both           as above                                                else deny
+//! remote access      To             the clients' devices       guests and clients           else deny
+//!                    and rules of its own before those of an isolated network ([`remote`](super::remote))
 //! ```
 //!
 //! A rule is of the families of its networks: one for `0.0.0.0/0` is about no IPv6 flow. Where a
