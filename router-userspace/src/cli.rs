@@ -21,7 +21,7 @@ use crate::legacy;
 use crate::root::Root;
 use crate::rpc::{self, Answer, Document, Guard, Request};
 use crate::scripts::ssh;
-use crate::services::charon;
+use crate::services::{charon, l2tp};
 use crate::show::{self, plural};
 
 /// XVR: CloudStack's virtual router with its packet path in eBPF.
@@ -93,6 +93,22 @@ enum Command {
     /// Look after the tunnels that strongSwan has; the daemon does so by itself
     #[command(hide = true)]
     TendTunnels,
+    /// Run xl2tpd; the daemon does so by itself
+    #[command(hide = true, name = "serve-l2tp")]
+    ServeL2tp,
+    /// Note who is behind a device; pppd does so by itself
+    #[command(hide = true)]
+    NoteSession {
+        /// The device
+        device: String,
+        /// Who
+        user: String,
+        /// pppd's process
+        pid: i32,
+    },
+    /// End sessions of users who are gone; the daemon does so by itself
+    #[command(hide = true)]
+    EndSessions,
     /// Run health checks and save what they find, unless they are running already; the daemon does so by itself
     #[command(hide = true)]
     HealthChecks {
@@ -184,6 +200,9 @@ impl Cli {
             Command::Ssh => Err(ssh::run(&root)),
             Command::LoadTunnels => charon::load(&root),
             Command::TendTunnels => charon::tend(&root),
+            Command::ServeL2tp => Err(l2tp::serve(&root)),
+            Command::NoteSession { device, user, pid } => l2tp::note(&root, &device, &user, pid),
+            Command::EndSessions => l2tp::end_sessions(&root),
             Command::HealthChecks { kind } => health::run(&root, kind, IfRunning::LeaveItThere),
             Command::Remove { all } => remove(&root, if all { Guard::Goes } else { Guard::Stays }),
         }

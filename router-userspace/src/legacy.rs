@@ -11,7 +11,7 @@ use crate::root::Root;
 /// What holds ports that XVR serves, or would program rules of its own: the web server with the metadata, one
 /// password server per guest address, the server of SSH (the daemon has one of its own on the same port; sessions
 /// that are there go on), daemons that XVR runs with files of its own, and what set the router up at boot.
-const UNITS: [&str; 12] = [
+const UNITS: [&str; 13] = [
     "apache2.service",
     "cloud-password-server@*.service",
     "ssh.service",
@@ -22,6 +22,7 @@ const UNITS: [&str; 12] = [
     "conntrackd.service",
     "frr.service",
     "strongswan-starter.service",
+    "xl2tpd.service",
     "cloud-early-config.service",
     "cloud-postinit.service",
 ];

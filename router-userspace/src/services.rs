@@ -18,6 +18,7 @@ mod bgp;
 pub mod charon;
 pub mod dnsmasq;
 pub mod keepalived;
+pub mod l2tp;
 pub mod leases;
 mod process;
 pub mod ssh;
@@ -159,10 +160,13 @@ pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
     let ssh = services.ssh.iter().map(|ssh| ssh::render(ssh, place.root));
     let pair = services.pair.iter().filter_map(|pair| keepalived::render(pair, place));
     let bgp = services.bgp.iter().flat_map(|bgp| bgp::render(bgp, place.root));
-    let dhcp = services.dhcp.iter().filter_map(|dhcp| dnsmasq::render(dhcp, place));
+    let remote = services.remote.as_ref();
+    let dhcp = services.dhcp.iter().filter_map(|dhcp| dnsmasq::render(dhcp, remote.is_some(), place));
     let balancer = services.balancer.iter().map(|balancer| balancer::render(balancer, place.root));
-    let vpn = charon::render(&services.tunnels, place.root).into_iter();
+    let vpn = charon::render(&services.tunnels, remote.map(|(server, _)| server), place.root);
+    let l2tp = remote.map(|(server, users)| l2tp::render(server, users, place.root));
     // Whom the other router of a pair serves is not served twice.
-    let for_guests = dhcp.chain(balancer).chain(bgp).chain(vpn).filter(|_| place.compiled.serves);
+    let for_guests = dhcp.chain(balancer).chain(bgp).chain(vpn).chain(l2tp);
+    let for_guests = for_guests.filter(|_| place.compiled.serves);
     ssh.chain(pair).chain(for_guests).collect()
 }

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::error::ConfigError;
 use crate::json::{self, Place, choice, entries, kind, members};
-use crate::model::trunk::{Tag, TagProtocol, TaggedPort};
-use crate::model::{Mac, PortSelector};
+use crate::model::Mac;
+use crate::model::trunk::{Tag, TagProtocol, TaggedPort, Trunk};
 
 /// What the file is called, in messages too.
 pub const NAME: &str = "ports.json";
@@ -100,11 +100,11 @@ fn address(place: &Place, value: &Value) -> Result<Mac, ConfigError> {
     Ok(mac)
 }
 
-fn selector(place: &Place, value: &Value) -> Result<PortSelector, ConfigError> {
+fn selector(place: &Place, value: &Value) -> Result<Trunk, ConfigError> {
     if let Some(Ok(mac)) = value.as_str().map(str::parse) {
-        return Ok(PortSelector::Mac(mac));
+        return Ok(Trunk::Mac(mac));
     }
-    interface_name(place, value).map(PortSelector::Name)
+    interface_name(place, value).map(Trunk::Name)
 }
 
 fn priority(place: &Place, value: &Value) -> Result<Option<u8>, ConfigError> {
@@ -142,9 +142,9 @@ fn tell_apart(ports: &[(TaggedPort, Place)]) -> Result<(), ConfigError> {
             return Err(place.at("vlan").error("another port of this trunk has the same tags"));
         }
     }
-    let is_port = |selector: &PortSelector| match selector {
-        PortSelector::Name(name) => names.contains(name),
-        PortSelector::Mac(mac) => macs.contains(mac),
+    let is_port = |selector: &Trunk| match selector {
+        Trunk::Name(name) => names.contains(name),
+        Trunk::Mac(mac) => macs.contains(mac),
     };
     match ports.iter().find(|(port, _)| is_port(&port.trunk)) {
         Some((port, place)) => {
@@ -179,7 +179,7 @@ mod tests {
             ports.iter().map(|port| (port.outer.protocol, port.outer.id, port.inner.map(|tag| tag.id)));
         let expected = [(customer, 100, None), (provider, 100, Some(7)), (customer, 100, Some(8))];
         assert_eq!(tags.collect::<Vec<_>>(), expected);
-        assert_eq!(ports[1].trunk, PortSelector::Mac(Mac([2, 0, 0, 0, 0, 2])));
+        assert_eq!(ports[1].trunk, Trunk::Mac(Mac([2, 0, 0, 0, 0, 2])));
         assert_eq!(
             ports.iter().map(|port| (port.priority, port.mtu)).collect::<Vec<_>>(),
             [(None, None), (Some(5), Some(1400)), (None, None)]

@@ -18,7 +18,7 @@ use crate::netns::{Namespace, Process, run_bounded, wait_until};
 use crate::vpn;
 
 /// Programs and other files, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 36] = [
+const PROGRAMS: [(&str, &str); 38] = [
     ("/usr/lib/frr/bgpd", "frr"),
     ("/usr/lib/frr/frr-reload.py", "frr-pythontools"),
     ("vtysh", "frr"),
@@ -54,6 +54,8 @@ const PROGRAMS: [(&str, &str); 36] = [
     (vpn::LIBIPSEC, "libcharon-extra-plugins"),
     ("/usr/lib/python3/dist-packages/cloudinit/sources/DataSourceCloudStack.py", "cloud-init"),
     ("wget", "wget"),
+    ("xl2tpd", "xl2tpd"),
+    ("pppd", "ppp"),
     ("/dev/net/tun", "of a kernel with CONFIG_TUN"),
 ];
 

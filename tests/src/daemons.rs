@@ -25,9 +25,14 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// Makes it.
     pub fn new(host: &Host) -> Result<Self> {
+        Self::of(&host.namespace)
+    }
+
+    /// The same for a process in a namespace that need be no host's.
+    pub fn of(namespace: &Namespace) -> Result<Self> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("{}-{serial}", host.namespace.name()));
+        let path = std::env::temp_dir().join(format!("{}-{serial}", namespace.name()));
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self(path))
     }

@@ -65,7 +65,7 @@ impl Charon {
             "version = 2\npools = guests\n{}children {{\ntunnel {{\nlocal_ts = {INNER}/32\nesp_proposals = {ESP}\n}}\n}}\n",
             ends("far", "guest")
         );
-        Self::start(host, &connection, "pools {\nguests {\naddrs = 10.9.1.0/24\n}\n}\n")
+        Self::start(host, USER_SPACE, &connection, "pools {\nguests {\naddrs = 10.9.1.0/24\n}\n}\n")
     }
 
     /// Starts the end that calls.
@@ -75,7 +75,7 @@ impl Charon {
              esp_proposals = {ESP}\n}}\n}}\n",
             ends("guest", "far")
         );
-        Self::start(host, &connection, "")
+        Self::start(host, USER_SPACE, &connection, "")
     }
 
     /// Starts an end of a site-to-site tunnel; `own` is the host's address.
@@ -99,15 +99,27 @@ impl Charon {
              children {{\n{children}}}\n",
             own = host.v4,
         );
-        Self::start(host, &connection, "")
+        Self::start(host, USER_SPACE, &connection, "")
     }
 
-    fn start(host: &Host, connection: &str, further: &str) -> Result<Self> {
+    /// Starts the end of somebody who calls a server of L2TP: it knows the lab's secret, and has the kernel's ESP.
+    pub fn person(host: &Host, server: Ipv4Addr) -> Result<Self> {
+        let connection = format!(
+            "version = 1\nlocal_addrs = {own}\nremote_addrs = {server}\nproposals = aes128-sha1-modp2048\n\
+             local {{\nauth = psk\nid = {own}\n}}\nremote {{\nauth = psk\nid = {server}\n}}\n\
+             children {{\ntunnel {{\nmode = transport\nlocal_ts = dynamic[17/1701]\n\
+             remote_ts = dynamic[17/1701]\nesp_proposals = aes128-sha1\n}}\n}}\n",
+            own = host.v4,
+        );
+        Self::start(host, KERNEL, &connection, "")
+    }
+
+    fn start(host: &Host, esp: &str, connection: &str, further: &str) -> Result<Self> {
         let scratch = Scratch::new(host)?;
         let socket = scratch.file("vici");
         let configuration = format!(
             "charon-systemd {{\nload = random nonce openssl aes sha1 sha2 hmac kdf gmp socket-default \
-             kernel-libipsec kernel-netlink vici updown\nplugins {{\nvici {{\nsocket = unix://{}\n}}\n}}\n\
+             {esp} vici\nplugins {{\nvici {{\nsocket = unix://{}\n}}\n}}\n\
              filelog {{\nall {{\npath = stderr\nflush_line = yes\n}}\n}}\njournal {{\ndefault = -1\n}}\n}}\n\
              swanctl {{\nload = random\n}}\n",
             socket.display()
@@ -152,6 +164,10 @@ impl Charon {
         Ok(output.stdout)
     }
 }
+
+/// charon's plugins for ESP of its own, and for the kernel's.
+const USER_SPACE: &str = "kernel-libipsec kernel-netlink";
+const KERNEL: &str = "kernel-netlink";
 
 /// What both ends' daemons can do without further packages.
 const ESP: &str = "aes128-sha256";

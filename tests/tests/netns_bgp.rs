@@ -1,12 +1,16 @@
 //! BGP by FRR with another FRR of the lab: what is announced, and what becomes of packets when a route comes and goes.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::spawn;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use router_tests::clients;
-use router_tests::daemons::Scratch;
+use router_tests::frr::Frr;
 use router_tests::lab::{Host, Lab};
 use router_tests::netns::{Process, run_bounded, wait_until};
 use router_tests::router::{Router, for_both_hooks};
@@ -22,18 +26,10 @@ const PROGRAMS: [&str; 5] = ["/usr/lib/frr/bgpd", "/usr/lib/frr/frr-reload.py", 
 const SOON: Duration = Duration::from_secs(60);
 
 /// A provider's router: FRR in a host's namespace, AS 65001.
-struct Provider<'lab> {
-    host: &'lab Host,
-    scratch: Scratch,
-    _zebra: Process,
-    _bgpd: Process,
-}
+struct Provider<'lab>(Frr<'lab>);
 
 impl<'lab> Provider<'lab> {
     fn start(host: &'lab Host) -> Result<Self> {
-        let scratch = Scratch::new(host)?;
-        let folder = scratch.file("");
-        run_bounded(std::process::Command::new("chown").arg("frr:frr").arg(&folder), SOON)?.ok()?;
         let bgpd = format!(
             "router bgp 65001\n bgp router-id 203.0.113.200\n no bgp ebgp-requires-policy\n no bgp network import-check\n\
              neighbor {PUBLIC} remote-as 65010\n neighbor {PUBLIC} password bgpsecret\n\
@@ -42,36 +38,19 @@ impl<'lab> Provider<'lab> {
              address-family ipv6 unicast\n network 2001:db8:300::/64\n\
              neighbor {PUBLIC6} activate\n exit-address-family\nexit\n"
         );
-        let start = |name: &str, content: &str| {
-            let config = scratch.write(&format!("{name}.conf"), content)?;
-            let mut command = host.namespace.command(format!("/usr/lib/frr/{name}"));
-            command.args(["-P", "0", "-f"]).arg(config).arg("-i").arg(scratch.file(&format!("{name}.pid")));
-            command.arg("-z").arg(scratch.file("zserv.api")).arg("--vty_socket").arg(&folder);
-            Process::spawn(&mut command)
-        };
-        let (_zebra, _bgpd) = (start("zebra", "ip nht resolve-via-default\n")?, start("bgpd", &bgpd)?);
-        Ok(Self { host, scratch, _zebra, _bgpd })
-    }
-
-    fn vtysh(&self, commands: &[&str]) -> Result<String> {
-        let mut vtysh = self.host.namespace.command("vtysh");
-        vtysh.arg("--vty_socket").arg(self.scratch.file(""));
-        for command in commands {
-            vtysh.args(["-c", command]);
-        }
-        Ok(run_bounded(&mut vtysh, SOON)?.ok()?.stdout)
+        Ok(Self(Frr::start(&host.namespace, "bgpd", &bgpd)?))
     }
 
     /// How long the session with the router is up, in seconds; nothing while it is not.
     fn session(&self, peer: IpAddr) -> Option<Value> {
-        let said = self.vtysh(&[&format!("show bgp neighbors {peer} json")]).ok()?;
+        let said = self.0.vtysh(&[&format!("show bgp neighbors {peer} json")]).ok()?;
         let peer = serde_json::from_str::<Value>(&said).ok()?[peer.to_string()].clone();
         (peer["bgpState"] == "Established").then_some(peer)
     }
 
     fn knows(&self, network: &str) -> bool {
         let family = if network.contains(':') { "ipv6" } else { "ipv4" };
-        let said = self.vtysh(&[&format!("show bgp {family} unicast {network}")]);
+        let said = self.0.vtysh(&[&format!("show bgp {family} unicast {network}")]);
         said.is_ok_and(|said| said.contains("65010"))
     }
 }
@@ -105,6 +84,49 @@ fn answers(from: &Host, to: IpAddr) -> Result<Option<String>> {
     let output = run_bounded(curl.arg(format!("http://{}/", SocketAddr::new(to, 8000))), SOON)?;
     Ok(output.stdout.lines().next().map(str::to_owned))
 }
+
+/// Pings of one flow, and when each was answered with which TTL, which tells by whom.
+struct Pings {
+    _ping: Process,
+    answers: Arc<Mutex<Vec<Answered>>>,
+}
+
+/// Seconds of the clock, and the TTL.
+type Answered = (f64, u8);
+
+impl Pings {
+    fn start(from: &Host, to: Ipv4Addr) -> Result<Self> {
+        let mut command = from.namespace.command("ping");
+        command
+            .args(["-n", "-D", "-i", "0.005", &to.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut ping = Process::spawn(&mut command)?;
+        let stdout = ping.child().stdout.take().context("ping has an output")?;
+        let answers = Arc::<Mutex<Vec<Answered>>>::default();
+        let heard = answers.clone();
+        spawn(move || {
+            // `[1700000000.123456] 64 bytes from 192.0.2.1: icmp_seq=1 ttl=63 time=0.1 ms`
+            let answer = |line: String| -> Option<Answered> {
+                let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
+                let ttl = rest.split_once("ttl=")?.1.split_once(' ')?.0;
+                Some((time.parse().ok()?, ttl.parse().ok()?))
+            };
+            for answer in BufReader::new(stdout).lines().map_while(Result::ok).filter_map(answer) {
+                heard.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+            }
+        });
+        Ok(Self { _ping: ping, answers })
+    }
+
+    fn answers(&self) -> Vec<Answered> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What [`GATEWAY_TTL`] is after the router.
+const GATEWAY: u8 = GATEWAY_TTL - 1;
+const GATEWAY_TTL: u8 = 100;
 
 #[test]
 fn routes_that_a_peer_announces_are_followed_until_it_withdraws_them() -> Result<()> {
@@ -167,15 +189,36 @@ fn routes_that_a_peer_announces_are_followed_until_it_withdraws_them() -> Result
             .with_context(|| router.log())?;
         assert_eq!(sessions(), before, "sessions have stayed");
 
-        provider.vtysh(&[
+        // A flow that goes on follows its route.
+        gateway.namespace.sysctl("net/ipv4/ip_default_ttl", &GATEWAY_TTL.to_string())?;
+        let pings = Pings::start(vm1, LEARNED)?;
+        wait_until("the provider has answered", SOON, || !pings.answers().is_empty())?;
+        let withdrawn = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        provider.0.vtysh(&[
             "configure",
             "router bgp 65001",
             "address-family ipv4",
             "no network 192.0.2.0/24",
         ])?;
         by(LEARNED.into(), "gateway")?;
+        let by_gateway =
+            |answers: &[Answered]| answers.iter().position(|(_, ttl)| *ttl == GATEWAY).unwrap_or_default();
+        wait_until("the flow has followed", SOON, || by_gateway(&pings.answers()) > 0)?;
+        let answers = pings.answers();
+        let first = by_gateway(&answers);
+        let [last, next] = [first - 1, first].map(|index| answers[index].0);
+        println!(
+            "a withdrawn route: {:.0} ms from the command to the first answer by another way, {:.0} ms without one",
+            (next - withdrawn) * 1e3,
+            (next - last) * 1e3
+        );
         by(LEARNED6.into(), "neighbour")?;
-        provider.vtysh(&["configure", "router bgp 65001", "address-family ipv4", "network 192.0.2.0/24"])?;
+        provider.0.vtysh(&[
+            "configure",
+            "router bgp 65001",
+            "address-family ipv4",
+            "network 192.0.2.0/24",
+        ])?;
         by(LEARNED.into(), "neighbour")?;
         let problems: Vec<String> = serde_json::from_value(router.show("status")?["problems"].clone())?;
         assert_eq!(problems, Vec::<String>::new());

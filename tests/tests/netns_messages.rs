@@ -1,5 +1,4 @@
-//! Messages that no daemon serves yet, aliases of a shared network, and damaged databags: what the real
-//! daemon does about them.
+//! Aliases of a shared network, and damaged databags: what the real daemon does about them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -30,31 +29,6 @@ fn refusal(router: &Router<'_>, name: &str) -> Result<String> {
     let output = router.update_config(&fixture(name))?;
     assert_eq!(output.code(), 1, "{name}: {output:?}");
     Ok(output.stderr)
-}
-
-#[test]
-fn what_is_not_served_is_stored_with_a_warning_and_outlives_the_daemon() -> Result<()> {
-    if !needs::are_met(&[]) {
-        return Ok(());
-    }
-    let lab = Lab::vpc()?;
-    let mut router = Router::start(&lab, "tc")?;
-    router.apply(&VPC_COMMANDS)?;
-    let before = status(&router, "problems")?;
-    let sentence = "vpnuserlist.json#: 2 VPN users are stored and not in force: this release serves no remote access VPN yet";
-    let output = router.update_config(&fixture(USERS))?.ok()?;
-    assert!(output.stderr.contains("stored and not in force"), "{}", output.stderr);
-    for attempt in ["of this daemon", "of the next one"] {
-        let notices = status(&router, "notices")?;
-        assert!(notices.iter().any(|notice| notice == sentence), "{attempt}: {notices:?}");
-        assert_eq!(status(&router, "problems")?, before, "{attempt}: nothing is wrong");
-        let plan = router.xvr(&["plan"])?.ok()?;
-        assert!(plan.stderr.contains(&format!("notice: {sentence}")), "{attempt}: {}", plan.stderr);
-        assert_eq!(router.plan()?, Vec::<String>::new(), "{attempt}");
-        router.kill_daemon();
-        router.start_daemon()?;
-    }
-    Ok(())
 }
 
 #[test]

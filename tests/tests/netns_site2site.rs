@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use router_tests::clients;
 use router_tests::lab::{Host, Lab};
 use router_tests::nat::SOURCE_NAT;
 use router_tests::netns::wait_until;
-use router_tests::router::{Router, TIER1, VPC_COMMANDS, for_both_hooks};
+use router_tests::router::{Router, TIER1, VPC_COMMANDS, fixture, for_both_hooks};
 use router_tests::servers::{self, Conversation, HttpServer, TcpEcho};
 use router_tests::vpn::{self, Charon, SECRET, Site};
 use serde_json::{Value, json};
@@ -379,6 +380,84 @@ fn a_connection_outlives_its_keys() -> Result<()> {
         peer.tunnels().is_ok_and(|tunnels| is_anew(&tunnels, "tunnel") && is_anew(&tunnels, "net0"))
     })?;
     conversation.go_on()
+}
+
+/// Public address of the second router of [`bring_other_vpc`].
+const OTHER_NAT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 40);
+
+/// Starts the lab's second router as that of another VPC, 10.20.0.0/16, with `db1` for a guest.
+fn bring_other_vpc<'lab>(lab: &'lab Lab, attach: &str) -> Result<Router<'lab>> {
+    const PUBLIC_MAC: &str = "1e:00:a8:00:00:41";
+    let mut differences = vec![
+        ("10.10.".to_owned(), "10.20.".to_owned()),
+        (SOURCE_NAT.to_string(), OTHER_NAT.to_string()),
+        ("169.254.1.177".to_owned(), "169.254.1.178".to_owned()),
+        ("fd17:ac56:1234:".to_owned(), "fd17:ac56:4321:".to_owned()),
+        ("fe00:31".to_owned(), "fe00:41".to_owned()),
+        (lab.segment("public").router_mac.to_owned(), PUBLIC_MAC.to_owned()),
+    ];
+    differences.extend(["tier1", "tier2"].map(|name| {
+        let segment = lab.segment(name);
+        (segment.router_mac.to_owned(), segment.twin_mac())
+    }));
+    let twin = lab.twin.as_ref().context("no second router")?;
+    twin.ip(&format!("link set eth1 address {PUBLIC_MAC}\n"))?;
+    lab.host("db1").namespace.ip(&format!(
+        "address flush dev eth0 scope global\naddress add {OTHER_GUEST}/24 dev eth0\nroute add default via 10.20.2.1\n"
+    ))?;
+    let mut router = Router::install_twin(lab, attach)?;
+    router.start_daemon()?;
+    for name in VPC_COMMANDS {
+        let file = fixture(name);
+        let kind = file.parent().and_then(Path::file_name).context("a fixture has a folder")?;
+        let mut message = fs::read_to_string(&file)?;
+        for (own, other) in &differences {
+            message = message.replace(own, other);
+        }
+        router.update_config_with(&kind.to_string_lossy(), message.as_bytes())?.ok().context(name)?;
+    }
+    Ok(router)
+}
+
+const OTHER_GUEST: Ipv4Addr = Ipv4Addr::new(10, 20, 2, 11);
+
+#[test]
+fn two_routers_are_both_ends_and_a_tier_of_one_reaches_a_tier_of_the_other() -> Result<()> {
+    for_both_hooks(&programs(), |attach| {
+        let lab = Lab::vpc()?.with_twin()?;
+        let (web1, db1) = (lab.host("web1"), lab.host("db1"));
+        let one = Router::start(&lab, attach)?;
+        one.apply(&VPC_COMMANDS)?;
+        let other = bring_other_vpc(&lab, attach)?;
+        assert!(!reaches(web1, OTHER_GUEST));
+        send(&one, &tunnel(OTHER_NAT, &json!({ "peer_guest_cidr_list": "10.20.0.0/16" })))?;
+        let towards_one = json!({
+            "local_public_ip": OTHER_NAT, "local_guest_cidr": "10.20.0.0/16", "peer_guest_cidr_list": vpn::VPC,
+        });
+        send(&other, &tunnel(SOURCE_NAT, &towards_one))?;
+        let public = lab.segment("public").router_port();
+        let bare = Capture::start(&lab.wire, &public, Frames::All, "net 10.0.0.0/8")?;
+        wait_until_carried(&one, web1, OTHER_GUEST).with_context(|| other.log())?;
+        for (router, peer) in [(&one, OTHER_NAT), (&other, SOURCE_NAT)] {
+            assert_eq!(status(router, peer)?, format!("{peer}:0:{UP}&"));
+        }
+        const LENGTH: u64 = 1_000_000;
+        let sum = servers::sha256_of_body(LENGTH)?;
+        for (server, client, address) in [(db1, web1, OTHER_GUEST), (web1, db1, web1.v4)] {
+            let http = HttpServer::start(server)?;
+            let download = clients::curl(client, http.at(address), LENGTH, TIME)?;
+            ensure!(download.sha256 == sum, "another file came from {}", server.name);
+        }
+        let bare = bare.stop()?.frames("")?;
+        ensure!(bare.is_empty(), "outside the tunnel: {bare:#?}");
+        // One end is enough to end it.
+        send(&other, &tunnel(SOURCE_NAT, &json!({ "create": false })))?;
+        wait_until("the other end knows", TIME, || !is_up(&one, OTHER_NAT))?;
+        for (from, to) in [(web1, OTHER_GUEST), (db1, web1.v4)] {
+            assert!(!reaches(from, to), "from {}", from.name);
+        }
+        Ok(())
+    })
 }
 
 #[test]

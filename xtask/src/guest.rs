@@ -55,15 +55,18 @@ impl Guest {
 
     fn initial_file_system(&self, kernel: &Kernel) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
-        for folder in ["proc", "sys", "dev", "tmp", "run", "etc", "root"] {
+        for folder in ["proc", "sys", "dev", "tmp", "run", "etc", "root", "bin", "var", "var/run", "etc/ppp"]
+        {
             archive.folder(folder);
         }
         let init = build::programs().join("vm-init");
         archive.file("init", &read(&init)?);
         let lines: String = self.commands.iter().map(|command| format!("{command}\n")).collect();
         archive.file("etc/vm-init", lines.as_bytes());
-        // Whom OpenSSH makes keys for.
-        archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
+        // Whom OpenSSH makes keys for, and as whom dnsmasq runs.
+        let users = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
+        archive.file("etc/passwd", users);
+        archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n");
         let mut here = libraries(&init)?;
         for (_, program) in &self.programs {
             here.extend(libraries(program)?);
@@ -129,7 +132,7 @@ struct Kernel {
 }
 
 fn folder() -> PathBuf {
-    target_dir().join("vm/kernel")
+    target_dir().join("vm/linux-image-amd64")
 }
 
 fn kernel() -> Result<Kernel> {
@@ -150,11 +153,11 @@ pub fn fetch_kernel() -> Result<()> {
     let downloads = target_dir().join("vm/download");
     fs::create_dir_all(&downloads)?;
     setup::apt(&["update"])?;
-    let depends = Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]).output()?;
+    let depends = Command::new("apt-cache").args(["depends", "linux-image-amd64"]).output()?;
     let text = String::from_utf8(depends.stdout)?;
     let package = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     let package = package.into_iter().find(|name| name.starts_with("linux-image-"));
-    let package = package.context("apt knows no linux-image-cloud-amd64")?;
+    let package = package.context("apt knows no linux-image-amd64")?;
     println!("downloading {package} for the guest");
     run_command(Command::new("apt-get").current_dir(&downloads).args(["download", "--quiet", package]))?;
     let archives = fs::read_dir(&downloads)?.filter_map(Result::ok).map(|entry| entry.path());

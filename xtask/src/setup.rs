@@ -64,6 +64,8 @@ const LAB: &[Package] = &[
     package("strongswan-swanctl", "/usr/sbin/swanctl", "telling them what to do"),
     package("libcharon-extra-plugins", IPSEC_IN_USERSPACE, "their ESP, which the kernel may not have"),
     package("libstrongswan-standard-plugins", OPENSSL, "older algorithms of VPNs"),
+    package("xl2tpd", "/usr/sbin/xl2tpd", "remote access to a router, and who has it"),
+    package("ppp", "/usr/sbin/pppd", "what xl2tpd carries"),
     package("cloud-init", "/usr/lib/python3/dist-packages/cloudinit/__init__.py", "a client's library"),
     package("wget", "/usr/bin/wget", "a client"),
     package("tcpdump", "/usr/bin/tcpdump", "watching wires"),

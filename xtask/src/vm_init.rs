@@ -46,7 +46,8 @@ fn run() -> io::Result<bool> {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("XVR_BIN", "/usr/sbin/xvr")
             .env("XVR_FIXTURES", "/fixtures")
-            .env("XVR_TEST_ROOT", "1");
+            .env("XVR_TEST_ROOT", "1")
+            .env("XVR_TEST_GUEST", "1");
         let status = command.status()?;
         println!("vm-init: {line}: {status}");
         ok &= status.success();

@@ -258,8 +258,12 @@ impl Xvr {
         };
         // One of its own: interfaces of two namespaces may have the same index.
         let pin_dir = pin_dir().join(folder);
-        let mut dataplane =
-            Dataplane::open(&Options { pin_dir, max_flows: MAX_FLOWS, max_bindings: MAX_BINDINGS, max_ports: COUNTER_SLOTS })?;
+        let mut dataplane = Dataplane::open(&Options {
+            pin_dir,
+            max_flows: MAX_FLOWS,
+            max_bindings: MAX_BINDINGS,
+            max_ports: COUNTER_SLOTS,
+        })?;
         let attachment = Attachment { front, reason: "it is measured".to_owned(), may_fall_back: false };
         inside(&router.namespace, || {
             router.ifindexes.iter().try_for_each(|ifindex| dataplane.attach(*ifindex, &attachment).map(drop))

@@ -197,9 +197,9 @@ impl Command {
             | Self::LoadBalancer(_)
             | Self::BgpPeers(_)
             | Self::Site2SiteVpn(_)
+            | Self::RemoteAccessVpn(_)
             | Self::IpAliases(_) => true,
             Self::DhcpEntry(_)
-            | Self::RemoteAccessVpn(_)
             | Self::VpnUserList(_)
             | Self::MonitorService(_)
             | Self::VmData(_)

@@ -11,12 +11,12 @@
 //! ipv6firewallrules.json  as firewallrules             ipv6firewallrules
 //! loadbalancer.json     config → list of one           loadbalancer
 //! networkacl.json       ethN → message                 networkacl
+//! remoteaccessvpn.json  public address → message       remoteaccessvpn
 //! site2sitevpn.json     peer → message                 site2sitevpn
 //! staticroutes.json     network → route                staticroutes
 //!
 //! dhcpentry.json        address → message              dhcpentry
 //! monitorservice.json   key → value                    monitorservice
-//! remoteaccessvpn.json  public address → message       remoteaccessvpn
 //! vpnuserlist.json      name → user                    vpnuserlist
 //! vmdata.json           guest's address → list of items  vmdata
 //! vmpassword.json       guest's address → password, the last message's alone  vmpassword
@@ -83,7 +83,7 @@ type ByKey = BTreeMap<String, Vec<Entry>>;
 type Keyed = Arc<BTreeMap<String, Entry>>;
 
 /// The bags that forwarding rests on.
-const FORWARDING: [&str; 11] = [
+const FORWARDING: [&str; 12] = [
     "bgppeers",
     "cmdline",
     "firewallrules",
@@ -93,6 +93,7 @@ const FORWARDING: [&str; 11] = [
     "ipv6firewallrules",
     "loadbalancer",
     "networkacl",
+    "remoteaccessvpn",
     "site2sitevpn",
     "staticroutes",
 ];
@@ -205,15 +206,19 @@ impl Databags {
             && self.staticroutes.is_empty()
     }
 
-    /// How much there is to serve of each bag that is for daemons: without the marks of what is gone, and
+    /// How much there is to serve of each bag that is about remote access: without the marks of what is gone, and
     /// without removals that CloudStack's own router may have stored.
-    pub(super) fn to_serve(&self) -> [(&'static str, usize); 3] {
+    pub(super) fn to_serve(&self) -> [(&'static str, usize); 2] {
         let with = |bag: &Keyed, key| bag.values().filter(|entry| ips::is_true(entry, key)).count();
         [
             ("remoteaccessvpn", with(&self.remoteaccessvpn, "create")),
-            ("site2sitevpn", with(&self.site2sitevpn, "create")),
             ("vpnuserlist", with(&self.vpnuserlist, "add")),
         ]
+    }
+
+    /// Whether there is something of remote access to serve.
+    pub fn wants_remote_access(&self) -> bool {
+        self.to_serve().iter().any(|(_, count)| *count > 0)
     }
 
     /// The bags as JSON documents, by name: what their files hold.

@@ -8,6 +8,7 @@ mod nat;
 mod pair;
 mod policy;
 mod ports;
+mod remote;
 mod routes;
 mod vpn;
 
@@ -15,6 +16,7 @@ use std::cmp::Ordering;
 use std::net::Ipv4Addr;
 
 use self::policy::PlacedPolicy;
+use self::remote::Remote;
 use self::vpn::Tunnels;
 use super::databag::Databags;
 use super::object::Object;
@@ -25,7 +27,7 @@ use super::wire::staticroutes::StaticRoute;
 use super::wire::{forwardrules, staticnatrules};
 use crate::error::ConfigError;
 use crate::json::Place;
-use crate::model::{DesiredState, Metadata, PortForward, StaticNat};
+use crate::model::{DesiredState, Metadata, Port, PortForward, StaticNat};
 
 /// What the router should do. Without a boot line and anything else: nothing.
 ///
@@ -115,11 +117,17 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let tunnels = Tunnels::of(bags, &reading, &ports, &mut notices)?;
     routes.extend(tunnels.routes());
     placed.policy.openings.extend(tunnels.openings());
+    let remote = Remote::of(bags, &reading, &ports, tunnels.port().is_some(), &mut notices)?;
+    if let Some(remote) = &remote {
+        routes.extend(remote.routes());
+        remote.admit(&ports, &mut placed);
+    }
     let policy = std::mem::take(&mut placed.policy);
-    let further = tunnels.port();
-    let tunnels = tunnels.into_tunnels();
+    let further: Vec<Port> = tunnels.port().into_iter().chain(remote.as_ref().map(Remote::port)).collect();
+    let (tunnels, remote) = (tunnels.into_tunnels(), remote.map(Remote::into_server));
     let ports = ports.into_iter().map(|port| port.port).chain(further).collect();
-    Ok(Meaning { state: DesiredState { ports, routes, nat, policy, pair, tunnels }, notices, policy: placed })
+    let state = DesiredState { ports, routes, nat, policy, pair, tunnels, remote };
+    Ok(Meaning { state, notices, policy: placed })
 }
 
 /// The databags, typed.

@@ -6,6 +6,7 @@
 mod balancer;
 mod bgp;
 mod dhcp;
+mod remote;
 mod ssh;
 
 pub use self::balancer::balancer;
@@ -27,10 +28,9 @@ pub fn services(bags: &Databags, desired: &DesiredState) -> (Services, Vec<Confi
     let balancer = bags.balancer().ok().flatten().map(|said| balancer(&said));
     let peers = bags.bgp_peers().unwrap_or_default();
     let bgp = bgp::bgp(&peers, &desired.ports, &mut notices);
-    (
-        Services { ssh, dhcp, balancer, bgp, pair: desired.pair.clone(), tunnels: desired.tunnels.clone() },
-        notices,
-    )
+    let remote = desired.remote.clone().map(|server| (server, remote::users(bags, &mut notices)));
+    let (pair, tunnels) = (desired.pair.clone(), desired.tunnels.clone());
+    (Services { ssh, dhcp, balancer, bgp, pair, tunnels, remote }, notices)
 }
 
 /// The boot line, if it is there and sound; if not, forwarding says so.

@@ -44,7 +44,7 @@ pub fn compile(
     let mut compiled = Compiled { serves: stance.serves, ..Compiled::default() };
     let placed = port::place(&desired.ports, inventory, &mut compiled.problems);
     for port in &placed {
-        compiled.names.insert(port.nic.ifindex, port.port.name.clone());
+        compiled.names.insert(port.nic.ifindex, port.name().to_owned());
         compiled.links.insert(port.nic.ifindex, stance.link(port));
         if port.port.role == Role::Guest {
             let shared = stance.held(&port.port.name);
@@ -60,7 +60,8 @@ pub fn compile(
     port::tables(&placed, inventory, settings, mode, &mut compiled);
     stance.tables(&placed, &mut compiled.tables);
     nat::tables(&desired.nat, &mut compiled.tables);
-    policy::tables(&desired.policy, &placed, &mut compiled);
+    let of_remote = desired.remote.as_ref().map(|remote| remote.openings.as_slice());
+    policy::tables(&desired.policy, of_remote.unwrap_or_default(), &placed, &mut compiled);
     compiled.tables.nat.extend(settings::untranslated(settings));
     compiled.routes = route::compile(&desired.routes, &placed, &mut compiled.problems);
     compiled.routes.retain(|route| stance.has_way(route, &compiled.links));

@@ -78,12 +78,19 @@ impl TableSet {
     }
 }
 
-/// Puts the lists into the tables and onto ports and addresses.
-pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mut Compiled) {
+/// Puts the lists into the tables and onto ports and addresses. `further` is what the router is open for besides what
+/// the policy says.
+pub(super) fn tables(
+    policy: &Policy,
+    further: &[Opening],
+    placed: &[port::Placed<'_>],
+    compiled: &mut Compiled,
+) {
+    let openings: Vec<&Opening> = policy.openings.iter().chain(further).collect();
     let own: Vec<(&PortSelector, Arc<AccessList>)> = placed
         .iter()
         .filter(|placed| placed.port.role != Role::Control)
-        .map(|placed| (&placed.port.selector, Arc::new(own_list(placed.port.role, &policy.openings))))
+        .map(|placed| (&placed.port.selector, Arc::new(own_list(placed.port.role, &openings))))
         .collect();
     let mut of_ports: Vec<(&PortSelector, Field, &Arc<AccessList>)> =
         own.iter().map(|(selector, list)| (*selector, (|port| &mut port.own_list) as Field, list)).collect();
@@ -102,10 +109,11 @@ pub(super) fn tables(policy: &Policy, placed: &[port::Placed<'_>], compiled: &mu
     }
     for (selector, field, list) in of_ports {
         // A port without a NIC is a problem that was told already.
-        let Some(placed) = placed.iter().find(|placed| placed.port.selector == *selector) else { continue };
-        let number = add(list, &mut compiled.tables.lists);
-        if let Some(port) = compiled.tables.ports.get_mut(&placed.nic.ifindex) {
-            *field(port) = number;
+        for placed in placed.iter().filter(|placed| placed.port.selector == *selector) {
+            let number = add(list, &mut compiled.tables.lists);
+            if let Some(port) = compiled.tables.ports.get_mut(&placed.nic.ifindex) {
+                *field(port) = number;
+            }
         }
     }
 }
@@ -128,7 +136,7 @@ fn add(list: &Arc<AccessList>, lists: &mut BTreeMap<u32, ListEntry>) -> u32 {
 
 /// What the router itself is open for on a port (SEMANTICS B.1.2, B.2.4): pings and answers outside, the tier's
 /// services inside, and on either side what is opened besides. Answers to the router's own sockets come to the ports that it keeps for them.
-fn own_list(role: Role, openings: &[Opening]) -> AccessList {
+fn own_list(role: Role, openings: &[&Opening]) -> AccessList {
     let range = |first, last| PortRange::new(first, last).ok();
     let port = |port| range(port, port);
     let (first, last) = router_common::config::RouterConfig::OWN_PORTS;

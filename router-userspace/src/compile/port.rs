@@ -23,6 +23,14 @@ pub(super) struct Placed<'a> {
 }
 
 impl Placed<'_> {
+    /// What to call it: of several NICs that one port has each by its own name.
+    pub fn name(&self) -> &str {
+        match self.port.selector {
+            PortSelector::Numbered(_) => &self.nic.name,
+            _ => &self.port.name,
+        }
+    }
+
     /// Largest IP packet in bytes.
     fn mtu(&self) -> u32 {
         self.port.mtu.map_or(self.nic.mtu, u32::from)
@@ -41,6 +49,13 @@ pub(super) fn place<'a>(
     let mut placed = Vec::new();
     let by_mac = |port: &&Port| matches!(port.selector, PortSelector::Mac(_));
     for port in ports.iter().filter(by_mac).chain(ports.iter().filter(|port| !by_mac(port))) {
+        if let PortSelector::Numbered(_) = port.selector {
+            let nics = inventory.nics.iter().filter(|nic| port.selector.numbers(&nic.name));
+            // They share the port's row.
+            let slot = slots.get(port.name.as_str()).copied().unwrap_or_default();
+            placed.extend(nics.map(|nic| Placed { port, nic, slot }));
+            continue;
+        }
         match find(port, inventory, &owners, &slots) {
             Ok((nic, slot)) => {
                 owners.insert(nic.ifindex, &port.name);
@@ -67,7 +82,7 @@ fn find<'a>(
         PortSelector::Mac(mac) => {
             inventory.by_mac(*mac).ok_or_else(|| format!("there is no NIC with the MAC address {mac}"))?
         }
-        PortSelector::Name(name) => {
+        PortSelector::Name(name) | PortSelector::Numbered(name) => {
             inventory.by_name(name).ok_or_else(|| format!("there is no NIC named {name}"))?
         }
     };
@@ -167,7 +182,9 @@ fn locals(placed: &Placed<'_>, compiled: &mut Compiled) {
             IpAddr::V4(address) => compiled.tables.local4.insert(address, ifindex),
             IpAddr::V6(address) => compiled.tables.local6.insert(address, ifindex),
         };
-        if let Some(other) = other.filter(|other| *other != ifindex) {
+        // Several NICs of one port have one address.
+        let is_one_of_many = matches!(placed.port.selector, PortSelector::Numbered(_));
+        if let Some(other) = other.filter(|other| *other != ifindex && !is_one_of_many) {
             let owner = compiled.names.get(&other).cloned().unwrap_or_default();
             compiled.problems.push(Problem {
                 subject: Subject::Port(placed.port.name.clone()),

@@ -18,7 +18,7 @@ use router_common::port::Role;
 
 use super::port::{self, Placed};
 use super::{Inventory, KernelRoute, Link, Nic, TableSet};
-use crate::model::{DesiredState, Pair, Port, RouterRole, SharedAddress};
+use crate::model::{DesiredState, Pair, Port, PortSelector, RouterRole, SharedAddress};
 
 /// How the router stands to its twin.
 pub(super) struct Stance<'a> {
@@ -51,12 +51,14 @@ impl<'a> Stance<'a> {
         let up = self.serves || !is_outside;
         // Nobody takes them away again from one that takes no part in the election.
         let may_share = matches!(self.role, RouterRole::Primary | RouterRole::Backup);
-        Link {
-            mtu: port.mtu,
-            up,
-            addresses: if up { port.addresses.clone() } else { Vec::new() },
-            shared: if may_share { self.shared(&port.name) } else { Vec::new() },
-        }
+        let own = if up { port.addresses.clone() } else { Vec::new() };
+        let shared = if may_share { self.shared(&port.name) } else { Vec::new() };
+        let (addresses, shared) = match port.selector {
+            // Given by whoever makes the device.
+            PortSelector::Numbered(_) => (Vec::new(), own),
+            _ => (own, shared),
+        };
+        Link { mtu: port.mtu, up, addresses, shared }
     }
 
     /// Guests know the router by the shared address.
@@ -90,7 +92,7 @@ impl<'a> Stance<'a> {
 /// Which port each NIC is, by interface index.
 pub fn names(ports: &[Port], inventory: &Inventory) -> BTreeMap<u32, String> {
     let placed = port::place(ports, inventory, &mut Vec::new());
-    placed.iter().map(|placed| (placed.nic.ifindex, placed.port.name.clone())).collect()
+    placed.iter().map(|placed| (placed.nic.ifindex, placed.name().to_owned())).collect()
 }
 
 /// The shared addresses whose ports are here, in order, each with its NIC: the first is where the routers hear of

@@ -5,6 +5,7 @@
 //! └────────────── errors up to here change nothing ─┘   └─ errors here are undone ─┘
 //! ```
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,9 @@ use super::memory::Memory;
 use super::pace::Pace;
 use super::{Options, health, import, inbox, redundancy, unsolicited, usage, views};
 use crate::cloudstack::wire::vmpassword::VmPassword;
-use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
+use crate::cloudstack::{
+    self, Command, Databags, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved,
+};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
@@ -28,6 +31,7 @@ use crate::http::Http;
 use crate::http::passwords::{MessageId, Taken};
 use crate::model::settings::{DeniedFlows, UnsolicitedSyn};
 use crate::model::{DesiredState, RouterRole, Settings};
+use crate::reconcile::kernel::Kernel;
 use crate::reconcile::neighbours::{Keeper, Neighbour};
 use crate::reconcile::{Change, Machine, Plan, Reconciler};
 use crate::root::Root;
@@ -70,6 +74,8 @@ pub struct Control {
     pub(super) supervisor: Supervisor,
     /// What the router does in a pair, after the last look; unknown while it is alone.
     pub(super) role: RouterRole,
+    /// What the kernel can do, as far as that was asked.
+    kernel: Cell<Kernel>,
     /// Addresses that the pair shares, or shared lately, and how long who holds them may take to give them back.
     shared_until: BTreeMap<IpNet, Instant>,
 }
@@ -124,6 +130,7 @@ impl Control {
             ports,
             supervisor,
             role: RouterRole::Unknown,
+            kernel: Cell::default(),
             shared_until: BTreeMap::new(),
         })
     }
@@ -278,7 +285,7 @@ impl Control {
             // Which CloudStack's own router does with all of them.
             redundancy::take_part(self, true)?;
         }
-        for sentence in unserved(&self.memory.bags) {
+        for sentence in self.unserved(&self.memory.bags) {
             if commands.iter().any(|(_, command)| sentence.file == format!("{}.json", command.type_name())) {
                 warnings.push(sentence.to_string());
             }
@@ -398,6 +405,7 @@ impl Control {
         self.http.follow(guest_networks, &metadata(&self.memory.bags), *serves);
         if let Ok(desired) = self.memory.known() {
             let (mut services, _) = cloudstack::services(&self.memory.bags, desired);
+            services.remote = services.remote.filter(|_| self.lack(true).is_none());
             if redundancy::is_stopped(&self.options.root) {
                 services.pair = None;
             }
@@ -431,7 +439,7 @@ impl Control {
         let compiled = self.compile(memory.known()?, &settings);
         let Plan { changes } = self.reconciler.plan(&compiled).await?;
         let said = notices(&memory.bags)?.into_iter().chain(remarks(&memory.bags)?);
-        let said = said.chain(unserved(&memory.bags));
+        let said = said.chain(self.unserved(&memory.bags));
         Ok(Answer::Plan {
             changes: self.sentences(&settings, &changes),
             notices: said.map(|notice| notice.to_string()).collect(),
@@ -495,7 +503,26 @@ impl Control {
         self.reconciler.backend.inventory(&settings.tagged_ports).await.context("look for NICs")
     }
 
+    /// What the machine lacks for remote access, if it is wanted. Asked again until nothing is missing: modules may come.
+    fn lack(&self, is_wanted: bool) -> Option<&'static str> {
+        if !is_wanted {
+            return None;
+        }
+        if self.kernel.get().lack().is_some() {
+            self.kernel.set(Kernel::look());
+        }
+        self.kernel.get().lack()
+    }
+
+    /// What of databags is stored and not acted upon, and why.
+    pub(super) fn unserved(&self, bags: &Databags) -> Vec<ConfigError> {
+        unserved(bags, self.lack(bags.wants_remote_access()))
+    }
+
     fn compile(&self, desired: &DesiredState, settings: &Settings) -> Compiled {
+        let lacks = self.lack(desired.remote.is_some()).is_some();
+        let without = lacks.then(|| DesiredState { remote: None, ..desired.clone() });
+        let desired = without.as_ref().unwrap_or(desired);
         let mut compiled = compile(desired, settings, &self.inventory, self.options.attach, self.role);
         if matches!(self.role, RouterRole::Primary | RouterRole::Backup) {
             let now = Instant::now();

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::control::Control;
 use super::memory::Memory;
-use crate::cloudstack::{Databags, desired, notices, unserved};
+use crate::cloudstack::{Databags, desired, notices};
 use crate::reconcile::takeover;
 use crate::rpc::{Answer, Applied};
 
@@ -24,7 +24,7 @@ pub async fn import(control: &mut Control, folder: &Path, only_say: bool) -> Res
     let begun = Instant::now();
     let after = read(folder)?;
     let notices: Vec<String> =
-        notices(&after.bags)?.iter().chain(&unserved(&after.bags)).map(ToString::to_string).collect();
+        notices(&after.bags)?.iter().chain(&control.unserved(&after.bags)).map(ToString::to_string).collect();
     let compiled = control.compile_anew(&after).await?;
     let netlink = control.reconciler.backend.netlink().clone();
     let leftovers =

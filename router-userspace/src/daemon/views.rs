@@ -11,7 +11,7 @@ use router_common::port::{Carrier, Port, Role};
 
 use super::control::Control;
 use super::redundancy;
-use crate::cloudstack::{self, notices, remarks, unserved};
+use crate::cloudstack::{self, notices, remarks};
 use crate::compile::{KernelTarget, Nic};
 use crate::dataplane::{CounterRow, FlowRecord, Outcome};
 use crate::error::ConfigError;
@@ -78,7 +78,7 @@ fn services(control: &Control) -> Vec<ServiceView> {
 fn said(control: &Control) -> Vec<String> {
     let bags = &control.memory.bags;
     let remarks = remarks(bags).unwrap_or_default();
-    remarks.iter().chain(&unserved(bags)).map(ToString::to_string).collect()
+    remarks.iter().chain(&control.unserved(bags)).map(ToString::to_string).collect()
 }
 
 fn problems(control: &Control) -> Vec<String> {

@@ -32,7 +32,7 @@ pub use route::{Route, RouteTarget};
 pub use services::Services;
 pub use settings::{Settings, Timeouts};
 pub use ssh::Ssh;
-pub use vpn::Tunnel;
+pub use vpn::{RemoteAccess, Tunnel};
 
 /// Everything the router should do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct DesiredState {
     pub policy: Policy,
     /// Site-to-site tunnels. Each end of the router's is an address of a port.
     pub tunnels: Vec<Tunnel>,
+    /// What people call from outside to be inside. Its port and its lists are among those above.
+    pub remote: Option<RemoteAccess>,
     /// The router is one of two, of which one serves.
     pub pair: Option<Pair>,
 }

@@ -50,6 +50,8 @@ pub enum Side {
     Inside,
     /// Public ports.
     Outside,
+    /// Ports of tunnels.
+    Tunnels,
 }
 
 impl Side {
@@ -59,6 +61,7 @@ impl Side {
             Self::Any => role != Role::Control,
             Self::Inside => matches!(role, Role::Guest | Role::PrivateGateway),
             Self::Outside => role == Role::Public,
+            Self::Tunnels => role == Role::Tunnel,
         }
     }
 }

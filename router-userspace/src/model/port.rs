@@ -60,13 +60,23 @@ pub enum PortSelector {
     Mac(Mac),
     /// The NIC with this name.
     Name(String),
+    /// Each NIC whose name is this and a number. They come and go, and are one port to all rules.
+    Numbered(String),
+}
+
+impl PortSelector {
+    /// Whether a NIC of this name is one of several that the port has.
+    pub fn numbers(&self, nic: &str) -> bool {
+        let Self::Numbered(name) = self else { return false };
+        nic.strip_prefix(name.as_str()).is_some_and(|number| number.parse::<u32>().is_ok())
+    }
 }
 
 impl fmt::Display for PortSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mac(mac) => mac.fmt(f),
-            Self::Name(name) => name.fmt(f),
+            Self::Name(name) | Self::Numbered(name) => name.fmt(f),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the daemons do that work is left to.
 
-use super::{Balancer, Bgp, Dhcp, Pair, Ssh, Tunnel};
+use super::vpn::User;
+use super::{Balancer, Bgp, Dhcp, Pair, RemoteAccess, Ssh, Tunnel};
 
 /// All of it, each kind by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub struct Services {
     pub ssh: Option<Ssh>,
     /// Tunnels to other sites.
     pub tunnels: Vec<Tunnel>,
+    /// What people call from outside to be inside, and who may.
+    pub remote: Option<(RemoteAccess, Vec<User>)>,
     /// How the router finds out whether it is the one of a pair that serves.
     pub pair: Option<Pair>,
     /// Addresses and names for guests; nothing while there is no guest network.

@@ -1,6 +1,8 @@
 //! Ports that are tags on a NIC, as the operator declares them.
 
-use super::port::{Mac, PortSelector};
+use std::fmt;
+
+use super::port::Mac;
 
 /// A port that has tags: it has an interface of its own, which CloudStack's words name as they name a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +12,7 @@ pub struct TaggedPort {
     /// The Ethernet address of its interface.
     pub mac: Mac,
     /// The NIC that carries it.
-    pub trunk: PortSelector,
+    pub trunk: Trunk,
     /// The outer tag, or the only one.
     pub outer: Tag,
     /// The inner tag.
@@ -19,6 +21,24 @@ pub struct TaggedPort {
     pub priority: Option<u8>,
     /// Largest IP packet in bytes; `None` for what its trunk takes, less the inner tag.
     pub mtu: Option<u16>,
+}
+
+/// How the NIC is found that carries tagged ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trunk {
+    /// The NIC with this address.
+    Mac(Mac),
+    /// The NIC with this name.
+    Name(String),
+}
+
+impl fmt::Display for Trunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => mac.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 /// A VLAN tag.

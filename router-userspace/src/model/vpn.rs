@@ -1,9 +1,11 @@
-//! Site-to-site tunnels: IPsec to somebody else's networks.
+//! Site-to-site tunnels: IPsec to somebody else's networks. Remote access: L2TP over IPsec, for people.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+
+use super::policy::Opening;
 
 /// The device that all tunnels are behind, and the name of its port.
 pub const DEVICE: &str = "ipsec0";
@@ -70,6 +72,33 @@ impl fmt::Display for Peer {
             Self::Name(name) => name.fmt(f),
         }
     }
+}
+
+/// How the devices begin that people's computers are behind, one each, and the name of their port.
+pub const PEOPLE: &str = "ppp";
+
+/// A server of L2TP over IPsec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteAccess {
+    /// Whom clients call: an address of a port.
+    pub server: Ipv4Addr,
+    /// What all of them know.
+    pub psk: Secret,
+    /// The router's address towards them, where it also answers questions for names.
+    pub local: Ipv4Addr,
+    /// First and last address for them; the router's is not among them.
+    pub clients: (Ipv4Addr, Ipv4Addr),
+    /// What the router itself is open for because of them.
+    pub openings: Vec<Opening>,
+}
+
+/// Somebody who may use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Without blanks, quotes and what else has a meaning to pppd.
+    pub name: String,
+    /// Does not name a file to pppd.
+    pub password: Secret,
 }
 
 /// What no log may have.

@@ -13,6 +13,7 @@
 mod announce;
 pub mod events;
 pub mod guard;
+pub mod kernel;
 mod machine;
 mod maps;
 pub mod neighbours;

@@ -67,7 +67,7 @@ fn nic(
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
     let mac = match link.header.link_layer_type {
         LinkLayerType::Ether if !enslaved => mac(link)?,
-        LinkLayerType::None => Mac::default(),
+        LinkLayerType::None | LinkLayerType::Ppp => Mac::default(),
         _ => return None,
     };
     let name = name(link)?.to_owned();

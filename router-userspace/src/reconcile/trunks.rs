@@ -16,8 +16,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use super::netlink::Netlink;
 use super::{nics, sysctl};
 use crate::dataplane::{EGRESS_BLOCK, INGRESS_BLOCK};
-use crate::model::PortSelector;
-use crate::model::trunk::TaggedPort;
+use crate::model::trunk::{TaggedPort, Trunk};
 use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, exchange};
 
 /// How tagged ports' interfaces are carried, and what could not be had.
@@ -90,8 +89,8 @@ fn carrier<'a>(
         return Err("there is another interface of this name".to_owned());
     }
     let trunk = match &port.trunk {
-        PortSelector::Name(name) => names.get(name.as_str()).copied(),
-        PortSelector::Mac(mac) => links.iter().find(|link| nics::mac(link) == Some(*mac) && !is_ours(link)),
+        Trunk::Name(name) => names.get(name.as_str()).copied(),
+        Trunk::Mac(mac) => links.iter().find(|link| nics::mac(link) == Some(*mac) && !is_ours(link)),
     };
     trunk.ok_or_else(|| format!("there is no NIC {} to carry it", port.trunk))
 }

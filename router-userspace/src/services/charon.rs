@@ -4,6 +4,8 @@
 //! programs send there, and what comes out of one comes in by it, so that lists, flows and segment sizes are as on
 //! every port. It is charon's own TUN device, with ESP in user space.
 //!
+//! Whom people call ([`RemoteAccess`]) has the kernel's ESP, since L2TP is in transport mode.
+//!
 //! charon reads its tunnels when `xvr load-tunnels` has swanctl tell it: after each start and each change. A tunnel
 //! that has not changed goes on. `xvr tend-tunnels` looks after them from time to time.
 
@@ -11,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -19,22 +22,24 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Call, HEADER, Rendered, Service};
-use crate::model::vpn::{IkeVersion, Peer, Tunnel};
+use crate::model::vpn::{IkeVersion, Peer, RemoteAccess, Secret, Tunnel};
 use crate::program::{self, Ran};
 use crate::root::Root;
 
-/// The daemon for these tunnels; none for none.
-pub fn render(tunnels: &[Tunnel], root: &Root) -> Option<Service> {
-    if tunnels.is_empty() {
+/// The daemon for these tunnels, and for whom people call; none for nothing.
+pub fn render(tunnels: &[Tunnel], remote: Option<&RemoteAccess>, root: &Root) -> Option<Service> {
+    if tunnels.is_empty() && remote.is_none() {
         return None;
     }
+    let esp = if remote.is_some() { Esp::Kernel } else { Esp::UserSpace };
     let files = Files::below(root);
     Some(Service {
         environment: vec![("STRONGSWAN_CONF", files.settings.display().to_string())],
         files: vec![
-            Rendered { path: files.settings.clone(), content: settings(&files), mode: 0o644 },
-            Rendered { path: files.tunnels.clone(), content: connections(tunnels), mode: 0o600 },
+            Rendered { path: files.settings.clone(), content: settings(&files, esp), mode: 0o644 },
+            Rendered { path: files.tunnels.clone(), content: connections(tunnels, remote), mode: 0o600 },
         ],
+        read_at_start: vec![files.settings.clone()],
         folders: files.socket.parent().map(PathBuf::from).into_iter().collect(),
         load: Some(Call {
             program: "/proc/self/exe",
@@ -44,9 +49,35 @@ pub fn render(tunnels: &[Tunnel], root: &Root) -> Option<Service> {
             program: "/proc/self/exe",
             arguments: vec!["tend-tunnels".into(), "--root".into(), root.path().display().to_string()],
         }),
-        about: Some("ESP is in user space"),
+        about: Some(esp.about()),
         ..Service::new("charon", "charon-systemd", Vec::new())
     })
+}
+
+/// Who encrypts packets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Esp {
+    /// The kernel: what people call needs transport mode.
+    Kernel,
+    /// charon itself, which not every kernel does.
+    UserSpace,
+}
+
+impl Esp {
+    const fn about(self) -> &'static str {
+        match self {
+            Self::Kernel => "ESP is the kernel's",
+            Self::UserSpace => "ESP is in user space",
+        }
+    }
+
+    /// charon's plugins for it.
+    const fn plugins(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel-netlink",
+            Self::UserSpace => "kernel-libipsec kernel-netlink",
+        }
+    }
 }
 
 /// Where charon's files are.
@@ -79,42 +110,70 @@ impl Files {
     }
 }
 
-fn settings(files: &Files) -> String {
+fn settings(files: &Files, esp: Esp) -> String {
     // Whoever does not answer is given up after the two minutes that CloudStack's own router has for that: 30 s until
     // it is asked, and 4 s, growing by 1.8 four times, until the last answer is not waited for any more.
     format!(
         "{HEADER}charon-systemd {{\n\
-         load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp socket-default kernel-libipsec kernel-netlink resolve vici\n\
+         load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp socket-default {} resolve vici\n\
          retransmit_tries = 4\n\
          install_virtual_ip = no\n\
          plugins {{\nvici {{\nsocket = {}\n}}\n}}\n\
          filelog {{\nstderr {{\ndefault = 1\ntime_format = %FT%T\nflush_line = yes\n}}\n}}\n\
          journal {{\ndefault = -1\n}}\n}}\n\
          swanctl {{\nload = random openssl\n}}\n",
+        esp.plugins(),
         files.uri()
     )
 }
 
-fn connections(tunnels: &[Tunnel]) -> String {
+fn connections(tunnels: &[Tunnel], remote: Option<&RemoteAccess>) -> String {
     let mut text = String::from(HEADER);
     text += "connections {\n";
     for tunnel in tunnels {
         connection(tunnel, &mut text);
     }
+    if let Some(RemoteAccess { server, .. }) = remote {
+        text += &people(*server);
+    }
     text += "}\nsecrets {\n";
+    if let Some(RemoteAccess { server, psk, .. }) = remote {
+        let _ = writeln!(text, "ike-{PEOPLE} {{\nid-own = {server}\nsecret = {}\n}}", hexadecimal(psk));
+    }
     for tunnel in tunnels {
         let owners = match &tunnel.peer {
             Peer::Address(address) => format!("id-peer = {address}\n"),
             // Whatever it says that it is.
             Peer::Name(_) => String::new(),
         };
-        // In hexadecimal digits: whatever is in it, it ends no line and begins no section.
-        let secret: String = tunnel.psk.0.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let name = section(&tunnel.peer);
-        let _ =
-            writeln!(text, "ike-{name} {{\nid-own = {}\n{owners}secret = 0x{secret}\n}}", tunnel.identity);
+        let (name, secret) = (section(&tunnel.peer), hexadecimal(&tunnel.psk));
+        let _ = writeln!(text, "ike-{name} {{\nid-own = {}\n{owners}secret = {secret}\n}}", tunnel.identity);
     }
     text + "}\n"
+}
+
+/// In hexadecimal digits: whatever is in it, it ends no line and begins no section.
+fn hexadecimal(secret: &Secret) -> String {
+    secret.0.bytes().fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+const PEOPLE: &str = "people";
+const BARE: &str = "bare";
+
+/// Whoever calls, from anywhere: L2TP in transport mode, by IKEv1, with strongSwan's own proposals, as with CloudStack's
+/// own router. And L2TP is nowhere but in there: not when a client is gone without a word, either.
+///
+/// Two sections, of these names.
+fn people(server: Ipv4Addr) -> String {
+    format!(
+        "{PEOPLE} {{\nversion = 1\nlocal_addrs = {server}\nproposals = default\nrekey_time = 0s\nkeyingtries = 3\n\
+         unique = never\ndpd_delay = 30s\ndpd_timeout = 120s\n\
+         local {{\nauth = psk\nid = {server}\n}}\nremote {{\nauth = psk\n}}\nchildren {{\nl2tp {{\nmode = transport\n\
+         local_ts = dynamic[17/1701]\nremote_ts = dynamic[17]\nesp_proposals = default\nrekey_time = 0s\n\
+         dpd_action = clear\nstart_action = none\n}}\n}}\n}}\n\
+         {BARE} {{\nchildren {{\nl2tp {{\nmode = drop\nlocal_ts = {server}/32[17/1701]\nremote_ts = 0.0.0.0/0[17]\n\
+         start_action = trap\n}}\n}}\n}}\n"
+    )
 }
 
 /// The name of a tunnel's section, which has no dots. No peer's name has what is in their place.
@@ -221,7 +280,8 @@ pub fn tend(root: &Root) -> Result<()> {
     let wanted = wanted(&text.with_context(|| format!("read {}", files.tunnels.display()))?);
     let mut there = there(&swanctl(&files, &LIST)?);
     // Who does not answer is not waited for.
-    for tunnel in there.extract_if(.., |own| own.state == "DELETING" || !wanted.contains_key(&own.name)) {
+    let is_unwanted = |own: &Established| own.name != PEOPLE && !wanted.contains_key(&own.name);
+    for tunnel in there.extract_if(.., |own| own.state == "DELETING" || is_unwanted(own)) {
         swanctl(&files, &["--terminate", "--ike-id", &tunnel.id, "--force", "--timeout", "1"])?;
     }
     for (name, children) in &wanted {
@@ -297,7 +357,8 @@ fn wanted(text: &str) -> BTreeMap<String, Vec<String>> {
                 wanted.entry(name.clone()).or_default();
             }
             Some(section) if section.starts_with("net-") => child = section.to_owned(),
-            None if line.starts_with("start_action = ") && !line.ends_with(" none") => {
+            Some(PEOPLE | BARE) => name.clear(),
+            None if line.starts_with("start_action = ") && !line.ends_with(" none") && !name.is_empty() => {
                 wanted.entry(name.clone()).or_default().push(child.clone());
             }
             _ => {}
@@ -343,7 +404,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::vpn::Secret;
 
     fn tunnel() -> Tunnel {
         Tunnel {
@@ -366,7 +426,7 @@ mod tests {
     }
 
     fn rendered(tunnel: Tunnel) -> String {
-        let service = render(&[tunnel], &Root::new("/r")).expect("a service");
+        let service = render(&[tunnel], None, &Root::new("/r")).expect("a service");
         let [settings, tunnels] = service.files.as_slice() else { panic!("two files") };
         assert_eq!(settings.path, Path::new("/r/etc/strongswan.conf"));
         assert_eq!(tunnels.path, Path::new("/r/etc/swanctl/conf.d/xvr.conf"));
@@ -425,7 +485,34 @@ mod tests {
     }
 
     #[test]
+    fn whom_people_call_has_the_kernels_esp_and_is_begun_by_nobody_here() {
+        let remote = RemoteAccess {
+            server: [203, 0, 113, 10].into(),
+            psk: Secret("psk".to_owned()),
+            local: [10, 1, 2, 1].into(),
+            clients: ([10, 1, 2, 2].into(), [10, 1, 2, 8].into()),
+            openings: Vec::new(),
+        };
+        let service = render(&[tunnel()], Some(&remote), &Root::new("/r")).expect("a service");
+        let [settings, tunnels] = service.files.as_slice() else { panic!("two files") };
+        assert!(!settings.content.contains("libipsec"), "{}", settings.content);
+        // Another ESP is another charon.
+        assert!(service.read_at_start.contains(&settings.path));
+        for line in [
+            "people {",
+            "mode = transport",
+            "local_ts = dynamic[17/1701]",
+            "mode = drop",
+            "secret = 0x70736b",
+        ] {
+            assert!(tunnels.content.lines().any(|found| found == line), "{line} in {}", tunnels.content);
+        }
+        let own = BTreeMap::from([("vpn-198_51_100_201".to_owned(), vec!["net-1".to_owned()])]);
+        assert_eq!(wanted(&tunnels.content), own);
+    }
+
+    #[test]
     fn without_tunnels_there_is_no_daemon() {
-        assert_eq!(render(&[], &Root::new("/r")), None);
+        assert_eq!(render(&[], None, &Root::new("/r")), None);
     }
 }

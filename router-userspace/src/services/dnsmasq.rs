@@ -23,6 +23,7 @@ use ipnet::IpNet;
 
 use super::{Call, HEADER, Leases, Place, Rendered, Service};
 use crate::model::dhcp::{Dhcp, Guest, Network};
+use crate::model::vpn::PEOPLE;
 
 /// Seconds between router advertisements, and for how long a router that falls silent is believed in: those of
 /// CloudStack's own router.
@@ -31,8 +32,9 @@ const ADVERTISEMENTS: (u32, u32) = (15, 45);
 /// For how long guests keep a prefix and name servers of IPv6 that nobody tells them of any more.
 const LIFETIME6: &str = "1d";
 
-/// The server for what is desired; `None` while no network's port has a NIC.
-pub fn render(dhcp: &Dhcp, place: Place<'_>) -> Option<Service> {
+/// The server for what is desired; `None` while no network's port has a NIC. With `has_people` it also answers those
+/// who have called from outside, about names.
+pub fn render(dhcp: &Dhcp, has_people: bool, place: Place<'_>) -> Option<Service> {
     let networks: Vec<Placed<'_>> =
         dhcp.networks.iter().filter_map(|network| Placed::of(network, place)).collect();
     if networks.is_empty() {
@@ -41,7 +43,7 @@ pub fn render(dhcp: &Dhcp, place: Place<'_>) -> Option<Service> {
     let files = Files::below(place);
     let config = |path: &PathBuf, content| Rendered { path: path.clone(), content, mode: 0o644 };
     let mut rendered = vec![
-        config(&files.config, configuration(dhcp, &networks, &files)),
+        config(&files.config, configuration(dhcp, has_people, &networks, &files)),
         config(&files.hosts, dhcp.guests.iter().map(host).collect()),
         config(&files.options, dhcp.guests.iter().map(options).collect()),
         config(&files.names, names(dhcp, &networks)),
@@ -107,7 +109,7 @@ impl Files {
     }
 }
 
-fn configuration(dhcp: &Dhcp, networks: &[Placed<'_>], files: &Files) -> String {
+fn configuration(dhcp: &Dhcp, has_people: bool, networks: &[Placed<'_>], files: &Files) -> String {
     let mut text = String::from(HEADER);
     let mut line = |line: std::fmt::Arguments<'_>| {
         // Writing to a string does not fail.
@@ -118,6 +120,9 @@ fn configuration(dhcp: &Dhcp, networks: &[Placed<'_>], files: &Files) -> String 
     line(format_args!("except-interface=lo"));
     for nic in networks.iter().map(|placed| placed.nic).collect::<BTreeSet<_>>() {
         line(format_args!("interface={nic}"));
+    }
+    if has_people {
+        line(format_args!("interface={PEOPLE}*"));
     }
     line(format_args!("pid-file="));
     // With the rest of what the daemon says.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -145,15 +146,24 @@ fn at_start(service: &Service) -> String {
 }
 
 /// When a process was started, in clock ticks after boot; nothing where it has ended. `proc_pid_stat(5)`, field 22.
-fn started(pid: i32) -> Option<u64> {
+pub(super) fn started(pid: i32) -> Option<u64> {
+    after_name(pid, 19)
+}
+
+/// The process that has started it, or that has it since that one has ended. Field 4.
+pub(super) fn parent(pid: i32) -> Option<i32> {
+    after_name(pid, 1)
+}
+
+/// A field of a process that runs, counted from the one behind its name on.
+fn after_name<T: FromStr>(pid: i32, field: usize) -> Option<T> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // Its name, in parentheses, may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
+    if matches!(fields.clone().next()?, "Z" | "X") {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(field)?.parse().ok()
 }
 
 #[cfg(test)]

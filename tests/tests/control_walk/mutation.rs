@@ -97,7 +97,7 @@ fn whatever_arrives_is_refused_by_place_or_kept_as_it_is_understood() {
                         .expect("understood")
                         .iter()
                         .for_each(|said| assert_is_placed(said, &name));
-                    unserved(&after).iter().for_each(|said| assert_is_placed(said, &name));
+                    unserved(&after, Some("")).iter().for_each(|said| assert_is_placed(said, &name));
                     accepted += 1;
                     // Each file is written to the disk, which takes its time.
                     if accepted % 4 == 0 {

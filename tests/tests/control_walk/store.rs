@@ -290,7 +290,7 @@ fn a_damaged_bag_that_forwarding_rests_on_stops_all_that_is_about_forwarding() {
     bags.save(&folder).expect("saved");
     let forwarding =
         ["cmdline", "firewallrules", "forwardingrules", "guestnetwork", "ips", "ipv6firewallrules"];
-    for bag in forwarding.iter().chain(&["networkacl", "site2sitevpn", "staticroutes"]) {
+    for bag in forwarding.iter().chain(&["networkacl", "remoteaccessvpn", "site2sitevpn", "staticroutes"]) {
         let path = folder.join(format!("{bag}.json"));
         let whole = fs::read(&path).ok();
         fs::write(&path, "[").expect("written");
@@ -302,12 +302,13 @@ fn a_damaged_bag_that_forwarding_rests_on_stops_all_that_is_about_forwarding() {
             "static_routes/add.json",
             "network_acl/vpc_tier_mixed.json",
             "ip_aliases/create.json",
+            "remote_access_vpn/vpc_create.json",
             "site_2_site_vpn/create.json",
         ]) {
             assert_eq!(refused(&damaged, name), format!("{found}: a damaged databag is not written to"));
         }
-        let after = merge(&damaged, "remote_access_vpn/vpc_create.json", &vpc());
-        assert_eq!(after.save(&folder).expect("saved"), [folder.join("remoteaccessvpn.json")]);
+        let after = merge(&damaged, "vpn_user_list/add_two_remove_one.json", &vpc());
+        assert_eq!(after.save(&folder).expect("saved"), [folder.join("vpnuserlist.json")]);
         assert_eq!(fs::read(&path).expect("there"), b"[", "a damaged file is not overwritten");
         damaged.save(&folder).expect("saved");
         match whole {

@@ -9,6 +9,8 @@
 //! VPC                From           tier, private gateway      networkacl, egress           else allow; IPv6: deny
 //!                    To             tier, private gateway      networkacl, ingress          else deny
 //!   routed           both           as above                                                else deny
+//! remote access      To             the clients' devices       guests and clients           else deny
+//!                    and rules of its own before those of an isolated network ([`remote`](super::remote))
 //! ```
 //!
 //! A rule is of the families of its networks: one for `0.0.0.0/0` is about no IPv6 flow. Where a
@@ -117,6 +119,32 @@ impl PlacedPolicy {
     fn push(&mut self, scope: Scope, draft: Draft, default: Action) {
         self.policy.lists.push((scope, Arc::new(AccessList::new(draft.rules, default))));
         self.origins.push(draft.origins);
+    }
+
+    /// Puts rules of the router's own in front of a list, where there are any for it.
+    pub(super) fn put_first(&mut self, rules: impl Fn(&Scope) -> Vec<Rule>) {
+        for ((scope, list), origins) in self.policy.lists.iter_mut().zip(&mut self.origins) {
+            let rules = rules(scope);
+            if rules.is_empty() {
+                continue;
+            }
+            origins.iter_mut().for_each(|(first, _)| *first += rules.len());
+            origins.insert(0, (0, Origin::Router));
+            let rules = rules.into_iter().map(Arc::new).chain(list.rules.iter().cloned());
+            *list = Arc::new(AccessList::new(rules.collect(), list.default));
+        }
+    }
+
+    /// Whether there is a list.
+    pub(super) fn has(&self, scope: &Scope) -> bool {
+        self.policy.lists.iter().any(|(own, _)| own == scope)
+    }
+
+    /// Adds a list of the router's own rules.
+    pub(super) fn add(&mut self, scope: Scope, rules: Vec<Rule>) {
+        let mut draft = Draft::default();
+        draft.own(rules);
+        self.push(scope, draft, Action::Deny);
     }
 
     /// What an operator may want to know although all of it is in force: rules that never decide,
@@ -344,7 +372,7 @@ fn vpc(
 fn is_about(port: &PlacedPort, device: &str, acl: &NetworkAcl) -> bool {
     let mac = |selector: &PortSelector| match selector {
         PortSelector::Mac(mac) => Some(*mac),
-        PortSelector::Name(_) => None,
+        PortSelector::Name(_) | PortSelector::Numbered(_) => None,
     };
     match (acl.mac, mac(&port.port.selector)) {
         (Some(wanted), Some(own)) => wanted == own,
