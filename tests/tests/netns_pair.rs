@@ -137,6 +137,14 @@ impl<'lab> Pair<'lab> {
         Ok(())
     }
 
+    /// Whether it runs again, parent and child. The first one may find a child that nobody has reaped yet, and end.
+    fn is_another_keepalived(&self, which: usize, before: u64) -> bool {
+        let Ok(parent) = self.keepalived(which) else { return false };
+        let child = fs::read_to_string(self.routers[which].root().join("run/keepalived/vrrp.pid"));
+        let status = child.and_then(|child| fs::read_to_string(format!("/proc/{}/status", child.trim())));
+        parent != before && status.is_ok_and(|status| status.contains(&format!("PPid:\t{parent}\n")))
+    }
+
     fn addresses(&self, which: usize, device: &str) -> Result<String> {
         self.namespace(which).run("ip", &["-br", "-4", "address", "show", "dev", device])
     }
@@ -409,8 +417,7 @@ fn keepalived_of_the_backup_may_die(pair: &Pair<'_>, primary: usize) -> Result<(
     for _ in 0..2 {
         let before = pair.keepalived(backup)?;
         pair.kill_keepalived(backup)?;
-        let is_another = || pair.keepalived(backup).is_ok_and(|process| process != before);
-        wait_until("keepalived is back", SOON, is_another)?;
+        wait_until("keepalived is back", SOON, || pair.is_another_keepalived(backup, before))?;
         pair.elected()?;
     }
     let pings = pings.stop()?;
