@@ -11,8 +11,10 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::{io, thread};
 
 use anyhow::{Context, Result, ensure};
@@ -27,6 +29,11 @@ const LINKS: [(&str, &str, &str, &str, &str, &str); 2] = [
     ("in", "10.99.0", "fd99::", "0.0.0.0/1", "2a00::/12", "g"),
     ("out", "223.255.0", "fd98::", "128.0.0.0/1", "2c00::/12", "s"),
 ];
+
+/// The router's address in front.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The one behind it: that which source NAT gives, and to which port forwardings belong.
+pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(223, 255, 0, 1);
 
 /// Where frames come from and go to.
 pub struct Lab {
@@ -135,18 +142,44 @@ impl Lab {
         Ok(Router { namespace, forth: exit(0), back: exit(1), ifindexes, macs })
     }
 
+    /// Lets the ends' XDP programs send to a router that has none: a veth wants a receiver with NAPI, which GRO brings.
+    ///
+    /// # Errors
+    /// `ethtool` cannot.
+    pub fn take_xdp_frames(&self, router: &Router) -> Result<()> {
+        for device in ["in", "out"] {
+            router.namespace.run("ethtool", &["-K", device, "gro", "on"])?;
+        }
+        Ok(())
+    }
+
+    /// Makes a place's router one that does nothing but send on: the bound of all that send on by XDP.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn send_on(&mut self, router: &Router) -> Result<()> {
+        let outwards = |end: Exit, port: usize| Exit {
+            ifindex: router.ifindexes[port],
+            mac: router.macs[port],
+            router_mac: end.mac,
+        };
+        let ways = [("in", outwards(router.back, 1)), ("out", outwards(router.forth, 0))];
+        let generator = &mut self.generator;
+        inside(&router.namespace, || generator.send_on(ways))?
+    }
+
     /// Sends frames through a router, or with `None` over the hop that has none.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn send(&mut self, router: Option<&Router>, frames: Frames, window: Window) -> Result<Passed> {
-        let is_back = frames == Frames::Answers;
+        let is_back = frames.go_back();
         let exit = match router {
             None => self.hop,
             Some(router) if is_back => router.back,
             Some(router) => router.forth,
         };
-        let end = if is_back { &self.sink } else { &self.source };
+        let end = if is_back && router.is_some() { &self.sink } else { &self.source };
         let generator = &mut self.generator;
         inside(end, || generator.send(exit, frames, window))?
     }
@@ -184,9 +217,11 @@ fn quiet(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// The folder that XVR pins its tables in.
+/// A folder that one XVR pins its tables in.
 pub fn pin_dir() -> PathBuf {
-    Path::new("/sys/fs/bpf").join(format!("{PREFIX}-{}", std::process::id()))
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    Path::new("/sys/fs/bpf").join(format!("{PREFIX}-{}-{serial}", std::process::id()))
 }
 
 /// The folder that rules are handed over in.

@@ -19,6 +19,7 @@ pub mod nat;
 pub mod needs;
 pub mod netns;
 pub mod packet;
+pub mod pair;
 pub mod router;
 pub mod rules;
 pub mod scenario;
