@@ -25,7 +25,7 @@ const MAX_FLOWS: u32 = 1 << 21;
 /// # Errors
 /// Something cannot be set up or sent.
 pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
-    let _room = RoomForFlows::of(5 << 20)?;
+    let _room = RoomForFlows::of(scale.of(0, 5 << 20, 5 << 20))?;
     let mut lab = Lab::new()?;
     let (mut hop, mut redirect) = (Subject::hop(), Subject::redirect(&mut lab)?);
     let mut xvr = vec![];

@@ -38,6 +38,7 @@ pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(223, 255, 0, 1);
 /// Where frames come from and go to.
 pub struct Lab {
     prefix: String,
+    folder: PathBuf,
     source: Namespace,
     sink: Namespace,
     generator: Generator,
@@ -67,8 +68,9 @@ impl Lab {
     /// Not root, or a namespace or program cannot be made.
     pub fn new() -> Result<Self> {
         sweep();
-        let prefix = format!("{PREFIX}-{}", std::process::id());
-        fs::create_dir_all(rules_dir()).context("make a folder for rules")?;
+        let prefix = unique();
+        let folder = std::env::temp_dir().join(&prefix);
+        fs::create_dir_all(&folder).context("make a folder for rules")?;
         let [source, sink] = ["gen", "sink"].map(|label| Namespace::new(&prefix, label, Lifetime::Scoped));
         let (source, sink) = (source?, sink?);
         for end in [&source, &sink] {
@@ -90,12 +92,17 @@ impl Lab {
         })??;
         inside(&sink, || generator.sink("hop1"))??;
         let hop = Exit { ifindex, mac: near, router_mac: far };
-        Ok(Self { prefix, source, sink, generator, hop, routers: 0 })
+        Ok(Self { prefix, folder, source, sink, generator, hop, routers: 0 })
     }
 
     /// The generator.
     pub const fn generator(&mut self) -> &mut Generator {
         &mut self.generator
+    }
+
+    /// A file of the lab's for rules that a router is given.
+    pub fn file(&self, router: &Router) -> PathBuf {
+        self.folder.join(format!("{}.rules", router.namespace.name()))
     }
 
     /// A new place for a router: links, addresses, routes and neighbours, and forwarding turned on.
@@ -187,7 +194,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        fs::remove_dir_all(rules_dir()).ok();
+        fs::remove_dir_all(&self.folder).ok();
     }
 }
 
@@ -219,14 +226,13 @@ fn quiet(namespace: &Namespace) -> Result<()> {
 
 /// A folder that one XVR pins its tables in.
 pub fn pin_dir() -> PathBuf {
-    static SERIAL: AtomicU32 = AtomicU32::new(0);
-    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    Path::new("/sys/fs/bpf").join(format!("{PREFIX}-{}-{serial}", std::process::id()))
+    Path::new("/sys/fs/bpf").join(unique())
 }
 
-/// The folder that rules are handed over in.
-pub fn rules_dir() -> PathBuf {
-    std::env::temp_dir().join(format!("{PREFIX}-{}", std::process::id()))
+/// A name that says which process's it is, and that nothing else of it has.
+fn unique() -> String {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    format!("{PREFIX}-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes what an earlier bench left that was killed.

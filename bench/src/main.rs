@@ -172,7 +172,7 @@ fn run(arguments: &Arguments) -> Result<()> {
                 (_, true) => Scale::Smoke,
                 _ => Scale::Quick,
             };
-            let mut report = Report::new(&format!("{}, {}", suite.label(), scale.label()));
+            let mut report = Report::new(suite.label(), scale);
             suite.run(scale, &mut report)?;
             report.finish()?
         }

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_peak_is_what_was_taken_and_given_back() -> Result<()> {
-        let (length, peak) = peak_while(|| Ok(std::hint::black_box(vec![1_u8; 32 << 20]).len()))?;
+        let (length, peak) = peak_while(|| Ok(std::hint::black_box(vec![1_u8; 128 << 20]).len()))?;
         assert!(peak as usize >= length / 2, "{peak}");
         assert!(slabs()? > 0);
         Ok(())

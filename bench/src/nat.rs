@@ -29,7 +29,8 @@ const USUAL: u32 = 10;
 /// # Errors
 /// Something cannot be set up or sent.
 pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
-    let _room = RoomForFlows::of(4 << 20)?;
+    let _room = RoomForFlows::of(scale.of(0, 4 << 20, 4 << 20))?;
+    let max_flows = scale.of(1 << 14, MAX_FLOWS, MAX_FLOWS);
     let mut lab = Lab::new()?;
     let (mut hop, mut redirect) = (Subject::hop(), Subject::redirect(&mut lab)?);
     let mut xvr = vec![];
@@ -52,7 +53,7 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     }
     // With what there is of flows.
     drop((references, xvr));
-    let mut xvr = both(&mut lab)?;
+    let mut xvr = both(&mut lab, max_flows)?;
     for forwards in FORWARDS.into_iter().take(scale.of(1, 3, 3)) {
         let mut references = destinations(&mut lab, forwards)?;
         for xvr in &mut xvr {
@@ -73,10 +74,10 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
 }
 
 /// XVR at both hooks.
-fn both(lab: &mut Lab) -> Result<Vec<Subject>> {
+fn both(lab: &mut Lab, max_flows: u32) -> Result<Vec<Subject>> {
     let mut subjects = vec![];
     for front in [Front::NativeXdp, Front::Nothing] {
-        let mut subject = Subject::xvr(lab, front, Role::Public, MAX_FLOWS)?;
+        let mut subject = Subject::xvr(lab, front, Role::Public, max_flows)?;
         subject.forward(chains::forwards(USUAL))?;
         subjects.push(subject);
     }

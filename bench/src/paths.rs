@@ -366,3 +366,59 @@ fn show(report: &mut Report, title: &str, about: &Value, subjects: &[&mut Subjec
         ));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use router_tests::needs;
+
+    use super::*;
+
+    const FORWARDS: u32 = 10;
+
+    #[test]
+    fn everybody_carries_every_packet_and_has_every_flow_answered() -> Result<()> {
+        if !needs::are_met(&["ip", "ethtool", "nft", "iptables-legacy", "iptables-nft", "timeout"]) {
+            return Ok(());
+        }
+        let mut lab = Lab::new()?;
+        let forwards = chains::forwards(FORWARDS);
+        let (cloudstack, maps) = (chains::cloudstack(&forwards), chains::maps(&forwards));
+        let mut subjects = vec![Subject::redirect(&mut lab)?];
+        for front in [Front::NativeXdp, Front::Nothing] {
+            let mut xvr = Subject::xvr(&mut lab, front, Role::Public, 1 << 14)?;
+            xvr.forward(forwards.clone())?;
+            subjects.push(xvr);
+        }
+        for (name, program, text) in [
+            ("legacy", Program::Legacy, &cloudstack),
+            ("nft", Program::IptablesNft, &cloudstack),
+            ("maps", Program::Nft, &maps),
+        ] {
+            subjects.push(Subject::linux(&mut lab, name, Some((program, text)))?);
+        }
+        for flows in [outbound(0), outbound(9), sockets(9), inbound(7, FORWARDS)] {
+            let number = 1 << flows.bits;
+            for subject in &mut subjects {
+                subject.window = Window::of(number);
+                let counted = subject.open(&mut lab, flows)?;
+                assert_eq!(counted, (number.into(), number.into()), "{}: {flows:?}", subject.name);
+                let passed = subject.send(&mut lab, Frames::Scattered(flows), Window::of(1000))?;
+                assert_eq!((passed.sent, passed.arrived), (1000, 1000), "{}: {flows:?}", subject.name);
+                subject.forget_flows()?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn flows_of_a_number_are_different_ones_and_an_address_has_room_for_their_sockets() {
+        for bits in [0, 1, 6, 10, 14, 17, 20, 22] {
+            let Grid { source_bits, port_bits, .. } = outbound(bits).grid;
+            assert!(source_bits + port_bits <= bits.min(14), "{bits}");
+        }
+        let Grid { source_bits, port_bits, .. } = sockets(15).grid;
+        assert_eq!(source_bits + port_bits, 15);
+        let Grid { source_bits, port_bits, .. } = inbound(13, 10).grid;
+        assert_eq!(source_bits + port_bits, 13);
+    }
+}

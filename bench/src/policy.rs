@@ -97,6 +97,7 @@ fn one_shape(
     let sets: Vec<_> = SIZES[..sizes].iter().map(|size| RuleSet::new(shape, family, *size)).collect();
     report.say(format!("\n{shape}, {family}"));
     report.say(format!("  {:16} {:>7}  {:>10} {:>10}", "to in force", "rules", "all", "one more"));
+    let frames = scale.of(TUPLES / 16, TUPLES, TUPLES);
     let mut subjects = vec![Subject::new("xvr", 0, Target::Xvr(0))];
     for (number, set) in (1..).zip(&sets) {
         changes(scale, report, xvr, set)?;
@@ -116,6 +117,7 @@ fn one_shape(
             }
         }
     }
+    subjects.iter_mut().for_each(|subject| subject.window = Window::of(frames));
     let rounds = scale.of(1, 4, 11);
     for round in 0..=rounds {
         report.progress(&format!("{shape}, {family}: round {round} of {rounds}"));
@@ -169,7 +171,7 @@ impl Subject {
         let hop = lab.send(None, Frames::New, few)?;
         let passed = lab.send(Some(&reference.linux.router), Frames::New, few)?;
         let limit = Duration::from_millis(scale.of(5, 80, 400));
-        self.window = Window::for_cost(TUPLES, limit, passed.cost() - hop.cost());
+        self.window = Window::for_cost(self.window.frames, limit, passed.cost() - hop.cost());
         Ok(())
     }
 

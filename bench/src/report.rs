@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::page;
+use crate::scale::Scale;
 pub use crate::stats::{NOISY, Series, Time};
 
 /// Everything that was measured.
@@ -20,18 +21,20 @@ pub struct Report {
     noisy: usize,
     text: String,
     begin: Instant,
+    scale: Scale,
 }
 
 impl Report {
-    /// An empty one, about this machine; says which that is.
-    pub fn new(run: &str) -> Self {
-        let machine = machine(run);
+    /// An empty one, about this machine and some suite; says which that is.
+    pub fn new(suite: &str, scale: Scale) -> Self {
+        let machine = machine(&format!("{suite}, {}", scale.label()));
         let text = |name: &str| machine[name].as_str().unwrap_or("?").to_owned();
         let lines = [
             format!("{}, {} CPUs, Linux {}", text("cpu"), machine["cpus"], text("kernel")),
             format!("commit {}, {}: {}", text("commit"), text("date"), text("run")),
         ];
-        let mut report = Self { machine, rows: vec![], noisy: 0, text: String::new(), begin: Instant::now() };
+        let mut report =
+            Self { machine, rows: vec![], noisy: 0, text: String::new(), begin: Instant::now(), scale };
         lines.iter().for_each(|line| report.say(line));
         report
     }
@@ -89,28 +92,31 @@ impl Report {
         if is_noisy { "noisy" } else { "" }
     }
 
-    /// Says what is to be thought of all of it, and keeps it as the last run.
+    /// Says what is to be thought of all of it, and keeps it as the last run, unless it means nothing.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn finish(mut self) -> Result<Value> {
         let (noisy, rows) = (self.noisy, self.rows.len());
-        if noisy > 0 {
+        let means_something = self.scale != Scale::Smoke;
+        if noisy > 0 && means_something {
             let middle = NOISY * 100.0;
             self.say(format!(
-                "\n{noisy} of {rows} series are noisy: the middle half of their rounds is spread over more than {middle:.0} %."
+                "\n{noisy} of {rows} series are noisy: the middle half of their rounds is spread over more than \
+                 {middle:.0} %."
             ));
             if noisy * 4 > rows {
                 self.say("That is too much: this machine was too busy to believe this run.");
             }
         }
         self.say(format!("\nmeasured in {:.0} s", self.seconds()));
-        let kept = json!({
-            "machine": self.machine, "rows": self.rows, "noisy": noisy, "seconds": self.seconds().round(),
-        });
-        let files = Files::LAST;
-        files.write(&kept, &self.text)?;
-        println!("kept as {}", files.path("html").display());
+        let seconds = self.seconds().round();
+        let kept = json!({ "machine": self.machine, "rows": self.rows, "noisy": noisy, "seconds": seconds });
+        let page = page::of(&kept);
+        if means_something {
+            Files::LAST.write(&kept, &self.text, &page)?;
+            println!("kept as {}", Files::LAST.path("html").display());
+        }
         Ok(kept)
     }
 }
@@ -131,11 +137,11 @@ impl Files {
         PathBuf::from(folder).join(format!("{}.{ending}", self.0))
     }
 
-    fn write(self, kept: &Value, text: &str) -> Result<()> {
+    fn write(self, kept: &Value, text: &str, page: &str) -> Result<()> {
         let path = self.path("json");
         fs::create_dir_all(path.parent().context("a folder")?)?;
         write(&path, kept)?;
-        for (ending, content) in [("txt", text), ("html", &page::of(kept))] {
+        for (ending, content) in [("txt", text), ("html", page)] {
             let path = self.path(ending);
             fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
         }

@@ -107,8 +107,7 @@ impl Series {
             return Interval { low: f64::NAN, high: f64::NAN, confidence: 0.0 };
         };
         let (mut place, mut confidence) = (0, certainty(sorted.len(), 0));
-        while place + 1 <= last.saturating_sub(place + 1) && certainty(sorted.len(), place + 1) >= CONFIDENCE
-        {
+        while place < last.saturating_sub(place + 1) && certainty(sorted.len(), place + 1) >= CONFIDENCE {
             place += 1;
             confidence = certainty(sorted.len(), place);
         }

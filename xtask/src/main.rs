@@ -45,7 +45,7 @@ enum Task {
     Soak(soak::Soak),
     /// Damaged frames through the walk and the programs: what has to hold whatever a frame is.
     Fuzz(fuzz::Fuzz),
-    /// What packets and changes cost, beside Linux' own means: `cargo xtask bench policy`.
+    /// What packets and changes cost, beside Linux' own means: `cargo xtask bench all`.
     Bench(bench::Bench),
     /// The kernel tests on Debian's 6.1 kernel, in qemu.
     VmTest {
@@ -58,7 +58,7 @@ enum Task {
         #[arg(long)]
         accept_abi: bool,
     },
-    /// Exactly what CI runs: lint, test, vm-test.
+    /// Exactly what CI runs: lint, test, every suite of the bench once, vm-test.
     Ci,
 }
 
@@ -88,6 +88,7 @@ fn main() -> ExitCode {
 fn ci() -> Result<()> {
     step("lint", lint::run)?;
     step("test", || test::run(None))?;
+    step("bench", bench::smoke)?;
     step("vm-test", || vm::run(None))
 }
 
