@@ -49,7 +49,7 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     let references = References::new()?;
     report.say(format!("\nrules: port forwardings, from JSON or a file to in force\n  {:36}", ""));
     for size in SIZES.into_iter().take(scale.of(1, 4, 4)) {
-        let rounds = if size < 10_000 { scale.of(1, 7, 15) } else { scale.of(1, 3, 9) };
+        let rounds = if size < 10_000 { scale.of(1, 5, 15) } else { scale.of(1, 3, 9) };
         let mut series = [(); SUBJECTS.len()].map(|()| Series::default());
         for round in 1..=rounds {
             report.progress(&format!("rules: {size} port forwardings, round {round} of {rounds}"));

@@ -113,7 +113,7 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     }
     report.say("  checksum errors at any end: none");
     report.say(
-        "  CPU: of both ends as iperf3 counts it, which has what packets cost on their way between them",
+        "  CPU: of both ends as iperf3 counts it, with what their packets cost on their way, and of ksoftirqd",
     );
     Ok(())
 }
