@@ -19,7 +19,9 @@ use crate::stats::thousands;
 const FLOWS: [(u32, bool); 4] = [(0, false), (10, true), (17, false), (20, false)];
 /// How many port forwardings.
 pub const FORWARDS: [u32; 3] = [10, 1_000, 10_000];
-/// Room for entries of the largest number of flows, twice over.
+/// Room for entries as the daemon has it, unless it is told otherwise; a flow has two.
+const USUAL_ROOM: u32 = 1 << 20;
+/// Room for those of the largest number of flows, twice over.
 const MAX_FLOWS: u32 = 1 << 22;
 /// Port forwardings that are there while guests' flows are measured.
 const USUAL: u32 = 10;
@@ -30,15 +32,10 @@ const USUAL: u32 = 10;
 /// Something cannot be set up or sent.
 pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     let _room = RoomForFlows::of(scale.of(0, 4 << 20, 4 << 20))?;
-    let max_flows = scale.of(1 << 14, MAX_FLOWS, MAX_FLOWS);
+    let usual = scale.of(1 << 14, USUAL_ROOM, USUAL_ROOM);
     let mut lab = Lab::new()?;
     let (mut hop, mut redirect) = (Subject::hop(), Subject::redirect(&mut lab)?);
-    let mut xvr = vec![];
-    for front in [Front::NativeXdp, Front::Nothing] {
-        let mut subject = Subject::xvr(&mut lab, front, Role::Public, MAX_FLOWS)?;
-        subject.forward(chains::forwards(USUAL))?;
-        xvr.push(subject);
-    }
+    let mut xvr = both(&mut lab, usual)?;
     let mut references = sources(&mut lab, report)?;
     for (bits, is_thorough) in FLOWS.into_iter().take(scale.of(2, 4, 4)) {
         let flows = 1_u32 << bits;
@@ -46,6 +43,9 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
         let about = json!({ "suite": "nat", "what": "source NAT", "flows": flows });
         let traffic = Traffic::of(paths::outbound(bits), Packets::Known);
         let is_thorough = is_thorough || scale == Scale::Full;
+        if flows > USUAL_ROOM / 2 {
+            xvr = both(&mut lab, MAX_FLOWS)?;
+        }
         let mut all = vec![&mut hop, &mut redirect];
         all.extend(xvr.iter_mut().take(if is_thorough { 2 } else { 1 }));
         all.extend(references.iter_mut().take(if is_thorough { usize::MAX } else { 1 }));
@@ -53,7 +53,7 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     }
     // With what there is of flows.
     drop((references, xvr));
-    let mut xvr = both(&mut lab, max_flows)?;
+    let mut xvr = both(&mut lab, usual)?;
     for forwards in FORWARDS.into_iter().take(scale.of(1, 3, 3)) {
         let mut references = destinations(&mut lab, forwards)?;
         for xvr in &mut xvr {
