@@ -1,35 +1,33 @@
 //! Changes the way CloudStack makes them: a command file, `update_config.py`, a daemon that reads, compiles,
 //! compares and applies.
 
-use std::fs;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use router_tests::lab::Lab;
 use router_tests::router::{ISOLATED_COMMANDS, Router};
 use router_userspace::model::nat::PortRange;
 use router_userspace::model::policy::{Rule, Traffic};
 use serde_json::{Value, json};
 
+use crate::control;
 use crate::report::{Report, Series, Time};
 use crate::rules::{Family, RuleSet, Shape};
+use crate::scale::Scale;
 
 /// The address of the isolated network's router that the rules are about, see [`ISOLATED_COMMANDS`].
 const PUBLIC: &str = "203.0.113.14";
-/// How long a command may take, in seconds.
-const PATIENCE: &str = "300";
 
 /// Measures a firewall of so many rules, and one rule more.
 ///
 /// # Errors
 /// There is no `xvr` beside this program, or it refuses something.
-pub fn run(report: &mut Report, rounds: usize) -> Result<()> {
-    println!("\nfirewall_rules.json by update_config.py, to in force");
-    println!(
+pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
+    report.say("\nfirewall_rules.json by update_config.py, to in force");
+    report.say(format!(
         "  {:>7}  {:>12} {:>12}  {:>12} {:>12}",
         "rules", "all: script", "daemon", "one: script", "daemon"
-    );
-    for rules in [10, 100_000] {
+    ));
+    let rounds = scale.of(1, 3, 9);
+    for rules in [10, scale.of(100, 100_000, 100_000)] {
         let lab = Lab::isolated()?;
         let router = Router::start(&lab, "auto")?;
         router.apply(&ISOLATED_COMMANDS)?;
@@ -53,7 +51,7 @@ pub fn run(report: &mut Report, rounds: usize) -> Result<()> {
             report.add(about, "ns", series);
         }
         let [all, all_daemon, one, one_daemon] = series.map(|series| Time(series.median()));
-        println!("  {rules:>7}  {all:>12} {all_daemon:>12}  {one:>12} {one_daemon:>12}");
+        report.say(format!("  {rules:>7}  {all:>12} {all_daemon:>12}  {one:>12} {one_daemon:>12}"));
     }
     Ok(())
 }
@@ -63,34 +61,8 @@ pub fn run(report: &mut Report, rounds: usize) -> Result<()> {
 fn apply(router: &Router<'_>, rules: &[Value]) -> Result<(f64, f64)> {
     let message =
         json!({ "rules": rules, "type": "firewallrules", "delete_from_processed_cache": false }).to_string();
-    let name = format!("firewall_rules.json.{:08x}-6ad9-4d9b-8d24-fe1496b59146", serial());
-    fs::write(router.root().join("var/cache/cloud").join(&name), message).context("hand over a command")?;
-    let mut command = router.namespace().command("timeout");
-    command.arg(PATIENCE).arg(router.root().join("opt/cloud/bin/update_config.py")).arg(&name);
-    let begin = Instant::now();
-    let output = command.output().context("run update_config.py")?;
-    let script = begin.elapsed();
-    let log = router.log();
-    ensure!(
-        output.status.success(),
-        "update_config.py {name}: {}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr),
-        log.lines().rev().take(5).collect::<Vec<_>>().join("\n")
-    );
-    let idle = log.lines().find(|line| line.contains("not in force"));
-    ensure!(idle.is_none(), "a rule is not in force: {}", idle.unwrap_or_default());
-    let line = log.lines().rev().find(|line| line.contains("in force with"));
-    let milliseconds = line.and_then(|line| line.split(" after ").nth(1)?.split(' ').next()?.parse().ok());
-    let daemon = Duration::from_millis(milliseconds.context("the daemon does not say how long it took")?);
+    let (script, daemon) = control::apply_as(router, "firewall_rules", message.as_bytes())?;
     Ok((script.as_secs_f64() * 1e9, daemon.as_secs_f64() * 1e9))
-}
-
-/// A number for each message.
-fn serial() -> u32 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static SERIAL: AtomicU32 = AtomicU32::new(0);
-    SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
 /// A rule as CloudStack writes it, from where the list's goes to: a firewall looks at sources.

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, PerCpuArray};
+use aya::maps::{Array, DevMap, PerCpuArray};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
-use bench_programs::{FLOWS, Making, TEMPLATE, TUPLES, Tuple};
+use bench_programs::{FLOWS, Grid, Hop, Making, TEMPLATE, TUPLES, Tuple};
 
 use crate::rules::{Family, HITS};
 
@@ -60,6 +60,32 @@ pub enum Frames {
     Answers,
     /// Of known flows, in no order.
     Known,
+    /// Of counted flows, one after the other.
+    InTurn(Counted),
+    /// Of counted flows, in no order.
+    Scattered(Counted),
+}
+
+/// Flows of UDP that are counted up, a power of two of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// As the programs count.
+    pub grid: Grid,
+    /// How many there are, as a power of two.
+    pub bits: u32,
+    /// Whether they begin at the sink.
+    pub is_inbound: bool,
+}
+
+impl Frames {
+    /// Whether they go from the sink to the generator.
+    pub const fn go_back(self) -> bool {
+        match self {
+            Self::Answers => true,
+            Self::New | Self::Opening | Self::Known => false,
+            Self::InTurn(counted) | Self::Scattered(counted) => counted.is_inbound,
+        }
+    }
 }
 
 /// How long to go on.
@@ -115,6 +141,8 @@ pub struct Generator {
     family: Family,
     /// The number of the next frame of a new flow.
     next: u32,
+    /// How long frames are.
+    length: usize,
 }
 
 impl Generator {
@@ -126,12 +154,12 @@ impl Generator {
     pub fn new(spare: &str) -> Result<Self> {
         ensure!(!OBJECT.is_empty(), "this bench was built without packet programs (ROUTER_BPF_SKIP)");
         let mut ebpf = Ebpf::load(OBJECT).context("load the measuring programs")?;
-        for name in ["bench_make", "bench_sink"] {
+        for name in ["bench_make", "bench_sink", "bench_forth", "bench_back"] {
             program(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;
         }
         let make = program(&mut ebpf, "bench_make")?;
         make.attach(spare, XdpMode::Driver).with_context(|| format!("attach bench_make to {spare}"))?;
-        Ok(Self { ebpf, family: Family::V4, next: 0 })
+        Ok(Self { ebpf, family: Family::V4, next: 0, length: TEMPLATE })
     }
 
     /// Drops and counts what arrives at an interface of the thread's network namespace, until that is gone.
@@ -143,6 +171,47 @@ impl Generator {
         sink.attach(interface, XdpMode::Driver)
             .map(drop)
             .with_context(|| format!("attach bench_sink to {interface}"))
+    }
+
+    /// Makes two interfaces of the thread's network namespace a router that does nothing but send on, each way by
+    /// one of these exits.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn send_on(&mut self, ports: [(&str, Exit); 2]) -> Result<()> {
+        for (way, (name, (interface, exit))) in (0..).zip(["bench_forth", "bench_back"].iter().zip(ports)) {
+            let mut bytes = [0; 16];
+            bytes[..6].copy_from_slice(&exit.router_mac);
+            bytes[6..12].copy_from_slice(&exit.mac);
+            let mut macs = [0; 4];
+            for (word, bytes) in macs.iter_mut().zip(bytes.chunks_exact(4)) {
+                *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+            let mut hops: Array<_, Hop> = self.ebpf.map_mut("HOPS").context("no map HOPS")?.try_into()?;
+            hops.set(way, Hop { macs }, 0)?;
+            let mut ways: DevMap<_> = self.ebpf.map_mut("WAYS").context("no map WAYS")?.try_into()?;
+            ways.set(way, exit.ifindex, None, 0)?;
+            program(&mut self.ebpf, name)?
+                .attach(interface, XdpMode::Driver)
+                .with_context(|| format!("attach {name} to {interface}"))?;
+        }
+        Ok(())
+    }
+
+    /// Has the sink with this MAC address send datagrams back, or none.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn answer_at(&mut self, mac: Option<[u8; 6]>) -> Result<()> {
+        let whose = mac.map_or(0, |mac| u32::from(u16::from_ne_bytes([mac[4], mac[5]])));
+        let mut map: Array<_, u32> =
+            self.ebpf.map_mut("ANSWERING").context("no map ANSWERING")?.try_into()?;
+        Ok(map.set(0, whose, 0)?)
+    }
+
+    /// Frames are so long from now on, without their checksum; 80 bytes at least.
+    pub fn use_length(&mut self, length: usize) {
+        self.length = length.max(TEMPLATE);
     }
 
     /// Frames are of these flows from now on.
@@ -170,9 +239,9 @@ impl Generator {
         map.set(0, making, 0)?;
         let arrived = self.arrived()?;
         let (cpu, helper) = on_one_cpu(|| {
-            let begin = (thread_time()?, softirq_time()?);
+            let begin = (thread_time()?, softirq_time(Some(CPU))?);
             self.run(exit, window)?;
-            Ok((thread_time()? - begin.0, softirq_time()? - begin.1))
+            Ok((thread_time()? - begin.0, softirq_time(Some(CPU))? - begin.1))
         })?;
         let map: Array<_, Making> = self.ebpf.map("MAKING").context("no map MAKING")?.try_into()?;
         let made = map.get(&0, 0)?.made;
@@ -185,11 +254,11 @@ impl Generator {
 
     fn run(&mut self, exit: Exit, window: Window) -> Result<()> {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: Vec<u8> = [0, TEMPLATE as u32, 0, exit.ifindex, 0, 0]
+        let context: Vec<u8> = [0, self.length as u32, 0, exit.ifindex, 0, 0]
             .iter()
             .flat_map(|field| field.to_ne_bytes())
             .collect();
-        let frame = [0; TEMPLATE];
+        let frame = vec![0; self.length];
         let begin = Instant::now();
         let mut left = window.frames;
         while left > 0 {
@@ -222,7 +291,12 @@ impl Generator {
     fn making(&self, exit: Exit, frames: Frames) -> Making {
         const SYN: u8 = 2;
         const ACK: u8 = 16;
-        let template = template(exit, self.family);
+        let counted = match frames {
+            Frames::InTurn(counted) | Frames::Scattered(counted) => Some(counted),
+            _ => None,
+        };
+        let family = if counted.is_some() { Family::V4 } else { self.family };
+        let template = template(exit, family, self.length);
         let (mut header_sum, mut words) = (0, [0; TEMPLATE / 4]);
         for (word, bytes) in words.iter_mut().zip(template.chunks_exact(4)) {
             *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
@@ -234,11 +308,14 @@ impl Generator {
             Frames::New => (STRIDE, FLOWS - 1, NEW_PORTS, self.next),
             Frames::Opening | Frames::Answers => (1, KNOWN - 1, KNOWN_PORTS, 0),
             Frames::Known => (STRIDE, KNOWN - 1, KNOWN_PORTS, 0),
+            Frames::InTurn(counted) => (1, mask(counted), NEW_PORTS, 0),
+            Frames::Scattered(counted) => (STRIDE, mask(counted), NEW_PORTS, 0),
         };
         let (sequence, acknowledged, tcp_flags) = match frames {
             Frames::New | Frames::Opening => (0, 0, SYN),
             Frames::Answers => (0, 1, SYN | ACK),
             Frames::Known => (1, 1, ACK),
+            Frames::InTurn(_) | Frames::Scattered(_) => (0, 0, 0),
         };
         Making {
             template: words,
@@ -249,21 +326,28 @@ impl Generator {
             acknowledged: u32::to_be(acknowledged),
             tcp_flags,
             is_reply: u8::from(frames == Frames::Answers),
-            is_v6: u8::from(self.family == Family::V6),
-            pad: 0,
+            is_v6: u8::from(family == Family::V6),
+            is_grid: u8::from(counted.is_some()),
             first_port,
             pad2: 0,
             made,
+            grid: counted.map_or(NO_GRID, |counted| counted.grid),
         }
     }
 }
 
+const NO_GRID: Grid = Grid { source: 0, destination: 0, source_bits: 0, port_bits: 0, port: 0, ports: 1 };
+
+const fn mask(counted: Counted) -> u32 {
+    (1 << counted.bits) - 1
+}
+
 /// Headers without what differs from flow to flow.
-fn template(exit: Exit, family: Family) -> [u8; TEMPLATE] {
+fn template(exit: Exit, family: Family, length: usize) -> [u8; TEMPLATE] {
     let mut frame = [0; TEMPLATE];
     frame[..6].copy_from_slice(&exit.router_mac);
     frame[6..12].copy_from_slice(&exit.mac);
-    let packet = TEMPLATE - 14;
+    let packet = length - 14;
     match family {
         Family::V4 => {
             frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -299,19 +383,29 @@ pub fn thread_time() -> Result<u64> {
     Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// CPU time of the thread that takes softirqs over, in nanoseconds.
-fn softirq_time() -> Result<u64> {
-    static PID: std::sync::OnceLock<Option<u32>> = std::sync::OnceLock::new();
-    let name = format!("ksoftirqd/{CPU}");
+/// CPU time of the threads that take softirqs over, in nanoseconds: that of one CPU, or of all.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn softirq_time(cpu: Option<usize>) -> Result<u64> {
+    static PIDS: std::sync::OnceLock<Vec<(usize, u32)>> = std::sync::OnceLock::new();
     let find = || {
-        let entries = fs::read_dir("/proc").ok()?.flatten();
-        let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name))
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let named = pids.filter_map(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            Some((name.trim().strip_prefix("ksoftirqd/")?.parse().ok()?, pid))
+        });
+        named.collect()
     };
     // In a container there may be none to see.
-    let Some(pid) = PID.get_or_init(find) else { return Ok(0) };
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).context("read a thread's CPU time")?;
-    text.split_whitespace().next().and_then(|time| time.parse().ok()).context("schedstat has no time")
+    let threads = PIDS.get_or_init(find).iter().filter(|(of, _)| cpu.is_none_or(|cpu| cpu == *of));
+    let times = threads.map(|(_, pid)| -> Result<u64> {
+        let text =
+            fs::read_to_string(format!("/proc/{pid}/schedstat")).context("read a thread's CPU time")?;
+        text.split_whitespace().next().and_then(|time| time.parse().ok()).context("schedstat has no time")
+    });
+    times.sum()
 }
 
 /// Runs something on [`CPU`] alone, in front of whatever else is to run there.

@@ -11,8 +11,10 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::{io, thread};
 
 use anyhow::{Context, Result, ensure};
@@ -28,9 +30,15 @@ const LINKS: [(&str, &str, &str, &str, &str, &str); 2] = [
     ("out", "223.255.0", "fd98::", "128.0.0.0/1", "2c00::/12", "s"),
 ];
 
+/// The router's address in front.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The one behind it: that which source NAT gives, and to which port forwardings belong.
+pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(223, 255, 0, 1);
+
 /// Where frames come from and go to.
 pub struct Lab {
     prefix: String,
+    folder: PathBuf,
     source: Namespace,
     sink: Namespace,
     generator: Generator,
@@ -60,8 +68,9 @@ impl Lab {
     /// Not root, or a namespace or program cannot be made.
     pub fn new() -> Result<Self> {
         sweep();
-        let prefix = format!("{PREFIX}-{}", std::process::id());
-        fs::create_dir_all(rules_dir()).context("make a folder for rules")?;
+        let prefix = unique();
+        let folder = std::env::temp_dir().join(&prefix);
+        fs::create_dir_all(&folder).context("make a folder for rules")?;
         let [source, sink] = ["gen", "sink"].map(|label| Namespace::new(&prefix, label, Lifetime::Scoped));
         let (source, sink) = (source?, sink?);
         for end in [&source, &sink] {
@@ -83,7 +92,7 @@ impl Lab {
         })??;
         inside(&sink, || generator.sink("hop1"))??;
         let hop = Exit { ifindex, mac: near, router_mac: far };
-        Ok(Self { prefix, source, sink, generator, hop, routers: 0 })
+        Ok(Self { prefix, folder, source, sink, generator, hop, routers: 0 })
     }
 
     /// The generator.
@@ -99,6 +108,11 @@ impl Lab {
     /// The hop from one to the other that has no router.
     pub const fn hop(&self) -> Exit {
         self.hop
+    }
+
+    /// A file of the lab's for rules that a router is given.
+    pub fn file(&self, router: &Router) -> PathBuf {
+        self.folder.join(format!("{}.rules", router.namespace.name()))
     }
 
     /// A new place for a router: links, addresses, routes and neighbours, and forwarding turned on.
@@ -145,18 +159,44 @@ impl Lab {
         Ok(Router { namespace, forth: exit(0), back: exit(1), ifindexes, macs })
     }
 
+    /// Lets the ends' XDP programs send to a router that has none: a veth wants a receiver with NAPI, which GRO brings.
+    ///
+    /// # Errors
+    /// `ethtool` cannot.
+    pub fn take_xdp_frames(&self, router: &Router) -> Result<()> {
+        for device in ["in", "out"] {
+            router.namespace.run("ethtool", &["-K", device, "gro", "on"])?;
+        }
+        Ok(())
+    }
+
+    /// Makes a place's router one that does nothing but send on: the bound of all that send on by XDP.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn send_on(&mut self, router: &Router) -> Result<()> {
+        let outwards = |end: Exit, port: usize| Exit {
+            ifindex: router.ifindexes[port],
+            mac: router.macs[port],
+            router_mac: end.mac,
+        };
+        let ways = [("in", outwards(router.back, 1)), ("out", outwards(router.forth, 0))];
+        let generator = &mut self.generator;
+        inside(&router.namespace, || generator.send_on(ways))?
+    }
+
     /// Sends frames through a router, or with `None` over the hop that has none.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn send(&mut self, router: Option<&Router>, frames: Frames, window: Window) -> Result<Passed> {
-        let is_back = frames == Frames::Answers;
+        let is_back = frames.go_back();
         let exit = match router {
             None => self.hop,
             Some(router) if is_back => router.back,
             Some(router) => router.forth,
         };
-        let end = if is_back { &self.sink } else { &self.source };
+        let end = if is_back && router.is_some() { &self.sink } else { &self.source };
         let generator = &mut self.generator;
         inside(end, || generator.send(exit, frames, window))?
     }
@@ -164,7 +204,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        fs::remove_dir_all(rules_dir()).ok();
+        fs::remove_dir_all(&self.folder).ok();
     }
 }
 
@@ -194,14 +234,15 @@ fn quiet(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// The folder that XVR pins its tables in.
+/// A folder that one XVR pins its tables in.
 pub fn pin_dir() -> PathBuf {
-    Path::new("/sys/fs/bpf").join(format!("{PREFIX}-{}", std::process::id()))
+    Path::new("/sys/fs/bpf").join(unique())
 }
 
-/// The folder that rules are handed over in.
-pub fn rules_dir() -> PathBuf {
-    std::env::temp_dir().join(format!("{PREFIX}-{}", std::process::id()))
+/// A name that says which process's it is, and that nothing else of it has.
+fn unique() -> String {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    format!("{PREFIX}-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes what an earlier bench left that was killed.

@@ -12,13 +12,14 @@ use router_tests::router::Router;
 use serde_json::json;
 
 use crate::report::{Report, Series, Time};
+use crate::scale::Scale;
 
 /// What `bench message` takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Message {
-    /// How often the forwarding is changed.
-    #[arg(long, default_value_t = 50)]
-    rounds: usize,
+    /// How often the forwarding is changed: 20 times, 50 times with `--full`.
+    #[arg(long)]
+    rounds: Option<usize>,
 }
 
 /// Where the router of `router_isolated` is on the control network.
@@ -32,13 +33,15 @@ const SIZES: [(usize, &str); 3] = [(10, "0.4 s"), (100, "1.0 s"), (1000, "37 s")
 ///
 /// # Errors
 /// There is no `xvr` beside this program, or it refuses something.
-pub fn run(arguments: &Message, report: &mut Report) -> Result<()> {
-    println!("one port forwarding changed, median (least to most) of {} rounds", arguments.rounds);
-    println!(
+pub fn run(arguments: &Message, scale: Scale, report: &mut Report) -> Result<()> {
+    let rounds = arguments.rounds.unwrap_or(scale.of(1, 20, 50));
+    report.say(format!("\none port forwarding changed, median (least to most) of {rounds} rounds"));
+    report.say(format!(
         "  {:>11}  {:>28}  {:>28}  {:>18}",
         "forwardings", "update_config.py", "ping, scp, ssh and script", "CloudStack's own*"
-    );
-    for (size, legacy) in SIZES {
+    ));
+    for (size, legacy) in SIZES.into_iter().take(scale.of(1, 3, 3)) {
+        report.progress(&format!("message: among {size} forwardings"));
         let lab = Lab::isolated()?;
         let router = Router::start(&lab, "auto")?;
         let management = Management::new(&lab, CONTROL.into())?;
@@ -47,7 +50,7 @@ pub fn run(arguments: &Message, report: &mut Report) -> Result<()> {
         let all: Vec<_> = (0..size).map(|port| forwarding(1000 + port, 22)).collect();
         management.configure("forwarding_rules", &message(&all))?.ok()?;
         let (mut script, mut whole) = (Series::default(), Series::default());
-        for round in 0..arguments.rounds {
+        for round in 0..rounds {
             script.push(by_script(&router, &message(&[forwarding(1000, 1 + 2 * round)]), round)?);
             let begin = Instant::now();
             management.configure("forwarding_rules", &message(&[forwarding(1000, 2 + 2 * round)]))?.ok()?;
@@ -59,10 +62,10 @@ pub fn run(arguments: &Message, report: &mut Report) -> Result<()> {
         let shown = |series: &Series| {
             format!("{} ({} to {})", Time(series.median()), Time(series.least()), Time(series.most()))
         };
-        println!("  {size:>11}  {:>28}  {:>28}  {legacy:>18}", shown(&script), shown(&whole));
+        report.say(format!("  {size:>11}  {:>28}  {:>28}  {legacy:>18}", shown(&script), shown(&whole)));
     }
-    println!(
-        "  * its script alone; measured before on another machine of two cores, with its daemons left out"
+    report.say(
+        "  * its script alone; measured before on another machine of two cores, with its daemons left out",
     );
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::lab::{Lab, Router};
 use crate::references::{Means, Reference};
 use crate::report::{Report, Series, Time};
 use crate::rules::{Family, HITS, RuleSet, Shape};
+use crate::scale::Scale;
 use crate::xvr::Xvr;
 
 use bench_programs::TUPLES;
@@ -26,11 +27,8 @@ const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
 const QUICK: usize = 10_000;
 
 /// What is to be measured.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Policy {
-    /// More rounds, and 100,000 rules in chains too: takes a quarter of an hour.
-    #[arg(long)]
-    pub full: bool,
     /// Only the lists of one shape, or the daemon.
     #[arg(long, value_parser = ["acl", "fw", "ipc", "cloudstack", "daemon"])]
     pub only: Option<String>,
@@ -51,17 +49,17 @@ iptables: the chain that CloudStack writes; nft maps: the list as maps of interv
 ///
 /// # Errors
 /// Something cannot be set up or measured.
-pub fn run(arguments: &Policy, report: &mut Report) -> Result<()> {
-    println!("{LEGEND}");
+pub fn run(arguments: &Policy, scale: Scale, report: &mut Report) -> Result<()> {
+    report.say(LEGEND);
     let is_wanted = |part: &str| arguments.only.as_ref().is_none_or(|only| only == part);
     let mut lab = Lab::new()?;
     let mut xvr = Xvr::new(&mut lab)?;
     let sets = Shape::ALL.map(|shape| (shape, Family::V4)).into_iter().chain([(Shape::Acl, Family::V6)]);
     for (shape, family) in sets.filter(|(shape, _)| is_wanted(&shape.to_string())) {
-        one_shape(arguments, report, &mut lab, &mut xvr, (shape, family))?;
+        one_shape(arguments, scale, report, &mut lab, &mut xvr, (shape, family))?;
     }
     if is_wanted("daemon") {
-        daemon::run(report, if arguments.full { 9 } else { 3 })?;
+        daemon::run(scale, report)?;
     }
     Ok(())
 }
@@ -89,40 +87,50 @@ enum Target {
 
 fn one_shape(
     arguments: &Policy,
+    scale: Scale,
     report: &mut Report,
     lab: &mut Lab,
     xvr: &mut Xvr,
     (shape, family): (Shape, Family),
 ) -> Result<()> {
-    let sets = SIZES.map(|size| RuleSet::new(shape, family, size));
-    println!("\n{shape}, {family}");
-    println!("  {:16} {:>7}  {:>10} {:>10}", "to in force", "rules", "all", "one more");
+    let sizes = scale.of(2, SIZES.len(), SIZES.len());
+    let sets: Vec<_> = SIZES[..sizes].iter().map(|size| RuleSet::new(shape, family, *size)).collect();
+    report.say(format!("\n{shape}, {family}"));
+    report.say(format!("  {:16} {:>7}  {:>10} {:>10}", "to in force", "rules", "all", "one more"));
+    let frames = scale.of(TUPLES / 16, TUPLES, TUPLES);
     let mut subjects = vec![Subject::new("xvr", 0, Target::Xvr(0))];
     for (number, set) in (1..).zip(&sets) {
-        changes(arguments, report, xvr, set)?;
+        changes(scale, report, xvr, set)?;
         xvr.add_list(number, &ListEntry::of(&set.list))?;
         subjects.push(Subject::new("xvr", set.list.rules.len(), Target::Xvr(number)));
     }
     let nothing = Reference::new(lab, Means::Nothing, family)?;
     subjects.push(Subject::new(Means::Nothing.label(), 0, Target::Reference(nothing)));
     for means in Means::LISTS.into_iter().filter(|_| !arguments.alone) {
-        for set in sets.iter().filter(|set| arguments.full || set.list.rules.len() <= QUICK) {
-            match reference(arguments, report, lab, means, set) {
+        for set in sets.iter().filter(|set| scale == Scale::Full || set.list.rules.len() <= QUICK) {
+            match reference(scale, report, lab, means, set) {
                 Ok(subject) => subjects.push(subject),
                 // It has its limits.
-                Err(error) => println!("  {:16} {:>7}  {error:#}", means.label(), set.list.rules.len()),
+                Err(error) => {
+                    report.say(format!("  {:16} {:>7}  {error:#}", means.label(), set.list.rules.len()));
+                }
             }
         }
     }
-    let rounds = if arguments.full { 11 } else { 4 };
+    subjects.iter_mut().for_each(|subject| subject.window = Window::of(frames));
+    let rounds = scale.of(1, 4, 11);
     for round in 0..=rounds {
+        report.progress(&format!("{shape}, {family}: round {round} of {rounds}"));
         let mut measured = Vec::new();
         for subject in &mut subjects {
             // Without a list, the packets of a large one.
-            let set = sets.iter().find(|set| set.list.rules.len() == subject.rules).unwrap_or(&sets[3]);
+            let set = sets
+                .iter()
+                .find(|set| set.list.rules.len() == subject.rules)
+                .unwrap_or(&sets[sets.len().min(4) - 1]);
             lab.generator().use_tuples(&set.few_tuples(), family)?;
             if round == 0 {
-                subject.prepare(arguments, lab)?;
+                subject.prepare(scale, lab)?;
             }
             let few = subject.measure(lab, xvr)?;
             lab.generator().use_tuples(&set.tuples, family)?;
@@ -157,13 +165,13 @@ impl Subject {
     }
 
     /// Finds out what a window has to be like for what it costs.
-    fn prepare(&mut self, arguments: &Policy, lab: &mut Lab) -> Result<()> {
+    fn prepare(&mut self, scale: Scale, lab: &mut Lab) -> Result<()> {
         let Target::Reference(reference) = &self.target else { return Ok(()) };
         let few = Window { batch: 1, ..Window::of(64) };
         let hop = lab.send(None, Frames::New, few)?;
-        let passed = lab.send(Some(&reference.router), Frames::New, few)?;
-        let limit = Duration::from_millis(if arguments.full { 400 } else { 80 });
-        self.window = Window::for_cost(TUPLES, limit, passed.cost() - hop.cost());
+        let passed = lab.send(Some(&reference.linux.router), Frames::New, few)?;
+        let limit = Duration::from_millis(scale.of(5, 80, 400));
+        self.window = Window::for_cost(self.window.frames, limit, passed.cost() - hop.cost());
         Ok(())
     }
 
@@ -195,14 +203,14 @@ impl Subject {
     fn router<'a>(&'a self, xvr: &'a Xvr) -> &'a Router {
         match &self.target {
             Target::Xvr(_) => &xvr.router,
-            Target::Reference(reference) => &reference.router,
+            Target::Reference(reference) => &reference.linux.router,
         }
     }
 
     fn forget_flows(&self, xvr: &mut Xvr) -> Result<()> {
         match &self.target {
             Target::Xvr(_) => xvr.forget_flows(),
-            Target::Reference(reference) => reference.forget_flows(),
+            Target::Reference(reference) => reference.linux.forget_flows(),
         }
     }
 
@@ -234,7 +242,7 @@ impl Subject {
 }
 
 fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject]) {
-    println!(
+    report.say(format!(
         "  {:16} {:>7}  {:>9} {:>9}..{:<9} {:>6} {:>6}  {:>9} {:>9}..{:<9} {:>6} {:>6}  {:>9} {:>9}..{:<9} {:>6}",
         "CPU per packet",
         "rules",
@@ -252,7 +260,7 @@ fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject])
         "min",
         "max",
         "/10"
-    );
+    ));
     let find = |name: &str, rules: usize| {
         subjects.iter().find(|subject| subject.name == name && subject.rules == rules)
     };
@@ -297,7 +305,7 @@ fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject])
             remarks.push(format!("{:.1} % passed, not {:.1} %", subject.share() * 1e2, expected * 1e2));
         }
         remarks.retain(|remark| !remark.is_empty());
-        println!("{line}  {}", remarks.join(", "));
+        report.say(format!("{line}  {}", remarks.join(", ")));
     }
     let between = |of: fn(&Subject) -> &Series| {
         let lists = subjects.iter().filter(|subject| subject.name == "xvr" && subject.rules > 0);
@@ -305,23 +313,23 @@ fn show(report: &mut Report, shape: Shape, family: Family, subjects: &[Subject])
         let least = medians.iter().copied().fold(f64::INFINITY, f64::min);
         (medians.iter().copied().fold(0.0, f64::max) / least - 1.0) * 100.0
     };
-    println!(
+    report.say(format!(
         "  xvr, from {} to {} rules: new flows within {:.0} %, known flows within {:.0} %, spread within {:.0} %",
         SIZES[0],
-        SIZES[SIZES.len() - 1],
+        subjects.iter().map(|subject| subject.rules).max().unwrap_or(0),
         between(|subject| &subject.new),
         between(|subject| &subject.known),
         between(|subject| &subject.spread)
-    );
+    ));
 }
 
 /// From a list at hand to one in force: all of it, and with one more rule.
-fn changes(arguments: &Policy, report: &mut Report, xvr: &mut Xvr, set: &RuleSet) -> Result<()> {
+fn changes(scale: Scale, report: &mut Report, xvr: &mut Xvr, set: &RuleSet) -> Result<()> {
     const OLD: u32 = 100;
     const NEW: u32 = 101;
     let rounds = match set.list.rules.len() {
-        100_000.. if !arguments.full => 3,
-        _ => 8,
+        100_000.. if scale != Scale::Full => 3,
+        _ => scale.of(1, 8, 8),
     };
     let (mut all, mut one) = (Series::default(), Series::default());
     for _ in 0..rounds {
@@ -345,7 +353,7 @@ fn changes(arguments: &Policy, report: &mut Report, xvr: &mut Xvr, set: &RuleSet
 
 /// Linux with a list, and how long it took to load.
 fn reference(
-    arguments: &Policy,
+    scale: Scale,
     report: &mut Report,
     lab: &mut Lab,
     means: Means,
@@ -354,8 +362,8 @@ fn reference(
     let mut reference = Reference::new(lab, means, set.family)?;
     let rules = set.list.rules.len();
     let rounds = match rules {
-        ..10_000 => 4,
-        ..100_000 if arguments.full => 4,
+        ..10_000 => scale.of(1, 4, 4),
+        ..100_000 if scale == Scale::Full => 4,
         _ => 1,
     };
     let (mut all, mut one) = (Series::default(), Series::default());
@@ -380,7 +388,7 @@ fn show_changes(report: &mut Report, set: &RuleSet, subject: &str, series: [&Ser
         remarks.extend((!noisy.is_empty()).then(|| format!("{what} {noisy}")));
     }
     let [all, one] = series.map(|series| Time(series.median()));
-    println!("  {subject:16} {rules:>7}  {all:>10} {one:>10}  {}", remarks.join(", "));
+    report.say(format!("  {subject:16} {rules:>7}  {all:>10} {one:>10}  {}", remarks.join(", ")));
 }
 
 fn nanoseconds(time: Duration) -> f64 {

@@ -9,27 +9,20 @@
 //! first map that has none it overlaps and comes behind those of all earlier rules that it overlaps and that
 //! say something else, and the maps are looked up one after the other: that decides as the list does, and is as
 //! good as somebody can do who writes a program for it. Types of ICMP are left out of the key.
-//!
-//! Checksums are not looked at (`nf_conntrack_checksum`), as where a NIC has done that. GRO is on, without which a
-//! veth takes no frames from XDP.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::fs;
-use std::io;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use ipnet::IpNet;
 use router_userspace::model::nat::PortRange;
 use router_userspace::model::policy::{AccessList, Action, Rule, Traffic};
 
-use crate::lab::{Lab, Router, inside, rules_dir};
+use crate::lab::Lab;
+use crate::linux::{Linux, Program};
 use crate::rules::{Family, RuleSet};
 
-/// Longer than so many seconds no list may take to be loaded.
-const PATIENCE: &str = "300";
 const CHAIN: &str = "ACL_OUTBOUND_in";
 
 /// How Linux is told of a list.
@@ -64,13 +57,12 @@ impl Means {
 #[derive(Debug)]
 pub struct Reference {
     /// Where.
-    pub router: Router,
+    pub linux: Linux,
     /// How many maps it takes; 0 for chains.
     pub maps: usize,
     means: Means,
     family: Family,
     rules: usize,
-    file: PathBuf,
 }
 
 impl Reference {
@@ -79,23 +71,16 @@ impl Reference {
     /// # Errors
     /// It cannot be made.
     pub fn new(lab: &mut Lab, means: Means, family: Family) -> Result<Self> {
-        let router = lab.router()?;
-        for device in ["in", "out"] {
-            router.namespace.run("ethtool", &["-K", device, "gro", "on"])?;
-        }
-        let file = rules_dir().join(format!("{}.rules", router.forth.ifindex));
-        let reference = Self { router, maps: 0, means, family, rules: 0, file };
+        let linux = Linux::new(lab)?;
         if means == Means::Nothing {
-            let text = "table inet bench { chain forward { type filter hook forward priority filter; policy accept\n\
-                        ct state established,related accept\n}\n}\n";
-            fs::write(&reference.file, text)?;
-            reference.command("nft", &["-f"]).map(drop)?;
+            linux.load(
+                Program::Nft,
+                "table inet bench { chain forward { type filter hook forward priority filter; policy accept\n\
+                 ct state established,related accept\n}\n}\n",
+            )?;
         }
-        // There from the first rule about states on.
-        if reference.router.namespace.has_sysctl("net/netfilter/nf_conntrack_checksum")? {
-            reference.router.namespace.sysctl("net/netfilter/nf_conntrack_checksum", "0")?;
-        }
-        Ok(reference)
+        linux.trust_checksums()?;
+        Ok(Self { linux, maps: 0, means, family, rules: 0 })
     }
 
     /// Puts a list in the place of the one before; how long that took.
@@ -113,11 +98,7 @@ impl Reference {
             }
         };
         self.rules = set.list.rules.len();
-        fs::write(&self.file, text).with_context(|| format!("write {}", self.file.display()))?;
-        match self.means {
-            Means::Maps => self.command("nft", &["-f"]),
-            means => self.command(&self.program(means, "-restore"), &[]),
-        }
+        self.linux.load(self.program(), &text)
     }
 
     /// Adds one rule in the middle and removes it again; how long adding took.
@@ -134,56 +115,26 @@ impl Reference {
             let element = format!("{{ {everybody} . {destination} . 6 . 4242 : drop }}");
             let map = format!("map{}", self.maps - 1);
             let table = ["element", table(self.family), "bench", &map, &element];
-            let took = self.run("nft", &[&["add"], &table[..]].concat())?;
-            self.run("nft", &[&["delete"], &table[..]].concat())?;
+            let took = self.linux.run("nft", &[&["add"], &table[..]].concat())?;
+            self.linux.run("nft", &[&["delete"], &table[..]].concat())?;
             return Ok(took);
         }
-        let program = self.program(self.means, "");
+        let program = self.program().name();
         let place = (self.rules / 2 + 2).to_string();
         let rule = ["-d", destination, "-p", "tcp", "-m", "tcp", "--dport", "4242", "-j", "DROP"];
-        let took = self.run(&program, &[&["-t", "mangle", "-I", CHAIN, &place], &rule[..]].concat())?;
-        self.run(&program, &["-t", "mangle", "-D", CHAIN, &place])?;
+        let took = self.linux.run(program, &[&["-t", "mangle", "-I", CHAIN, &place], &rule[..]].concat())?;
+        self.linux.run(program, &["-t", "mangle", "-D", CHAIN, &place])?;
         Ok(took)
     }
 
-    /// Forgets every flow.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn forget_flows(&self) -> Result<()> {
-        inside(&self.router.namespace, flush_conntrack)?
-    }
-
-    /// iptables by its name for a family.
-    fn program(&self, means: Means, suffix: &str) -> String {
-        let six = if self.family == Family::V6 { "6" } else { "" };
-        let flavour = if means == Means::Legacy { "legacy" } else { "nft" };
-        format!("ip{six}tables-{flavour}{suffix}")
-    }
-
-    /// Runs a program on the file.
-    fn command(&self, program: &str, arguments: &[&str]) -> Result<Duration> {
-        let file = self.file.to_string_lossy();
-        self.run(program, &[arguments, &[&file]].concat())
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<Duration> {
-        let mut command = self.router.namespace.command("timeout");
-        let begin = Instant::now();
-        let output = command.arg(PATIENCE).arg(program).args(arguments).output()?;
-        let took = begin.elapsed();
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        let first: Vec<_> = complaint.lines().take(4).collect();
-        ensure!(output.status.success(), "{program}: {}\n{}", output.status, first.join("\n"));
-        Ok(took)
-    }
-}
-
-impl Drop for Reference {
-    fn drop(&mut self) {
-        // Or it is done in the background, while something else is measured.
-        self.forget_flows().ok();
-        fs::remove_file(&self.file).ok();
+    fn program(&self) -> Program {
+        match (self.means, self.family) {
+            (Means::Nothing | Means::Maps, _) => Program::Nft,
+            (Means::Legacy, Family::V4) => Program::Legacy,
+            (Means::Legacy, Family::V6) => Program::Legacy6,
+            (Means::Nft, Family::V4) => Program::IptablesNft,
+            (Means::Nft, Family::V6) => Program::IptablesNft6,
+        }
     }
 }
 
@@ -370,34 +321,6 @@ fn maps(list: &AccessList, layers: &[usize], family: Family) -> String {
          {table} saddr {tier} {table} daddr != {tier} accept\n}}\n}}\n",
         verdict(list.default)
     )
-}
-
-/// Forgets every flow of the thread's network namespace: what `conntrack -F` does.
-fn flush_conntrack() -> Result<()> {
-    const NETLINK_NETFILTER: i32 = 12;
-    /// NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE.
-    const DELETE: u16 = 1 << 8 | 2;
-    const FLAGS: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-    // struct nlmsghdr: length, type, flags, sequence, port; struct nfgenmsg: any family, no attributes.
-    let mut message = [0u8; 20];
-    message[..4].copy_from_slice(&20u32.to_ne_bytes());
-    message[4..6].copy_from_slice(&DELETE.to_ne_bytes());
-    message[6..8].copy_from_slice(&FLAGS.to_ne_bytes());
-    let mut answer = [0u8; 256];
-    // SAFETY: the buffers have the lengths that are given; the descriptor is closed here.
-    let received = unsafe {
-        let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, NETLINK_NETFILTER);
-        ensure!(socket >= 0, "open a netlink socket: {}", io::Error::last_os_error());
-        libc::send(socket, message.as_ptr().cast(), message.len(), 0);
-        let received = libc::recv(socket, answer.as_mut_ptr().cast(), answer.len(), 0);
-        libc::close(socket);
-        received
-    };
-    ensure!(received >= 20, "the kernel does not answer about conntrack");
-    // struct nlmsgerr begins with the error, negative.
-    let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
-    ensure!(error == 0, "forget conntrack's flows: {}", io::Error::from_raw_os_error(-error));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,19 +1,23 @@
 //! XVR as a subject: its programs on a router's two ports, its tables filled directly, no daemon.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use anyhow::Result;
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
 use router_common::port::{Port, Role};
 use router_tests::kernel::end_flows;
-use router_userspace::compile::Attachment;
 use router_userspace::compile::attach::Front;
 use router_userspace::compile::policy::ListEntry;
-use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, mount_bpffs};
+use router_userspace::compile::{Attachment, TableSet, nat};
+use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Timeouts, mount_bpffs};
+use router_userspace::model::nat::{Nat, PortForward};
 
-use crate::lab::{Lab, Router, inside, pin_dir};
+use crate::lab::{GATEWAY, Lab, PUBLIC, Router, inside, pin_dir};
 
 /// Room for flow entries: those of a window twice over.
-const MAX_FLOWS: u32 = 1 << 18;
+pub const MAX_FLOWS: u32 = 1 << 18;
 
 /// The programs between generator and sink.
 pub struct Xvr {
@@ -28,27 +32,67 @@ impl Xvr {
     /// # Errors
     /// The kernel refuses.
     pub fn new(lab: &mut Lab) -> Result<Self> {
+        Self::with(lab, Role::Guest, Front::NativeXdp, MAX_FLOWS)
+    }
+
+    /// The same with a public side behind which guests are one address, `front` of TC, and room for so many flow
+    /// entries.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn with(lab: &mut Lab, outside: Role, front: Front, max_flows: u32) -> Result<Self> {
         mount_bpffs()?;
         let router = lab.router()?;
-        let options = Options {
-            pin_dir: pin_dir(),
-            max_flows: MAX_FLOWS,
-            max_bindings: MAX_BINDINGS,
-            max_ports: COUNTER_SLOTS,
-        };
+        let options =
+            Options { pin_dir: pin_dir(), max_flows, max_bindings: MAX_BINDINGS, max_ports: COUNTER_SLOTS };
         let mut dataplane = Dataplane::open(&options)?;
-        for (side, ifindex) in (0..).zip(router.ifindexes) {
-            dataplane.tables().set_port(ifindex, &port(&router, side))?;
+        let tables = dataplane.tables();
+        for (role, (side, ifindex)) in [Role::Guest, outside].into_iter().zip((0..).zip(router.ifindexes)) {
+            tables.set_port(ifindex, &port(&router, side, role))?;
         }
-        let attachment =
-            Attachment { front: Front::NativeXdp, reason: "it is measured".to_owned(), may_fall_back: false };
+        if outside == Role::Public {
+            for (address, ifindex) in [GATEWAY, PUBLIC].into_iter().zip(router.ifindexes) {
+                tables.set_local(IpAddr::V4(address), ifindex)?;
+            }
+        }
+        let attachment = Attachment { front, reason: "it is measured".to_owned(), may_fall_back: false };
         inside(&router.namespace, || -> Result<()> {
             for ifindex in router.ifindexes {
                 dataplane.attach(ifindex, &attachment)?;
             }
             Ok(())
         })??;
+        if front == Front::Nothing {
+            lab.take_xdp_frames(&router)?;
+        }
         Ok(Self { router, dataplane })
+    }
+
+    /// Writes port forwardings of the public address.
+    ///
+    /// # Errors
+    /// A table is full.
+    pub fn forward(&mut self, forwards: Vec<PortForward>) -> Result<()> {
+        let mut set = TableSet::default();
+        set.local4.insert(PUBLIC, self.router.ifindexes[1]);
+        nat::tables(&Nat { static_nats: vec![], forwards }, &mut set);
+        set.nat.iter().try_for_each(|(key, entry)| self.dataplane.tables().set_nat(key, entry))
+    }
+
+    /// Looks at all flows, as the daemon does again and again, and ends none.
+    ///
+    /// # Errors
+    /// The tables cannot be read.
+    pub fn look(&mut self) -> Result<()> {
+        let never = Duration::from_secs(1 << 30);
+        self.dataplane
+            .expire(&Timeouts { udp: never, udp_unanswered: never, ..Timeouts::default() })
+            .map(drop)
+    }
+
+    /// Where its tables are pinned.
+    pub fn pins(&self) -> &std::path::Path {
+        self.dataplane.pin_dir()
     }
 
     /// Writes a list.
@@ -72,7 +116,7 @@ impl Xvr {
     /// # Errors
     /// A table cannot be written.
     pub fn judge_by(&mut self, number: u32) -> Result<()> {
-        let port = Port { from_list: number, ..port(&self.router, 0) };
+        let port = Port { from_list: number, ..port(&self.router, 0, Role::Guest) };
         self.dataplane.tables().set_port(self.router.ifindexes[0], &port)
     }
 
@@ -88,24 +132,21 @@ impl Xvr {
 impl Drop for Xvr {
     fn drop(&mut self) {
         std::fs::remove_dir_all(self.dataplane.pin_dir()).ok();
-        // The folder above it, if the pins are in one of the tables' version.
-        std::fs::remove_dir_all(pin_dir()).ok();
     }
 }
 
-fn port(router: &Router, side: usize) -> Port {
-    let address: std::net::Ipv4Addr = if side == 0 { [10, 99, 0, 1] } else { [223, 255, 0, 1] }.into();
+fn port(router: &Router, side: usize, role: Role) -> Port {
     Port {
         slot: side as u32 + 1,
         mtu: 1500,
-        source_nat: Ipv4::UNSPECIFIED,
-        address: address.into(),
+        source_nat: if role == Role::Public { PUBLIC.into() } else { Ipv4::UNSPECIFIED },
+        address: [GATEWAY, PUBLIC][side].into(),
         from_list: 0,
         to_list: 0,
         outside_list: 0,
         own_list: 0,
         router: 0,
-        role: Role::Guest as u8,
+        role: role as u8,
         flags: Port::XDP_TARGET,
         mac: router.macs[side],
         pad: [0; 2],

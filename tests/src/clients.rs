@@ -272,6 +272,10 @@ pub struct Throughput {
     pub bits_per_second: f64,
     /// Segments sent again.
     pub retransmits: u64,
+    /// Bytes that arrived.
+    pub bytes: f64,
+    /// CPU time of both ends, with what the kernel did for packets in their stead, in seconds.
+    pub cpu_seconds: f64,
 }
 
 /// An iperf3 test that is running.
@@ -346,10 +350,14 @@ impl RunningIperf {
         if let Some(error) = report["error"].as_str() {
             bail!("{}: {error}", output.what);
         }
-        let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
+        let received = &report["end"]["sum_received"];
+        let usage = &report["end"]["cpu_utilization_percent"];
+        let percent = ["host_total", "remote_total"].map(|end| usage[end].as_f64().unwrap_or(f64::NAN));
         Ok(Throughput {
-            bits_per_second: bits.context("iperf3 reports no throughput")?,
+            bits_per_second: received["bits_per_second"].as_f64().context("iperf3 reports no throughput")?,
             retransmits: report["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
+            bytes: received["bytes"].as_f64().unwrap_or(f64::NAN),
+            cpu_seconds: (percent[0] + percent[1]) / 100.0 * received["seconds"].as_f64().unwrap_or(f64::NAN),
         })
     }
 }

@@ -20,6 +20,7 @@ pub mod nat;
 pub mod needs;
 pub mod netns;
 pub mod packet;
+pub mod pair;
 pub mod people;
 pub mod router;
 pub mod rules;

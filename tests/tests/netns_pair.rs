@@ -2,9 +2,8 @@
 //! CloudStack sends to both.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
@@ -15,146 +14,16 @@ use router_tests::capture::{Capture, Frames};
 use router_tests::clients;
 use router_tests::lab::{Host, Lab};
 use router_tests::needs;
-use router_tests::netns::{Namespace, Process, wait_until};
-use router_tests::router::{Router, fixture};
+use router_tests::netns::{Process, wait_until};
+use router_tests::pair::{BOOT_LINE, Differences, EVERY, Pair, Pings, SOON, TWIN};
 use router_userspace::model::RouterRole::{self, Backup, Fault, Primary, Unknown};
 use router_userspace::rpc::{self, Answer, Request};
-
-/// How long a test waits for what comes soon.
-const SOON: Duration = Duration::from_secs(60);
 
 /// `advert_int` of the fixtures.
 const ADVERT: Duration = Duration::from_secs(1);
 
 /// Long enough for who would want to take over to have done so.
 const SETTLED: Duration = Duration::from_secs(6);
-
-/// The routers of a pair.
-struct Pair<'lab> {
-    lab: &'lab Lab,
-    routers: [Router<'lab>; 2],
-    /// The test is through.
-    is_well: bool,
-}
-
-impl Drop for Pair<'_> {
-    /// A test that fails returns an error: what the routers have to say to it.
-    fn drop(&mut self) {
-        if !self.is_well {
-            for router in &self.routers {
-                eprintln!("--- the log of {} ---\n{}", router.namespace().name(), router.log());
-            }
-        }
-    }
-}
-
-/// A text of the first router's messages, and what the second one's have there.
-type Differences<'a> = &'a [(&'a str, &'a str)];
-
-impl<'lab> Pair<'lab> {
-    fn start(lab: &'lab Lab, attach: &str) -> Result<Self> {
-        let mut routers = [Router::install(lab, attach)?, Router::install_twin(lab, attach)?];
-        for router in &mut routers {
-            router.start_daemon()?;
-        }
-        Ok(Self { lab, routers, is_well: false })
-    }
-
-    /// Sends a fixture to one of them, which has to take it.
-    fn tell(&self, which: usize, name: &str, differences: Differences<'_>) -> Result<()> {
-        let path = fixture(name);
-        let mut text = fs::read_to_string(&path)?;
-        if which == 1 {
-            for (first, second) in differences {
-                text = text.replace(first, second);
-            }
-        }
-        let kind = path.parent().and_then(Path::file_name).context("a fixture has a folder")?;
-        let output = self.routers[which].update_config_with(&kind.to_string_lossy(), text.as_bytes())?;
-        output.ok().with_context(|| format!("{name} for router {which}")).map(drop)
-    }
-
-    fn tell_both(&self, name: &str, differences: Differences<'_>) -> Result<()> {
-        self.tell(0, name, differences)?;
-        self.tell(1, name, differences)
-    }
-
-    fn sockets(&self) -> [PathBuf; 2] {
-        [0, 1].map(|which: usize| self.routers[which].root().join("run/xvr/xvr.sock"))
-    }
-
-    /// What `checkrouter.sh` says of one.
-    fn role(&self, which: usize) -> Result<String> {
-        let output = self.routers[which].script("checkrouter.sh", &[])?.ok()?;
-        Ok(output.stdout.trim_end().trim_start_matches("Status: ").to_owned())
-    }
-
-    fn wait_for(&self, expected: [RouterRole; 2]) -> Result<()> {
-        let words = expected.map(|role| role.to_string());
-        let is_so =
-            || [0, 1].into_iter().all(|which| self.role(which).is_ok_and(|role| role == words[which]));
-        wait_until(&format!("the routers are {words:?}"), SOON, is_so)
-            .with_context(|| format!("they are {:?} and {:?}", self.role(0), self.role(1)))
-    }
-
-    /// Which one serves, once one does and the other does not.
-    fn elected(&self) -> Result<usize> {
-        let mut found = None;
-        wait_until("one of the routers serves", SOON, || {
-            let roles = [self.role(0).unwrap_or_default(), self.role(1).unwrap_or_default()];
-            found = match [roles[0].as_str(), roles[1].as_str()] {
-                ["PRIMARY", "BACKUP"] => Some(0),
-                ["BACKUP", "PRIMARY"] => Some(1),
-                _ => None,
-            };
-            found.is_some()
-        })?;
-        found.context("one of them")
-    }
-
-    fn namespace(&self, which: usize) -> &'lab Namespace {
-        self.routers[which].namespace()
-    }
-
-    fn port(&self, which: usize, segment: &str) -> String {
-        let segment = self.lab.segment(segment);
-        if which == 0 { segment.router_port() } else { segment.twin_port() }
-    }
-
-    /// The process of its keepalived.
-    fn keepalived(&self, which: usize) -> Result<u64> {
-        let status = self.routers[which].show("status")?;
-        let services = status["services"].as_array().context("services")?;
-        let found = services.iter().find(|service| service["name"] == "keepalived");
-        found.and_then(|service| service["pid"].as_u64()).context("keepalived does not run")
-    }
-
-    /// Kills its keepalived, parent and child.
-    fn kill_keepalived(&self, which: usize) -> Result<()> {
-        let parent = self.keepalived(which)?.to_string();
-        let child = fs::read_to_string(self.routers[which].root().join("run/keepalived/vrrp.pid"))?;
-        ensure!(Command::new("kill").args(["-9", &parent, child.trim()]).status()?.success());
-        Ok(())
-    }
-
-    /// Whether it runs again, parent and child. The first one may find a child that nobody has reaped yet, and end.
-    fn is_another_keepalived(&self, which: usize, before: u64) -> bool {
-        let Ok(parent) = self.keepalived(which) else { return false };
-        let child = fs::read_to_string(self.routers[which].root().join("run/keepalived/vrrp.pid"));
-        let status = child.and_then(|child| fs::read_to_string(format!("/proc/{}/status", child.trim())));
-        parent != before && status.is_ok_and(|status| status.contains(&format!("PPid:\t{parent}\n")))
-    }
-
-    fn addresses(&self, which: usize, device: &str) -> Result<String> {
-        self.namespace(which).run("ip", &["-br", "-4", "address", "show", "dev", device])
-    }
-
-    fn manage(&self, which: usize, action: &str) -> Result<()> {
-        let output = self.routers[which].script("manage_service.sh", &[action, "keepalived"])?.ok()?;
-        ensure!(output.stdout.is_empty(), "{output:?}");
-        Ok(())
-    }
-}
 
 /// Asks both routers for their role, again and again.
 struct Watch {
@@ -194,60 +63,6 @@ impl Watch {
     }
 }
 
-/// Pings every 10 ms, and which were answered when, in seconds.
-struct Pings {
-    ping: Process,
-    answers: JoinHandle<Vec<(u64, f64)>>,
-}
-
-/// What became of pings.
-#[derive(Clone, Copy, Debug)]
-struct Outage {
-    /// The longest time between two answers.
-    longest: Duration,
-    /// How many were not answered.
-    lost: u64,
-}
-
-const EVERY: Duration = Duration::from_millis(10);
-
-impl Pings {
-    fn start(from: &Host, to: &Host) -> Result<Self> {
-        let mut command = from.namespace.command("ping");
-        let seconds = EVERY.as_secs_f64().to_string();
-        command
-            .args(["-n", "-D", "-i", &seconds, &to.v4.to_string()])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut ping = Process::spawn(&mut command)?;
-        let stdout = ping.child().stdout.take().context("ping has an output")?;
-        let answers = spawn(move || {
-            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
-            // `[1700000000.123456] 64 bytes from 198.51.100.9: icmp_seq=1 ttl=63 time=0.1 ms`
-            let answer = |line: String| {
-                let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
-                let number = rest.split_once("bytes from")?.1.split_once("icmp_seq=")?.1;
-                Some((number.split(' ').next()?.parse().ok()?, time.parse().ok()?))
-            };
-            lines.filter_map(answer).collect()
-        });
-        Ok(Self { ping, answers })
-    }
-
-    fn outage(self, what: &str) -> Result<Outage> {
-        self.ping.signal(libc::SIGINT);
-        let Self { mut ping, answers } = self;
-        ping.wait(SOON)?;
-        let answers = answers.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
-        ensure!(answers.len() > 50, "{what}: {} answers", answers.len());
-        let longest = answers.windows(2).map(|two| two[1].1 - two[0].1).fold(0.0, f64::max);
-        let lost = answers.windows(2).map(|two| two[1].0.saturating_sub(two[0].0 + 1)).sum();
-        let outage = Outage { longest: Duration::from_secs_f64(longest), lost };
-        println!("{what}: {:.2} s without an answer, {lost} pings lost", longest);
-        Ok(outage)
-    }
-}
-
 /// Does something to the router that serves, and waits until the other one does. Gives the one that serves now.
 fn fails_over(
     pair: &mut Pair<'_>,
@@ -267,12 +82,11 @@ fn fails_over(
     pair.wait_for(expected).with_context(|| what.to_owned())?;
     sleep(Duration::from_secs(1));
     let outage = pings.outage(what)?;
+    println!("{what}: {:.2?} without an answer, {} pings lost", outage.longest, outage.lost);
     ensure!(outage.longest > EVERY, "{outage:?}");
     watch.never_two().with_context(|| what.to_owned())?;
     Ok(other)
 }
-
-const TWIN: Differences<'static> = &[("10.1.1.92", "10.1.1.93"), ("169.254.100.14", "169.254.100.15")];
 
 fn the_other_router_takes_over(attach: &str) -> Result<()> {
     if !needs::are_met(&["keepalived", "ping", "tcpdump", "curl"]) {
@@ -281,14 +95,13 @@ fn the_other_router_takes_over(attach: &str) -> Result<()> {
     let lab = Lab::isolated()?.with_twin()?;
     let mut pair = Pair::start(&lab, attach)?;
     let watch = Watch::start(&pair);
-    let line = "cloudstack/cmd_line/router_isolated_redundant.json";
-    pair.tell(0, line, TWIN)?;
+    pair.tell(0, BOOT_LINE, TWIN)?;
     wait_until("a router whose twin is silent serves", SOON, || {
         pair.role(0).is_ok_and(|role| role == "PRIMARY")
     })?;
     // The second one comes quietly.
     let silent = Capture::start(&lab.wire, &pair.port(1, "public"), Frames::Arriving, "")?;
-    pair.tell(1, line, TWIN)?;
+    pair.tell(1, BOOT_LINE, TWIN)?;
     pair.tell_both("cloudstack/firewall_rules/egress_system_default_allow.json", &[])?;
     let mut primary = pair.elected()?;
     ensure!(primary == 0);

@@ -47,7 +47,7 @@ enum Task {
     Soak(soak::Soak),
     /// Damaged frames through the walk and the programs: what has to hold whatever a frame is.
     Fuzz(fuzz::Fuzz),
-    /// What packets and changes cost, beside Linux' own means: `cargo xtask bench policy`.
+    /// What packets and changes cost, beside Linux' own means: `cargo xtask bench all`.
     Bench(bench::Bench),
     /// The kernel tests on Debian's 6.1 kernel, in qemu.
     VmTest {
@@ -60,7 +60,7 @@ enum Task {
         #[arg(long)]
         accept_abi: bool,
     },
-    /// Exactly what CI runs: lint, test, vm-test, bench insn.
+    /// Exactly what CI runs: lint, test, every suite of the bench once, vm-test, bench insn.
     Ci,
 }
 
@@ -90,6 +90,7 @@ fn main() -> ExitCode {
 fn ci() -> Result<()> {
     step("lint", lint::run)?;
     step("test", || test::run(None))?;
+    step("bench", bench::smoke)?;
     step("vm-test", || vm::run(None))?;
     step("bench insn", insn::check)
 }

@@ -29,8 +29,9 @@ abi! {
 
 abi! {
     /// What frames are made now. The n-th frame is of flow `n * stride & mask`: its tuple is found by that, and its
-    /// source port is `first_port` and that, so that tuples that are the same are of different flows.
-    pub struct Making[112] {
+    /// source port is `first_port` and that, so that tuples that are the same are of different flows. Flows of a
+    /// grid have no tuple: all is counted up from the flow's number, see [`Grid`].
+    pub struct Making[136] {
         /// The frame's headers but for what differs from flow to flow.
         pub template: [u32; TEMPLATE / 4],
         /// One's complement sum of the template's IPv4 header, checksum field 0.
@@ -49,14 +50,43 @@ abi! {
         pub is_reply: u8,
         /// Whether it is IPv6.
         pub is_v6: u8,
-        /// Zero.
-        pub pad: u8,
+        /// Whether flows are those of the grid; they are of IPv4 and UDP.
+        pub is_grid: u8,
         /// Source port of the first flow, host byte order; an echo's identifier likewise.
         pub first_port: u16,
         /// Zero.
         pub pad2: u16,
         /// How many frames were made.
         pub made: u32,
+        /// The grid.
+        pub grid: Grid,
+    }
+}
+
+abi! {
+    /// Flows that are counted up instead of written down, so that a million of them cost the generator no memory. A
+    /// flow's number has, from its lowest bit on: which source, which of its ports, which destination.
+    pub struct Grid[24] {
+        /// The first source, host byte order.
+        pub source: u32,
+        /// The first destination likewise.
+        pub destination: u32,
+        /// How many of the number's bits say which source.
+        pub source_bits: u32,
+        /// How many say which port of the source.
+        pub port_bits: u32,
+        /// The first destination port, host byte order.
+        pub port: u32,
+        /// To how many destination ports flows go, spread over all of them.
+        pub ports: u32,
+    }
+}
+
+abi! {
+    /// A router that does nothing but send on: the other port, and the Ethernet addresses to write.
+    pub struct Hop[16] {
+        /// Destination and source, as on the wire, and zero behind them.
+        pub macs: [u32; 4],
     }
 }
 

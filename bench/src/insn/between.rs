@@ -19,7 +19,8 @@ use router_userspace::model::nat::{ForwardProtocol, Nat, PortForward, PortRange,
 
 use super::rows::{FORWARDED, Listed, PORTS, PUBLIC, SERVING_GUEST, STATIC, STATIC_GUEST};
 use crate::generator::{OBJECT, program};
-use crate::lab::{Lab, Router, inside, pin_dir, rules_dir};
+use crate::lab::{Lab, Router, inside, pin_dir};
+use crate::linux::{self, Program};
 
 /// Room for flow entries.
 const MAX_FLOWS: u32 = 1 << 16;
@@ -61,18 +62,16 @@ pub enum Rules {
 
 impl Rules {
     /// The program that takes them, and they themselves.
-    fn text(self) -> (&'static str, &'static [&'static str], String) {
+    fn text(self) -> (Program, String) {
         match self {
             Self::Conntrack => (
-                "iptables-legacy-restore",
-                &[],
+                Program::Legacy,
                 "*filter\n:FORWARD ACCEPT [0:0]\n\
                  -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n"
                     .to_owned(),
             ),
             Self::SourceNat => (
-                "iptables-legacy-restore",
-                &[],
+                Program::Legacy,
                 format!(
                     "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o out -j SNAT --to-source {PUBLIC}\nCOMMIT\n\
                      *filter\n:FORWARD ACCEPT [0:0]\n\
@@ -80,8 +79,7 @@ impl Rules {
                 ),
             ),
             Self::Flowtable => (
-                "nft",
-                &["-f"],
+                Program::Nft,
                 format!(
                     "table ip bench {{\n\
                      flowtable known {{ hook ingress priority filter\ndevices = {{ in, out }}\n}}\n\
@@ -225,10 +223,8 @@ fn redirect(lab: &mut Lab) -> Result<(Router, Ebpf)> {
 fn linux(lab: &mut Lab, rules: Rules) -> Result<Router> {
     let router = lab.router()?;
     take_xdp_frames(&router)?;
-    let (program, arguments, text) = rules.text();
-    let file = rules_dir().join(format!("{rules:?}.rules"));
-    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-    router.namespace.run(program, &[arguments, &[&file.to_string_lossy()]].concat())?;
+    let (program, text) = rules.text();
+    linux::load(&router.namespace, program, &lab.file(&router), &text)?;
     router.namespace.sysctl("net/netfilter/nf_conntrack_checksum", "0")?;
     Ok(router)
 }

@@ -5,14 +5,15 @@
 //! is not there does nothing; of an address without rules nothing is left. Where CloudStack's own
 //! router drops all rules of an address with its static NAT, forwards that came after it stay here.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use super::{Databags, ips};
 use crate::cloudstack::object::{Entry, Object};
-use crate::cloudstack::wire::forwardrules::{self, ForwardRules, Identity};
+use crate::cloudstack::wire::forwardrules::{self, ForwardRule, ForwardRules, Identity};
 use crate::cloudstack::wire::staticnatrules::StaticNatRules;
 use crate::json::Place;
-use crate::model::PortForward;
+use crate::model::{ForwardProtocol, PortForward, PortRange};
 
 impl Databags {
     /// All port forwardings that were sent, in force or not.
@@ -23,13 +24,15 @@ impl Databags {
     }
 
     pub(super) fn merge_forwardrules(&mut self, message: &ForwardRules) {
+        let mut by_address: BTreeMap<Ipv4Addr, Vec<&ForwardRule>> = BTreeMap::new();
         for rule in &message.rules {
-            self.change_rules(rule.identity.public, |list| {
-                let place = list.iter().position(|stored| is_same(stored, &rule.identity));
-                list.retain(|stored| !is_same(stored, &rule.identity));
-                if let Some(entry) = &rule.entry {
-                    list.insert(place.unwrap_or(list.len()), entry.clone());
-                }
+            by_address.entry(rule.identity.public).or_default().push(rule);
+        }
+        for (public, rules) in by_address {
+            self.change_rules(public, |list| {
+                let mut forwards = Forwards::of(std::mem::take(list));
+                rules.into_iter().for_each(|rule| forwards.take(rule));
+                *list = forwards.list.into_iter().flatten().map(|(_, entry)| entry).collect();
             });
         }
     }
@@ -53,8 +56,56 @@ impl Databags {
     }
 }
 
-/// Whether an entry is the forward that a message means. One that cannot be read is none.
-fn is_same(stored: &Entry, wanted: &Identity) -> bool {
-    let identity = || Identity::of_stored(&Object::new(Place::default(), stored)).ok();
-    ips::text(stored, "type") == "forward" && identity().is_some_and(|identity| identity.is_same(wanted))
+/// The entries of one address, each read once however many rules a message has, and found by what all rules that are
+/// the same share.
+struct Forwards {
+    /// In their order; nothing where one was withdrawn.
+    list: Vec<Option<(Option<Identity>, Entry)>>,
+    places: HashMap<Key, Vec<usize>>,
+}
+
+type Key = (ForwardProtocol, Option<PortRange>);
+
+impl Forwards {
+    fn of(entries: Vec<Entry>) -> Self {
+        let mut forwards = Self { list: Vec::with_capacity(entries.len()), places: HashMap::new() };
+        entries.into_iter().for_each(|entry| forwards.push(identity(&entry), entry));
+        forwards
+    }
+
+    fn push(&mut self, identity: Option<Identity>, entry: Entry) {
+        if let Some(identity) = &identity {
+            self.places.entry(key(identity)).or_default().push(self.list.len());
+        }
+        self.list.push(Some((identity, entry)));
+    }
+
+    fn take(&mut self, rule: &ForwardRule) {
+        let mut first = None;
+        for place in self.places.get(&key(&rule.identity)).into_iter().flatten() {
+            let there = &mut self.list[*place];
+            let identity = there.as_ref().and_then(|(identity, _)| identity.as_ref());
+            if identity.is_some_and(|identity| identity.is_same(&rule.identity)) {
+                first.get_or_insert(*place);
+                *there = None;
+            }
+        }
+        match (&rule.entry, first) {
+            (None, _) => {}
+            (Some(entry), Some(place)) => {
+                self.list[place] = Some((Some(rule.identity.clone()), entry.clone()))
+            }
+            (Some(entry), None) => self.push(Some(rule.identity.clone()), entry.clone()),
+        }
+    }
+}
+
+const fn key(identity: &Identity) -> Key {
+    (identity.protocol, identity.public_ports)
+}
+
+/// Which forward an entry is. One that cannot be read is none.
+fn identity(stored: &Entry) -> Option<Identity> {
+    let is_forward = ips::text(stored, "type") == "forward";
+    is_forward.then(|| Identity::of_stored(&Object::new(Place::default(), stored)).ok())?
 }
