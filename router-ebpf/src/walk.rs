@@ -113,17 +113,16 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
     let is_tagged = tags::are_on(packet);
     let ifindex = if is_tagged { tables.take_tags(packet, ifindex) } else { ifindex };
     let mut passage = tables.pass(packet, ifindex, Decided::No);
-    let slot = passage.slot();
     // What nearly all of XDP's are: nothing of what follows is about them.
     if packet.hook() == Hook::Xdp && passage.is_sent() {
-        tables.count(slot, packet.hook(), FORWARDED, length);
+        tables.count(passage.slot(), packet.hook(), FORWARDED, length);
         return Walked { passage, port: ifindex };
     }
     if let Some(version) = passage.asks(Question::Datagram) {
         passage = match tables.decide(version, Question::Datagram, ifindex) {
-            Ok(Decision::Held) => Passage::new(slot, Verdict::Defer(DeferReason::Held).into()),
+            Ok(Decision::Held) => passage.ending(DeferReason::Held.outcome()),
             Ok(_) => tables.pass(packet, ifindex, Decided::Found),
-            Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
+            Err(reason) => passage.ending(reason.outcome()),
         };
     }
     if let Some(version) = passage.asks(Question::Flow) {
@@ -133,11 +132,11 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
         };
         passage = match decision {
             // Only there can the packet change its length.
-            Ok(Decision::Help) => Passage::new(slot, Verdict::Defer(DeferReason::Helper).into()),
-            Ok(Decision::Punt(reason)) => Passage::new(slot, Verdict::punt(packet, reason).into()),
+            Ok(Decision::Help) => passage.ending(DeferReason::Helper.outcome()),
+            Ok(Decision::Punt(reason)) => passage.ending(Verdict::punt(packet, reason).outcome()),
             // Whoever expires flows may be faster: then the flow's next packet opens it.
             Ok(_) => tables.pass(packet, ifindex, Decided::Yes),
-            Err(reason) => Passage::new(slot, Verdict::Drop(reason).into()),
+            Err(reason) => passage.ending(reason.outcome()),
         };
     }
     let hook = packet.hook();
@@ -159,7 +158,7 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
     } else if is_tagged && hook == Hook::Xdp && passage.is_deferred() && !tables.give_back_tags(packet) {
         passage = passage.ending(DropReason::RewriteFailed.outcome());
     }
-    tables.count(slot, hook, passage.outcome(), length);
+    tables.count(passage.slot(), hook, passage.outcome(), length);
     Walked { passage, port: ifindex }
 }
 

@@ -29,7 +29,7 @@ esac
 "#;
 
 /// How long a client may take: the machine may be busy.
-const CLIENT_TIME: Duration = Duration::from_secs(60);
+const CLIENT_TIME: Duration = Duration::from_secs(120);
 
 /// What a client was told: its script's variables, those without a value left out.
 pub type Told = BTreeMap<String, String>;
