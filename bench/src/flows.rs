@@ -69,7 +69,7 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
 /// How long it takes to end flows: of XVR a look at all of them, as the daemon does it, of Linux what `conntrack -F`
 /// does.
 fn teardown(scale: Scale, report: &mut Report, lab: &mut Lab, mut subjects: [&mut Subject; 2]) -> Result<()> {
-    let flows = paths::outbound(scale.of(10, 17, 19));
+    let flows = paths::outbound(scale.of(10, 15, 19));
     let mut series = [(); 2].map(|()| Series::default());
     for _ in 0..scale.of(1, 3, 7) {
         for (subject, series) in subjects.iter_mut().zip(&mut series) {

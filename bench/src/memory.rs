@@ -26,7 +26,7 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     let sizes = scale.of(1, 3, 3);
     let mut daemon = vec![Series::default(); sizes];
     let mut maps = daemon.clone();
-    for round in 0..scale.of(1, 2, 5) {
+    for round in 0..scale.of(1, 1, 5) {
         report.progress(&format!("memory: round {round}"));
         let lab = Lab::isolated()?;
         let router = Router::start(&lab, "auto")?;

@@ -17,7 +17,7 @@ use crate::scale::Scale;
 /// What `bench message` takes.
 #[derive(Debug, Default, Args)]
 pub struct Message {
-    /// How often the forwarding is changed: 20 times, 50 times with `--full`.
+    /// How often the forwarding is changed: 8 times, 50 times with `--full`.
     #[arg(long)]
     rounds: Option<usize>,
 }
@@ -34,7 +34,7 @@ const SIZES: [(usize, &str); 3] = [(10, "0.4 s"), (100, "1.0 s"), (1000, "37 s")
 /// # Errors
 /// There is no `xvr` beside this program, or it refuses something.
 pub fn run(arguments: &Message, scale: Scale, report: &mut Report) -> Result<()> {
-    let rounds = arguments.rounds.unwrap_or(scale.of(1, 20, 50));
+    let rounds = arguments.rounds.unwrap_or(scale.of(1, 8, 50));
     report.say(format!("\none port forwarding changed, median (least to most) of {rounds} rounds"));
     report.say(format!(
         "  {:>11}  {:>28}  {:>28}  {:>18}",

@@ -34,7 +34,7 @@ const WHATS: [&str; 4] = [
 pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     let mut series = WHATS.map(|_| Series::default());
     let mut lost = Series::default();
-    let rounds = scale.of(1, 3, 9);
+    let rounds = scale.of(1, 2, 9);
     for round in 1..=rounds {
         report.progress(&format!("start: round {round} of {rounds}"));
         let lab = Lab::isolated()?;

@@ -102,6 +102,45 @@ fn one_message_makes_the_same_databag_as_many() {
 }
 
 #[test]
+fn rules_of_one_message_that_are_about_each_other_count_in_their_order() {
+    let add = |ports: &str, internal: &str, sources: &str| {
+        rule(false, "tcp", &format!("203.0.113.11 {ports}"), &format!("10.1.1.20 {internal}"), sources)
+    };
+    let revoke = |ports: &str, sources: &str| {
+        rule(true, "tcp", &format!("203.0.113.11 {ports}"), "10.1.1.20 1:1", sources)
+    };
+    let messages = [
+        add("22:22", "22:22", "192.0.2.0/24"),
+        add("22:22", "23:23", "198.51.100.0/24"),
+        add("80:80", "80:80", ""),
+        // Takes the place of both.
+        add("22:22", "24:24", "198.51.100.0/24,192.0.2.0/24"),
+        revoke("80:80", ""),
+        add("80:80", "81:81", ""),
+        revoke("443:443", ""),
+        add("22:22", "25:25", ""),
+        revoke("22:22", "192.0.2.0/24"),
+        add("22:22", "26:26", "192.0.2.0/24"),
+    ];
+    let of_one = |message: &String| {
+        let message: serde_json::Value = serde_json::from_str(message).expect("JSON");
+        message["rules"][0].clone()
+    };
+    let together =
+        json!({ "type": "forwardrules", "rules": messages.iter().map(of_one).collect::<Vec<_>>() });
+    let apart = messages
+        .iter()
+        .fold(isolated_bags(), |bags, message| merge_json(&bags, message, &isolated()).expect("merged"));
+    let bags = merge_json(&isolated_bags(), &together.to_string(), &isolated()).expect("merged");
+    assert_eq!(bags, apart);
+    let left = nat(&bags)
+        .iter()
+        .filter_map(|line| line.rsplit(':').next()?.get(..2).map(str::to_owned))
+        .collect::<Vec<_>>();
+    assert_eq!(left, ["81", "25", "26"], "{:?}", nat(&bags));
+}
+
+#[test]
 fn nothing_is_left_of_what_was_withdrawn() {
     for (add, withdraw) in [
         ("forwarding_rules/isolated_tcp_single_add.json", "forwarding_rules/isolated_revoke.json"),
