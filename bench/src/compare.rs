@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::paths::YARDSTICKS;
 use crate::stats::{Interval, quantity, short};
 
 /// A change below which nobody has to be told.
@@ -84,9 +85,10 @@ pub fn text(before: &Value, now: &Value) -> String {
     text
 }
 
-/// Rows by what they are about.
+/// Rows by what they are about, without the yardsticks: how these change is the machine's doing.
 fn rows(run: &Value) -> BTreeMap<String, &Value> {
-    let rows = run["rows"].as_array().into_iter().flatten();
+    let is_yardstick = |row: &&Value| YARDSTICKS.iter().any(|name| row["about"]["subject"] == **name);
+    let rows = run["rows"].as_array().into_iter().flatten().filter(|row| !is_yardstick(row));
     rows.map(|row| (title(&row["about"], &[]) + ", " + row["unit"].as_str().unwrap_or("?"), row)).collect()
 }
 

@@ -24,6 +24,10 @@ use crate::xvr::Xvr;
 
 /// The bound, by the name under which others are compared with it.
 const REDIRECT: &str = "xdp redirect";
+/// The frame's cost without a router.
+const HOP: &str = "no router";
+/// What tells how fast the machine is.
+pub const YARDSTICKS: [&str; 2] = [HOP, REDIRECT];
 /// What others are compared with.
 const XVR: &str = "xvr, xdp";
 /// Sources of a grid begin here: guests, and whoever asks from outside.
@@ -101,7 +105,7 @@ impl Subject {
 
     /// The hop without a router.
     pub fn hop() -> Self {
-        Self::new("no router", Target::Hop)
+        Self::new(HOP, Target::Hop)
     }
 
     /// The bound.
@@ -339,7 +343,10 @@ fn show(report: &mut Report, title: &str, about: &Value, subjects: &[&mut Subjec
         let alone = subject.alone(hop.filter(|_| !matches!(subject.target, Target::Hop)));
         if !alone.is_empty() {
             about["measure"] = "router alone".into();
-            report.add(about, "ns", &alone);
+            let redirect = subjects.iter().find(|other| other.name == REDIRECT && other.name != subject.name);
+            let redirect = redirect.map(|redirect| redirect.alone(hop));
+            let beside: Vec<_> = redirect.iter().map(|redirect| (REDIRECT, redirect)).collect();
+            report.add_beside(about, "ns", &alone, &beside);
         }
         let to = |name: &str| {
             let ratios =
