@@ -323,9 +323,11 @@ mod mapping {
     }
 
     fn twenty_thousand_connections_succeed_one_after_the_other(kind: Kind) -> Result<()> {
+        // Linux is here to show that the test is fair, which takes fewer.
+        let connections = if kind == Kind::Linux { 2_000 } else { 20_000 };
         kind.run(&[], |lab, _| {
             let far = lab.host("far");
-            servers::successive_connections(lab.host("web1"), far, far.v4.into(), 20_000)
+            servers::successive_connections(lab.host("web1"), far, far.v4.into(), connections)
         })
     }
 }
