@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::debug;
@@ -13,18 +14,60 @@ use crate::model::Mac;
 /// Frames may be lost, and a NIC that was just switched on may not have its carrier yet.
 const AT: [Duration; 3] = [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1)];
 
-/// Announces an address on a NIC, a few times; must be called within a tokio runtime.
-pub fn announce(ifindex: u32, mac: Mac, address: IpAddr) {
-    tokio::spawn(async move {
-        for delay in AT {
-            tokio::time::sleep(delay).await;
-            for frame in frames(mac, address) {
-                if let Err(error) = send(ifindex, &frame) {
-                    debug!("announcing {address} failed: {error}");
+/// Who announces. It keeps its socket: the kernel waits for a grace period whenever one of this kind is closed.
+#[derive(Clone, Debug)]
+pub struct Announcer(Arc<OwnedFd>);
+
+impl Announcer {
+    /// Of the network namespace that it is made in.
+    ///
+    /// # Errors
+    /// There is no right to sockets of this kind.
+    pub fn open() -> io::Result<Self> {
+        // SAFETY: no pointers.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor that nobody else has.
+        Ok(Self(Arc::new(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+
+    /// Announces an address on a NIC, a few times; must be called within a tokio runtime.
+    pub fn announce(&self, ifindex: u32, mac: Mac, address: IpAddr) {
+        let announcer = self.clone();
+        tokio::spawn(async move {
+            for delay in AT {
+                tokio::time::sleep(delay).await;
+                for frame in frames(mac, address) {
+                    if let Err(error) = announcer.send(ifindex, &frame) {
+                        debug!("announcing {address} failed: {error}");
+                    }
                 }
             }
-        }
-    });
+        });
+    }
+
+    fn send(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: `sockaddr_ll` is plain old data.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = ifindex as i32;
+        to.sll_halen = 6;
+        to.sll_addr[..6].copy_from_slice(&frame[..6]);
+        // SAFETY: both pointers are valid for the lengths given, during the call.
+        let sent = unsafe {
+            libc::sendto(
+                self.0.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const to).cast(),
+                size_of::<libc::sockaddr_ll>() as u32,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
 fn frames(mac: Mac, address: IpAddr) -> Vec<Vec<u8>> {
@@ -84,34 +127,6 @@ fn checksum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
-}
-
-fn send(ifindex: u32, frame: &[u8]) -> io::Result<()> {
-    // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor that nobody else has.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: `sockaddr_ll` is plain old data.
-    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    to.sll_family = libc::AF_PACKET as u16;
-    to.sll_ifindex = ifindex as i32;
-    to.sll_halen = 6;
-    to.sll_addr[..6].copy_from_slice(&frame[..6]);
-    // SAFETY: both pointers are valid for the lengths given, during the call.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const to).cast(),
-            size_of::<libc::sockaddr_ll>() as u32,
-        )
-    };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

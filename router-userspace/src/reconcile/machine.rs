@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use rtnetlink::packet_route::link::LinkFlags;
 use tracing::info;
 
+use super::announce::Announcer;
 use super::maps::Programs;
 use super::netlink::Netlink;
 use super::plan::{Change, Observed, ObservedAttachment, ObservedLink};
-use super::{Backend, announce, guard, nics, own_tcp, sysctl, trunks};
+use super::{Backend, guard, nics, own_tcp, sysctl, trunks};
 use crate::compile::{Attachment, Compiled, Front, Inventory};
 use crate::dataplane::Attached;
 use crate::model::Mac;
@@ -19,6 +20,7 @@ use crate::model::trunk::TaggedPort;
 #[derive(Debug)]
 pub struct Machine<P> {
     netlink: Netlink,
+    announcer: Announcer,
     /// The programs.
     pub programs: P,
     /// What this process has attached, by interface index: what was asked for, and what came of
@@ -34,7 +36,8 @@ impl<P: Programs> Machine<P> {
     /// With programs that may be running already. Must be called within a tokio runtime.
     pub fn new(programs: P) -> Result<Self> {
         let (attached, macs) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { netlink: Netlink::open()?, programs, attached, macs, has_blocks: false })
+        let announcer = Announcer::open().context("open a packet socket")?;
+        Ok(Self { netlink: Netlink::open()?, announcer, programs, attached, macs, has_blocks: false })
     }
 
     /// The NICs there are, and what was learnt about them when programs were attached; with the interfaces of these
@@ -92,7 +95,7 @@ impl<P: Programs> Machine<P> {
     async fn add_address(&self, ifindex: u32, address: ipnet::IpNet) -> Result<()> {
         self.netlink.add_address(ifindex, address).await?;
         if let Some(mac) = self.macs.get(&ifindex) {
-            announce::announce(ifindex, *mac, address.addr());
+            self.announcer.announce(ifindex, *mac, address.addr());
         }
         Ok(())
     }
