@@ -165,7 +165,8 @@ impl Bench {
 
     fn frame(&self, row: &Row, packet: rows::Packet) -> Result<Vec<u8>> {
         let exit = self.exit(&row.between, packet.side)?;
-        Ok(packet.bytes((exit.router_mac, exit.mac)))
+        let vlan = row.between.vlan(packet.side as usize);
+        Ok(packet.bytes((exit.router_mac, exit.mac), vlan))
     }
 
     fn exit(&self, between: &Between, side: Side) -> Result<Exit> {

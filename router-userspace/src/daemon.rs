@@ -42,7 +42,7 @@ use tracing::{error, info};
 use crate::compile::AttachMode;
 use crate::dataplane;
 use crate::reconcile::events::{Event, Events};
-use crate::reconcile::{guard, own_tcp};
+use crate::reconcile::{guard, own_tcp, remove_tagged_ports};
 use crate::root::Root;
 use crate::rpc::{Answer, Guard, Request};
 
@@ -103,6 +103,9 @@ pub fn remove(root: &Root, guard: Guard) -> Result<()> {
         })?
         .remove()?;
     }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    runtime.block_on(remove_tagged_ports())?;
     own_tcp::remove()?;
     remove_guard(guard)
 }

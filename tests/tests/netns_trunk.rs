@@ -222,6 +222,16 @@ fn what_is_declared_is_there_and_nothing_else() -> Result<()> {
         assert_eq!(router.plan()?, Vec::<String>::new());
         assert_eq!(running.stop()?.lost(), 0, "{attach}");
 
+        // Nor does a daemon that finds a file with an error end a port.
+        fs::write(&path, wrong.to_string())?;
+        let running = clients::start_ping(red, blue.v4.into(), Duration::from_millis(20))?;
+        router.kill_daemon();
+        router.start_daemon()?;
+        let problems = router.show("status")?["problems"].to_string();
+        ensure!(problems.contains("ports.json#/ports/0/vlan"), "{problems}");
+        assert_eq!(running.stop()?.lost(), 0, "{attach}");
+        declare(&router, &declaration())?;
+
         // Another VLAN for the same port: the old one is nobody's.
         let mut other = declaration();
         other["ports"][0]["vlan"] = json!(101);
@@ -238,6 +248,10 @@ fn what_is_declared_is_there_and_nothing_else() -> Result<()> {
         let problems = router.show("status")?["problems"].to_string();
         ensure!(problems.contains("eth5"), "{problems}");
         declare(&router, &declaration())?;
-        reaches(red, blue.v4)
+        reaches(red, blue.v4)?;
+
+        router.xvr(&["remove"])?.ok()?;
+        ensure!(!lab.router.has_interface("eth5"), "its interface outlives the router");
+        Ok(())
     })
 }

@@ -9,7 +9,7 @@ use aya::programs::XdpMode;
 use bench_programs::Addresses;
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
-use router_common::port::{Port, Role};
+use router_common::port::{Carrier, Port, Role};
 use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
 use router_userspace::compile::policy::ListEntry;
@@ -44,6 +44,8 @@ pub enum Between {
         outside: Outside,
         /// By what guests' flows are judged.
         list: Option<&'static LazyLock<Listed>>,
+        /// On which of its sides frames have a tag.
+        tagged: Tagged,
     },
     /// Linux, with rules for one of its own programs.
     Linux(Rules),
@@ -111,10 +113,29 @@ pub enum Outside {
     Tier,
 }
 
+/// The VLAN on the guests' side; on the other one it is the next.
+const VLAN: u16 = 100;
+
+/// On which sides frames have a VLAN tag: the guests', the other one.
+pub type Tagged = [bool; 2];
+
 impl Between {
-    /// XVR without a list.
+    /// XVR without a list and without tags.
     pub const fn xvr(hook: Hook, outside: Outside) -> Self {
-        Self::Xvr { hook, outside, list: None }
+        Self::Xvr { hook, outside, list: None, tagged: [false; 2] }
+    }
+
+    /// XVR between two tiers.
+    pub const fn tiers(tagged: Tagged) -> Self {
+        Self::Xvr { hook: Hook::Xdp, outside: Outside::Tier, list: None, tagged }
+    }
+
+    /// The VLAN of frames on a side, if they have one.
+    pub fn vlan(&self, side: usize) -> Option<u16> {
+        match self {
+            Self::Xvr { tagged, .. } if tagged[side] => Some(VLAN + side as u16),
+            _ => None,
+        }
     }
 }
 
@@ -147,7 +168,7 @@ impl Routers {
                 }
                 Ok(())
             }
-            Between::Xvr { hook, outside, list } => {
+            Between::Xvr { hook, outside, list, .. } => {
                 let place = match hook {
                     Hook::Xdp => &mut self.xdp,
                     Hook::Tc => &mut self.tc,
@@ -156,7 +177,8 @@ impl Routers {
                     Some(xvr) => xvr,
                     None => place.insert(Xvr::new(lab, *hook)?),
                 };
-                xvr.prepare(*outside, list.map(|list| &**list))
+                xvr.prepare(*outside, list.map(|list| &**list))?;
+                xvr.tag([0, 1].map(|side| between.vlan(side)))
             }
         }
     }
@@ -299,6 +321,32 @@ impl Xvr {
             tables.add_list(LIST, &ListEntry::of(&listed.list))?;
             self.has_list = true;
             tables.set_port(inner, &Port { from_list: LIST, ..guests })?;
+        }
+        Ok(())
+    }
+}
+
+impl Xvr {
+    /// Has both ports be VLANs of their own interfaces, or not.
+    fn tag(&mut self, vlans: [Option<u16>; 2]) -> Result<()> {
+        let tables = self.dataplane.tables();
+        let ports = tables.observe()?.ports;
+        for (ifindex, vlan) in self.router.ifindexes.into_iter().zip(vlans) {
+            let port = ports.get(&ifindex).context("a port")?;
+            let Some(outer) = vlan else {
+                tables.remove_tags(ifindex)?;
+                continue;
+            };
+            let carrier = Carrier {
+                trunk: ifindex,
+                outer_protocol: 0x8100,
+                outer,
+                inner_protocol: 0,
+                inner: 0,
+                priority: Carrier::KEEP_PRIORITY,
+            };
+            tables.set_tags(ifindex, &carrier)?;
+            tables.set_port(ifindex, &Port { flags: port.flags | Port::TAGGED, ..*port })?;
         }
         Ok(())
     }

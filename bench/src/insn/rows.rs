@@ -62,9 +62,10 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// The frame, [`RECORDED`] bytes long, with these Ethernet addresses (destination, source).
-    pub fn bytes(mut self, macs: ([u8; 6], [u8; 6])) -> Vec<u8> {
+    /// The frame, [`RECORDED`] bytes long, with these Ethernet addresses (destination, source), and of this VLAN.
+    pub fn bytes(mut self, macs: ([u8; 6], [u8; 6]), vlan: Option<u16>) -> Vec<u8> {
         self.frame.macs = macs;
+        self.frame.vlans.extend(vlan);
         self.frame.data.clear();
         let header = self.frame.bytes().len();
         self.frame.data = vec![0x55; RECORDED.saturating_sub(header)];
@@ -136,7 +137,8 @@ pub fn no_router() -> Row {
 pub fn all(references: bool) -> Vec<Row> {
     let public = Between::xvr(Hook::Xdp, Outside::Public);
     let tier = Between::xvr(Hook::Xdp, Outside::Tier);
-    let by_list = |set| Between::Xvr { hook: Hook::Xdp, outside: Outside::Tier, list: Some(set) };
+    let by_list =
+        |set| Between::Xvr { hook: Hook::Xdp, outside: Outside::Tier, list: Some(set), tagged: [false; 2] };
     let tc = Between::xvr(Hook::Tc, Outside::Public);
     let mut rows = vec![
         no_router(),
@@ -157,6 +159,15 @@ pub fn all(references: bool) -> Vec<Row> {
             inside(STATIC_GUEST, FAR, tcp(port(flow), 443, ACK))
         }),
         known("tier to tier, TCP", tier, to_neighbour, |flow| {
+            inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
+        }),
+        known("tier to tier, TCP, out of a VLAN", Between::tiers([true, false]), to_neighbour, |flow| {
+            inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
+        }),
+        known("tier to tier, TCP, into a VLAN", Between::tiers([false, true]), to_neighbour, |flow| {
+            inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
+        }),
+        known("tier to tier, TCP, VLAN to VLAN", Between::tiers([true, true]), to_neighbour, |flow| {
             inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
         }),
         known("IPv6, TCP", public, over_ipv6, |flow| inside(GUEST6, FAR6, tcp(port(flow), 443, ACK))),

@@ -33,11 +33,11 @@ use crate::model::settings::{DeniedFlows, UnsolicitedSyn};
 use crate::model::{DesiredState, RouterRole, Settings};
 use crate::reconcile::kernel::Kernel;
 use crate::reconcile::neighbours::{Keeper, Neighbour};
-use crate::reconcile::{Change, Machine, Plan, Reconciler};
+use crate::reconcile::{Change, Machine, Plan, Reconciler, remove_tagged_ports};
 use crate::root::Root;
 use crate::rpc::{Answer, Applied, Document, Refusal, Request};
 use crate::services::{self, Supervisor};
-use crate::settings;
+use crate::{settings, trunks};
 
 /// How long a command may wait for a NIC that the hypervisor is just plugging.
 const HOT_PLUG: Duration = Duration::from_secs(3);
@@ -93,7 +93,7 @@ impl Control {
     pub async fn open(options: Options, started: Instant) -> Result<Self> {
         let memory = Memory::load(&options.root);
         let files = Files::new(&options.root.databags());
-        let (settings, settings_damage) = match settings::load(&options.root) {
+        let (mut settings, settings_damage) = match settings::load(&options.root) {
             Ok(settings) => (settings, None),
             Err(damage) => (Settings::default(), Some(damage)),
         };
@@ -108,6 +108,13 @@ impl Control {
                 .context("open the dataplane")?;
         let ports = dataplane.tables().observe()?.ports.into_keys().collect();
         let mut reconciler = Reconciler::new(Machine::new(dataplane)?);
+        if settings_damage.is_some() {
+            // A mistake in a file ends no port.
+            settings.tagged_ports = match trunks::load(&options.root.ports()) {
+                Ok(ports) => ports,
+                Err(_) => reconciler.backend.tagged_ports().await.context("look for tagged ports")?,
+            };
+        }
         let inventory =
             reconciler.backend.inventory(&settings.tagged_ports).await.context("look for NICs")?;
         let supervisor = Supervisor::new(&options.root);
@@ -718,7 +725,9 @@ impl Control {
     /// Ends all daemons, takes the programs off all ports, and their tables away.
     pub async fn remove(self) -> Result<()> {
         self.supervisor.stop().await;
-        self.reconciler.backend.programs.remove()
+        let interfaces = remove_tagged_ports().await;
+        self.reconciler.backend.programs.remove()?;
+        interfaces
     }
 
     async fn declare_in_use(&self, neighbours: &[(u32, std::net::IpAddr)]) {

@@ -60,6 +60,15 @@ pub enum TagProtocol {
 }
 
 impl TagProtocol {
+    /// Whose tags have an ethertype.
+    pub const fn of_ethertype(ethertype: u16) -> Option<Self> {
+        match ethertype {
+            0x8100 => Some(Self::Customer),
+            0x88a8 => Some(Self::Provider),
+            _ => None,
+        }
+    }
+
     /// The ethertype of such tags.
     pub const fn ethertype(self) -> u16 {
         match self {

@@ -66,6 +66,15 @@ impl<P: Programs> Machine<P> {
         Ok(inventory)
     }
 
+    /// The tagged ports that an earlier daemon has left, as the programs know them.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub async fn tagged_ports(&mut self) -> Result<Vec<TaggedPort>> {
+        let tags = self.programs.observe_tables()?.tags;
+        trunks::known(&self.netlink, &tags).await
+    }
+
     /// What came of attaching programs to an interface, by this process.
     pub fn attached(&self, ifindex: u32) -> Option<&Attached> {
         self.attached.get(&ifindex).map(|(_, attached)| attached)

@@ -60,6 +60,14 @@ pub struct Converged {
     pub changes: Vec<Change>,
 }
 
+/// Removes the interfaces of all tagged ports; must be called within a tokio runtime.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn remove_tagged_ports() -> Result<()> {
+    trunks::set(&Netlink::open()?, &[]).await.map(drop)
+}
+
 /// Why a state could not be reached, and what became of the system.
 #[derive(Debug)]
 pub struct Refusal {

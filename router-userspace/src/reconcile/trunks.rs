@@ -16,7 +16,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use super::netlink::Netlink;
 use super::{nics, sysctl};
 use crate::dataplane::{EGRESS_BLOCK, INGRESS_BLOCK};
-use crate::model::trunk::{TaggedPort, Trunk};
+use crate::model::trunk::{Tag, TagProtocol, TaggedPort, Trunk};
 use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, exchange};
 
 /// How tagged ports' interfaces are carried, and what could not be had.
@@ -77,6 +77,29 @@ pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
     finish(&new.map(|(index, port, _)| (*index, port.name.as_str())).collect::<Vec<_>>())?;
     trunks.carriers = found.into_iter().map(|(index, port, trunk)| (index, carries(port, trunk))).collect();
     Ok(trunks)
+}
+
+/// The ports that the programs know by these tags, where nobody else can say which there are.
+///
+/// # Errors
+/// The kernel does not tell.
+pub async fn known(netlink: &Netlink, tags: &BTreeMap<u32, Carrier>) -> Result<Vec<TaggedPort>> {
+    let links = netlink.links().await?;
+    let links: BTreeMap<u32, &LinkMessage> = links.iter().map(|link| (link.header.index, link)).collect();
+    let port = |(index, carrier): (&u32, &Carrier)| {
+        let (link, trunk) = (links.get(index)?, links.get(&carrier.trunk)?);
+        let tag = |protocol, id| Some(Tag { protocol: TagProtocol::of_ethertype(protocol)?, id });
+        Some(TaggedPort {
+            name: nics::name(link)?.to_owned(),
+            mac: nics::mac(link)?,
+            trunk: Trunk::Name(nics::name(trunk)?.to_owned()),
+            outer: tag(carrier.outer_protocol, carrier.outer)?,
+            inner: tag(carrier.inner_protocol, carrier.inner),
+            priority: u8::try_from(carrier.priority).ok().filter(|priority| *priority < 8),
+            mtu: None,
+        })
+    };
+    Ok(tags.iter().filter_map(port).collect())
 }
 
 /// The NIC that carries a port.
