@@ -14,8 +14,11 @@ use crate::{build, root, setup};
 /// Test programs that run in the guest, and which of their tests (none named: all): what differs
 /// between kernels. A lab takes the guest minutes, so there is one a hook, and one restart.
 const TESTS: &[(&str, &[&str])] = &[
-    ("kernel_walk", &[]),
-    ("policy", &[]),
+    (
+        "kernel_walk",
+        &["the_verifier", "every_scenario", "expiry_takes", "accounts_outlive", "a_flood_of_lone"],
+    ),
+    ("policy", &["program_says_what_the_list_says", "stays_cut"]),
     ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
     ("netns_restart", &["the_next_daemon_adopts"]),
     ("netns_people", &["people_call"]),
