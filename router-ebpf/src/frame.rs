@@ -293,14 +293,6 @@ impl TcFrame {
     }
 }
 
-/// Puts tags in front of a buffer's; the outer one stays with the device, if that can put it in.
-#[inline(always)]
-pub fn push_tags(skb: *mut __sk_buff, tags: &Tags) -> Option<()> {
-    // SAFETY: the program's own context.
-    let push = |tag: Tag| unsafe { bpf_skb_vlan_push(skb, tag.protocol().to_be(), tag.control()) == 0 };
-    ((tags.count != 2 || push(tags.inner)) && push(tags.outer)).then_some(())
-}
-
 impl Packet for TcFrame {
     #[inline(always)]
     fn hook(&self) -> Hook {
@@ -355,9 +347,13 @@ impl Packet for TcFrame {
 
     #[inline(always)]
     fn tag(&mut self, tags: &Tags) -> Option<()> {
-        let tagged = push_tags(self.skb, tags);
+        let skb = self.skb;
+        // SAFETY: the context is valid for the program's run.
+        let push = |tag: Tag| unsafe { bpf_skb_vlan_push(skb, tag.protocol().to_be(), tag.control()) == 0 };
+        // The outer one stays beside the frame, for a device that can put it in.
+        let tagged = (tags.count != 2 || push(tags.inner)) && push(tags.outer);
         self.refresh();
-        tagged
+        tagged.then_some(())
     }
 
     #[inline(always)]

@@ -13,14 +13,11 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use router_common::port::Carrier;
 use router_common::verdict::{DeferReason, DropReason};
 use router_ebpf::icmp::error;
-use router_ebpf::tables::Tables;
-use router_ebpf::tags::of_carrier;
 use router_ebpf::walk::{Neighbour, Verdict, Walked, walk};
 
-use crate::frame::{TcFrame, XdpFrame, push_tags};
+use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{Context, Maps};
 
 /// In the driver or in the stack, in front of [`xvr_tc`]. What it cannot finish it passes on.
@@ -98,13 +95,11 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
 pub fn xvr_tags(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
-    let (ifindex, maps) = unsafe { ((*skb).ifindex, Maps::new(Context::Tc(skb))) };
-    let Some(carrier) = maps.carrier(ifindex) else { return TC_ACT_SHOT };
-    let priority = if carrier.priority == Carrier::KEEP_PRIORITY { 0 } else { carrier.priority };
-    match push_tags(skb, &of_carrier(&carrier, priority as u16)) {
+    let ifindex = unsafe { (*skb).ifindex };
+    match apart::xvr_tc_give_tags(skb, ifindex, 0) {
+        0 => TC_ACT_SHOT,
         // SAFETY: no pointers.
-        Some(()) => unsafe { bpf_redirect(carrier.trunk, 0) as i32 },
-        None => TC_ACT_SHOT,
+        trunk => unsafe { bpf_redirect(trunk, 0) as i32 },
     }
 }
 

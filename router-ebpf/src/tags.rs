@@ -148,7 +148,7 @@ pub fn put_on<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32, ca
 
 /// The tags of a port.
 #[inline(always)]
-pub fn of_carrier(carrier: &Carrier, priority: u16) -> Tags {
+fn of_carrier(carrier: &Carrier, priority: u16) -> Tags {
     let tag = |protocol, id: u16| Tag::new(protocol, (priority & 7) << 13 | id & 0x0fff);
     Tags {
         count: if carrier.inner == 0 { 1 } else { 2 },

@@ -228,15 +228,21 @@ pub fn entries<'a>(place: &Place, value: &'a Value) -> Result<Vec<(&'a str, &'a 
     }
 }
 
+/// The text that `value` has to be.
+///
+/// # Errors
+/// It is something else.
+pub fn text<'a>(place: &Place, value: &'a Value) -> Result<&'a str, ConfigError> {
+    value.as_str().ok_or_else(|| place.error(format_args!("expected text, found {}", kind(value))))
+}
+
 /// The meaning of the word that `value` has to be.
 ///
 /// # Errors
 /// It is another one, or no word.
 pub fn choice<T: Copy>(place: &Place, value: &Value, choices: &[(&str, T)]) -> Result<T, ConfigError> {
-    let Value::String(word) = value else {
-        return Err(place.error(format_args!("expected text, found {}", kind(value))));
-    };
-    let meaning = choices.iter().find(|(known, _)| known == word).map(|(_, meaning)| *meaning);
+    let word = text(place, value)?;
+    let meaning = choices.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning);
     meaning.ok_or_else(|| {
         let known: Vec<String> = choices.iter().map(|(known, _)| format!("{known:?}")).collect();
         place.error(format_args!("{word:?} is not {}", known.join(" or ")))

@@ -66,6 +66,19 @@ impl Message {
 /// This attribute's value is attributes.
 pub const NESTED: u16 = 0x8000;
 
+/// `struct tcmsg`, the header of messages about queueing disciplines and filters (linux/rtnetlink.h).
+pub fn traffic_control(ifindex: u32, handle: u32, parent: u32, info: u32) -> [u8; 20] {
+    let mut header = [0; 20];
+    let words = [0, ifindex, handle, parent, info];
+    for (bytes, word) in header.chunks_exact_mut(4).zip(words) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+    header
+}
+
+/// [`traffic_control`]'s kind of discipline or filter, a text.
+pub const TC_KIND: u16 = 1;
+
 /// Attributes as the value of another one.
 pub fn nest(inner: &[(u16, &[u8])]) -> Vec<u8> {
     let mut value = Vec::new();

@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use crate::error::ConfigError;
-use crate::json::{self, Place, choice, entries, kind, members};
+use crate::json::{self, Place, choice, entries, kind, members, text};
 use crate::model::settings::{
     DeniedFlows, ExhaustedPorts, Filtering, HairpinSource, Helpers, ManagementServer, Mapping,
     NetworkSettings, Settings, Timeouts, UnsolicitedSyn,
@@ -148,11 +148,9 @@ fn ports(place: &Place, value: &Value) -> Result<NonZeroU16, ConfigError> {
 }
 
 fn management_server(place: &Place, value: &Value) -> Result<ManagementServer, ConfigError> {
-    let Value::String(text) = value else {
-        return Err(place.error(format_args!("expected text, found {}", kind(value))));
-    };
+    let text = text(place, value)?;
     let mut numbers = text.split('.').map(str::parse::<u32>);
-    match (text.as_str(), numbers.next(), numbers.next()) {
+    match (text, numbers.next(), numbers.next()) {
         ("auto", ..) => Ok(ManagementServer::Auto),
         // What comes behind makes no difference, and yet is a number or a mistake.
         (_, Some(Ok(major)), Some(Ok(minor))) if numbers.all(|number| number.is_ok()) => {
@@ -183,10 +181,7 @@ fn network(place: &Place, text: &str) -> Result<Ipv4Net, ConfigError> {
 fn destinations(place: &Place, value: &Value) -> Result<BTreeSet<Ipv4Net>, ConfigError> {
     let mut destinations = BTreeSet::new();
     for (value, place) in members(place, value)? {
-        let Value::String(text) = value else {
-            return Err(place.error(format_args!("expected text, found {}", kind(value))));
-        };
-        destinations.insert(network(&place, text)?);
+        destinations.insert(network(&place, text(&place, value)?)?);
     }
     Ok(destinations)
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::ConfigError;
-use crate::json::{self, Place, choice, entries, kind, members};
+use crate::json::{self, Place, choice, entries, kind, members, text};
 use crate::model::Mac;
 use crate::model::trunk::{Tag, TagProtocol, TaggedPort, Trunk};
 
@@ -76,10 +76,6 @@ fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
         priority,
         mtu,
     })
-}
-
-fn text<'a>(place: &Place, value: &'a Value) -> Result<&'a str, ConfigError> {
-    value.as_str().ok_or_else(|| place.error(format_args!("expected text, found {}", kind(value))))
 }
 
 /// What the kernel takes for an interface's name (`dev_valid_name`).

@@ -4,7 +4,7 @@
 //! on the wire.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -158,11 +158,8 @@ impl Relay {
 }
 
 fn read<'a>(mut file: &File, room: &'a mut [u8]) -> Option<&'a [u8]> {
-    match file.read(room) {
-        Ok(length) if length >= 14 => room.get(..length),
-        Err(error) if error.kind() == ErrorKind::Interrupted => None,
-        _ => None,
-    }
+    let length = file.read(room).ok().filter(|length| *length >= 14)?;
+    room.get(..length)
 }
 
 /// A frame with tags in front of those that it has.

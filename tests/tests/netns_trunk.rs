@@ -9,7 +9,7 @@ use router_tests::clients::{self, curl, ping, traceroute};
 use router_tests::dhcp::dig;
 use router_tests::lab::{Host, Lab};
 use router_tests::netns::{run_bounded, wait_until};
-use router_tests::router::{Router, VPC_COMMANDS, for_both_hooks};
+use router_tests::router::{Router, Tier, VPC_COMMANDS, for_both_hooks};
 use router_tests::servers::{HttpServer, sha256_of_body};
 use router_tests::trunk::{Station, Switch, Tag, tagged, untagged};
 use serde_json::{Value, json};
@@ -19,15 +19,15 @@ const PROVIDER: u16 = 0x88a8;
 const SOON: Duration = Duration::from_secs(60);
 const TRUNK: &str = "trunk0";
 
-/// Device, MAC address, network's third octet, tags.
-const TIERS: [(&str, &str, u8, &[Tag]); 3] = [
-    ("eth5", "02:01:00:e0:00:05", 5, &[(VLAN, 100)]),
-    ("eth6", "02:01:00:e0:00:06", 6, &[(VLAN, 200)]),
-    ("eth7", "02:01:00:e0:00:07", 7, &[(PROVIDER, 300), (VLAN, 7)]),
+/// Tiers, their networks' third octets, their tags.
+const TIERS: [(Tier, u8, &[Tag]); 3] = [
+    (("eth5", "02:01:00:e0:00:05", "10.10.5.1"), 5, &[(VLAN, 100)]),
+    (("eth6", "02:01:00:e0:00:06", "10.10.6.1"), 6, &[(VLAN, 200)]),
+    (("eth7", "02:01:00:e0:00:07", "10.10.7.1"), 7, &[(PROVIDER, 300), (VLAN, 7)]),
 ];
 
 const fn station(name: &'static str, tier: usize, mac: &'static str, last: u8) -> Station {
-    let (_, _, octet, tags) = TIERS[tier];
+    let (_, octet, tags) = TIERS[tier];
     let v4 = match last {
         0 => Ipv4Addr::UNSPECIFIED,
         last => Ipv4Addr::new(10, 10, octet, last),
@@ -44,7 +44,7 @@ const STATIONS: [Station; 4] = [
 
 /// What the operator declares.
 fn declaration() -> Value {
-    let port = |(name, mac, _, tags): &(&str, &str, u8, &[Tag])| {
+    let port = |((name, mac, _), _, tags): &(Tier, u8, &[Tag])| {
         let mut port = json!({"name": name, "mac": mac, "trunk": TRUNK, "vlan": tags[0].1});
         if let Some((_, inner)) = tags.get(1) {
             port["inner_vlan"] = json!(inner);
@@ -64,17 +64,17 @@ fn declare(router: &Router<'_>, declaration: &Value) -> Result<()> {
 /// CloudStack's words about the tiers: it knows of NICs and of nothing else.
 fn add_tiers(router: &Router<'_>) -> Result<()> {
     let everything = json!([{"type": "all", "cidr": "0.0.0.0/0", "allowed": true}]);
-    for (device, mac, octet, _) in TIERS {
-        let gateway = format!("10.10.{octet}.1");
-        let tier = json!({
+    for (tier, octet, _) in TIERS {
+        let (device, mac, gateway) = tier;
+        let message = json!({
             "add": true, "mac_address": mac, "device": device, "router_guest_ip": gateway,
             "router_guest_netmask": "255.255.255.0", "router_guest_gateway": gateway, "cidr": "24",
             "dns": "8.8.8.8", "domain_name": "cs2cloud.internal", "is_vr_guest_gateway": true,
             "network_id": 300 + u32::from(octet), "type": "guestnetwork", "delete_from_processed_cache": false,
         });
-        let said = router.update_config_with("guest_network", tier.to_string().as_bytes())?.ok();
+        let said = router.update_config_with("guest_network", message.to_string().as_bytes())?.ok();
         said.with_context(|| router.log())?;
-        router.apply_acl((device, mac, Box::leak(gateway.into_boxed_str())), &everything, &everything)?;
+        router.apply_acl(tier, &everything, &everything)?;
     }
     Ok(())
 }
@@ -149,7 +149,7 @@ fn tiers_by_tags_are_tiers_like_others() -> Result<()> {
 
         // Every frame on the trunk had the tags of a tier, and went to a station of it.
         for frame in switch.seen() {
-            let tiers = TIERS.iter().filter(|(_, _, _, tags)| untagged(&frame, tags).is_some()).count();
+            let tiers = TIERS.iter().filter(|(_, _, tags)| untagged(&frame, tags).is_some()).count();
             ensure!(tiers == 1, "a frame without a tier's tags: {frame:02x?}");
         }
         Ok(())

@@ -115,8 +115,7 @@ impl Control {
                 Err(_) => reconciler.backend.tagged_ports().await.context("look for tagged ports")?,
             };
         }
-        let inventory =
-            reconciler.backend.inventory(&settings.tagged_ports).await.context("look for NICs")?;
+        let inventory = inventory(&mut reconciler, &settings).await?;
         let supervisor = Supervisor::new(&options.root);
         Ok(Self {
             options,
@@ -331,7 +330,7 @@ impl Control {
     async fn set_mtu(&mut self, address: IpNet, mtu: u16) -> Result<Option<String>> {
         let begun = Instant::now();
         let before = self.remembered();
-        self.inventory = self.nics(&self.settings.clone()).await?;
+        self.look_for_nics().await?;
         let Some((bags, nic)) = before.bags.with_mtu(address, mtu) else { return Ok(None) };
         let after = before.with(bags)?;
         let name = format!("MTU of {nic}");
@@ -374,7 +373,7 @@ impl Control {
 
     /// What the system should hold for another state, with the NICs that are there now.
     pub(super) async fn compile_anew(&mut self, memory: &Memory) -> Result<Compiled> {
-        self.inventory = self.nics(&self.settings.clone()).await?;
+        self.look_for_nics().await?;
         Ok(self.compile(memory.known()?, &self.settings))
     }
 
@@ -426,7 +425,7 @@ impl Control {
     /// no NIC.
     async fn plan(&mut self, documents: &[Document]) -> Result<Answer> {
         self.memory.recall(&self.options.root);
-        self.inventory = self.nics(&self.settings.clone()).await?;
+        self.look_for_nics().await?;
         let mut memory = self.memory.clone();
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
@@ -472,7 +471,7 @@ impl Control {
         let after = settings::load(&self.options.root)
             .inspect_err(|damage| self.settings_damage = Some(damage.clone()))?;
         self.memory.recall(&self.options.root);
-        self.inventory = self.nics(&after).await?;
+        self.inventory = inventory(&mut self.reconciler, &after).await?;
         let compiled = self.compile(self.memory.known()?, &after);
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
         let changes = self.sentences(&after, &converged.changes);
@@ -505,9 +504,9 @@ impl Control {
         own.chain(changes.iter().map(ToString::to_string)).collect()
     }
 
-    /// The NICs that there are, tagged ports' interfaces among them.
-    async fn nics(&mut self, settings: &Settings) -> Result<Inventory> {
-        self.reconciler.backend.inventory(&settings.tagged_ports).await.context("look for NICs")
+    async fn look_for_nics(&mut self) -> Result<()> {
+        self.inventory = inventory(&mut self.reconciler, &self.settings).await?;
+        Ok(())
     }
 
     /// What the machine lacks for remote access, if it is wanted. Asked again until nothing is missing: modules may come.
@@ -548,7 +547,7 @@ impl Control {
         const PAUSE: Duration = Duration::from_millis(20);
         let deadline = Instant::now() + HOT_PLUG;
         loop {
-            self.inventory = self.nics(&self.settings.clone()).await?;
+            self.look_for_nics().await?;
             let are_there =
                 commands.iter().all(|(_, command)| command.absent_nics(&self.inventory).is_empty());
             if are_there || Instant::now() >= deadline {
@@ -593,7 +592,7 @@ impl Control {
             return Ok(());
         }
         for _ in 0..ROUNDS {
-            self.inventory = self.nics(&self.settings.clone()).await?;
+            self.look_for_nics().await?;
             self.take_role().await?;
             self.compiled = self.compile(self.memory.known()?, &self.settings);
             self.ports = self.compiled.links.keys().copied().collect();
@@ -737,6 +736,14 @@ impl Control {
             }
         }
     }
+}
+
+/// The NICs that there are, with the interfaces of tagged ports.
+async fn inventory(
+    reconciler: &mut Reconciler<Machine<Dataplane>>,
+    settings: &Settings,
+) -> Result<Inventory> {
+    reconciler.backend.inventory(&settings.tagged_ports).await.context("look for NICs")
 }
 
 /// Keeps a password for its guest, on disk; what is odd about that.

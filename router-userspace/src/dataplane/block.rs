@@ -5,24 +5,21 @@ use std::os::fd::RawFd;
 use anyhow::Result;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
-use crate::raw_netlink::{ACK, CREATE, Message, exchange};
+use crate::raw_netlink::{ACK, CREATE, Message, TC_KIND, exchange, traffic_control};
 
 /// Makes a program the filter of a block with a priority, or puts it in the place of that one. The kernel keeps the
 /// program as long as an interface has the block.
 pub fn attach(block: u32, priority: u16, program: RawFd, name: &str) -> Result<()> {
     const PROTOCOL_ALL: u16 = 3;
-    let mut header = [0; 20];
-    header[4..8].copy_from_slice(&ANY_OF_BLOCK.to_ne_bytes());
-    header[8..12].copy_from_slice(&HANDLE.to_ne_bytes());
-    header[12..16].copy_from_slice(&block.to_ne_bytes());
     let info = u32::from(priority) << 16 | u32::from(PROTOCOL_ALL.to_be());
-    header[16..].copy_from_slice(&info.to_ne_bytes());
+    let header = traffic_control(ANY_OF_BLOCK, HANDLE, block, info);
     let mut text = name.as_bytes().to_vec();
     text.push(0);
     let options: [(u16, &[u8]); 3] =
         [(FD, &program.to_ne_bytes()), (NAME, &text), (FLAGS, &DIRECT_ACTION.to_ne_bytes())];
-    let message =
-        Message::new(NEW_FILTER, CREATE | ACK, &header).with_text(KIND, "bpf").with_nest(OPTIONS, &options);
+    let message = Message::new(NEW_FILTER, CREATE | ACK, &header)
+        .with_text(TC_KIND, "bpf")
+        .with_nest(OPTIONS, &options);
     exchange(NETLINK_ROUTE, vec![message], 1).map(drop)
 }
 
@@ -31,7 +28,6 @@ const NEW_FILTER: u16 = 44;
 /// In the place of an interface index: the parent is a block.
 const ANY_OF_BLOCK: u32 = 0xffff_ffff;
 const HANDLE: u32 = 1;
-const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
 const FD: u16 = 6;
 const NAME: u16 = 7;

@@ -1,10 +1,9 @@
 //! What NICs there are: links by rtnetlink, drivers by ethtool, and who takes XDP frames by the
 //! netdev family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io;
-use std::ops::Not;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
@@ -28,8 +27,17 @@ pub async fn inventory(netlink: &Netlink, carriers: &BTreeMap<u32, Carrier>) -> 
         None
     });
     let control = control_socket()?;
-    let mut nics: Vec<Nic> =
-        links.iter().filter_map(|link| nic(link, &control, takes_xdp_frames.as_ref(), carriers)).collect();
+    let mut nics: Vec<Nic> = links
+        .iter()
+        .filter_map(|link| {
+            let carrier = carriers.get(&link.header.index).copied();
+            nic(link, &control, takes_xdp_frames.as_ref(), carrier)
+        })
+        .collect();
+    let trunks: BTreeSet<u32> = carriers.values().map(|carrier| carrier.trunk).collect();
+    for trunk in nics.iter_mut().filter(|nic| trunks.contains(&nic.ifindex)) {
+        trunk.strips_tags = strips_tags(&control, &trunk.name);
+    }
     nics.sort_by_key(|nic| nic.ifindex);
     Ok(Inventory { nics, ..Inventory::default() })
 }
@@ -62,7 +70,7 @@ fn nic(
     link: &LinkMessage,
     control: &OwnedFd,
     targets: Option<&BTreeMap<u32, bool>>,
-    carriers: &BTreeMap<u32, Carrier>,
+    carrier: Option<Carrier>,
 ) -> Option<Nic> {
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
     let mac = match link.header.link_layer_type {
@@ -72,7 +80,6 @@ fn nic(
     };
     let name = name(link)?.to_owned();
     let ifindex = link.header.index;
-    let carrier = carriers.get(&ifindex).copied();
     // What carries a tagged port has a driver, not its interface.
     let driver = if carrier.is_some() { Ok(String::new()) } else { driver(control, &name) };
     let driver = driver.unwrap_or_else(|error| {
@@ -86,7 +93,7 @@ fn nic(
         up: link.header.flags.contains(LinkFlags::Up),
         driver: Driver::from_name(&driver),
         takes_xdp_frames: targets.map(|targets| targets.get(&ifindex).copied().unwrap_or(false)),
-        strips_tags: carriers.values().any(|carrier| carrier.trunk == ifindex) && strips_tags(control, &name),
+        strips_tags: false,
         carrier,
         name,
     })
@@ -137,7 +144,7 @@ fn strips_tags(control: &OwnedFd, name: &str) -> bool {
         Ok(flags) if flags & TAKES_TAGS_OUT != 0 => {
             let mut without = Flags { command: SET_FLAGS, flags: flags & !TAKES_TAGS_OUT };
             let set = ethtool(control, name, &mut without);
-            set.and_then(|()| ask()).is_ok_and(|flags| flags & TAKES_TAGS_OUT == 0).not()
+            !set.and_then(|()| ask()).is_ok_and(|flags| flags & TAKES_TAGS_OUT == 0)
         }
         Ok(_) => false,
         // What has no such flags has no such hardware.

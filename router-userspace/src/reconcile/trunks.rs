@@ -17,7 +17,7 @@ use super::netlink::Netlink;
 use super::{nics, sysctl};
 use crate::dataplane::{EGRESS_BLOCK, INGRESS_BLOCK};
 use crate::model::trunk::{Tag, TagProtocol, TaggedPort, Trunk};
-use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, exchange};
+use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, TC_KIND, exchange, traffic_control};
 
 /// How tagged ports' interfaces are carried, and what could not be had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,34 +48,33 @@ pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
     let mut trunks = Trunks::default();
     let names: BTreeMap<&str, &LinkMessage> =
         links.iter().filter_map(|link| Some((nics::name(link)?, link))).collect();
-    let mut carried = Vec::new();
+    let (mut carried, mut missing) = (Vec::new(), Vec::new());
     let mut wanted = BTreeSet::new();
     for port in ports {
-        match carrier(port, &links, &names) {
-            Ok(trunk) => carried.push((port, trunk)),
-            Err(problem) => trunks.problems.push(format!("{}: {problem}", port.name)),
+        let index = names.get(port.name.as_str()).map(|link| link.header.index);
+        wanted.extend(index);
+        match (carrier(port, &links, &names), index) {
+            (Ok(trunk), Some(index)) => carried.push((index, port, trunk)),
+            (Ok(trunk), None) => missing.push((port, trunk)),
+            (Err(problem), _) => trunks.problems.push(format!("{}: {problem}", port.name)),
         }
-        wanted.extend(names.get(port.name.as_str()).map(|link| link.header.index));
     }
     remove(before.difference(&wanted).copied())?;
-    let missing = carried.iter().filter(|(port, _)| !names.contains_key(port.name.as_str()));
-    make(missing.map(|(port, trunk)| (*port, mtu(port, trunk))))?;
-    lift(carried.iter().map(|(_, trunk)| *trunk))?;
+    make(missing.iter().map(|(port, trunk)| (*port, mtu(port, trunk))))?;
+    lift(carried.iter().map(|(.., trunk)| *trunk).chain(missing.iter().map(|(_, trunk)| *trunk)))?;
     trunks.are_new = before.intersection(&wanted).next().is_none();
-    let links = netlink.links().await?;
-    let indices: BTreeMap<&str, u32> = links
-        .iter()
-        .filter(|link| is_ifb(link))
-        .filter_map(|link| Some((nics::name(link)?, link.header.index)))
-        .collect();
-    let found = carried.iter().filter_map(|(port, trunk)| {
-        let index = *indices.get(port.name.as_str())?;
-        Some((index, *port, *trunk))
-    });
-    let found: Vec<_> = found.collect();
-    let new = found.iter().filter(|(index, ..)| !before.contains(index));
-    finish(&new.map(|(index, port, _)| (*index, port.name.as_str())).collect::<Vec<_>>())?;
-    trunks.carriers = found.into_iter().map(|(index, port, trunk)| (index, carries(port, trunk))).collect();
+    if !missing.is_empty() {
+        let links = netlink.links().await?;
+        let made: BTreeMap<&str, u32> =
+            links.iter().filter_map(|link| Some((nics::name(link)?, link.header.index))).collect();
+        let made = missing
+            .into_iter()
+            .filter_map(|(port, trunk)| Some((*made.get(port.name.as_str())?, port, trunk)));
+        let made: Vec<_> = made.collect();
+        finish(&made.iter().map(|(index, port, _)| (*index, port.name.as_str())).collect::<Vec<_>>())?;
+        carried.extend(made);
+    }
+    trunks.carriers = carried.into_iter().map(|(index, port, trunk)| (index, carries(port, trunk))).collect();
     Ok(trunks)
 }
 
@@ -173,10 +172,14 @@ fn make<'a>(ports: impl Iterator<Item = (&'a TaggedPort, u32)>) -> Result<()> {
 /// Their blocks, before anything can be sent by them; then they are switched on, and marked as finished.
 fn finish(interfaces: &[(u32, &str)]) -> Result<()> {
     let blocks = interfaces.iter().map(|(index, _)| {
-        Message::new(NEW_QDISC, CREATE | EXCLUSIVE | ACK, &tc_header(*index, CLSACT_HANDLE, CLSACT_PARENT))
-            .with_text(TC_KIND, "clsact")
-            .with(TC_INGRESS_BLOCK, &INGRESS_BLOCK.to_ne_bytes())
-            .with(TC_EGRESS_BLOCK, &EGRESS_BLOCK.to_ne_bytes())
+        Message::new(
+            NEW_QDISC,
+            CREATE | EXCLUSIVE | ACK,
+            &traffic_control(*index, CLSACT_HANDLE, CLSACT_PARENT, 0),
+        )
+        .with_text(TC_KIND, "clsact")
+        .with(TC_INGRESS_BLOCK, &INGRESS_BLOCK.to_ne_bytes())
+        .with(TC_EGRESS_BLOCK, &EGRESS_BLOCK.to_ne_bytes())
     });
     send(blocks).context("give the interfaces of tagged ports their blocks")?;
     for (_, name) in interfaces {
@@ -239,15 +242,6 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     header
 }
 
-/// `struct tcmsg`.
-fn tc_header(index: u32, handle: u32, parent: u32) -> [u8; 20] {
-    let mut header = [0; 20];
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..12].copy_from_slice(&handle.to_ne_bytes());
-    header[12..16].copy_from_slice(&parent.to_ne_bytes());
-    header
-}
-
 // linux/rtnetlink.h, linux/if_link.h, linux/if.h, linux/pkt_sched.h
 const NEW_LINK: u16 = 16;
 const DELETE_LINK: u16 = 17;
@@ -263,7 +257,6 @@ const UP: u32 = 1;
 const NO_ARP: u32 = 0x80;
 const PROMISCUOUS: u32 = 0x100;
 const MULTICAST: u32 = 0x1000;
-const TC_KIND: u16 = 1;
 const TC_INGRESS_BLOCK: u16 = 13;
 const TC_EGRESS_BLOCK: u16 = 14;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
