@@ -135,7 +135,8 @@ impl Drop for Xvr {
     }
 }
 
-fn port(router: &Router, side: usize, role: Role) -> Port {
+/// A port of a router, on the guests' side (0) or the other one, whatever it is for.
+pub fn port(router: &Router, side: usize, role: Role) -> Port {
     Port {
         slot: side as u32 + 1,
         mtu: 1500,

@@ -1,19 +1,15 @@
-//! What instructions are counted with: frames sent as they were recorded, and the least that a router could do.
+//! What instructions are counted with: frames sent as they were recorded.
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_TX};
 use aya_ebpf::macros::{map, xdp};
-use aya_ebpf::maps::{Array, DevMap};
+use aya_ebpf::maps::Array;
 use aya_ebpf::programs::XdpContext;
-use bench_programs::{Addresses, RECORDED, RECORDINGS, Recording, Reel};
+use bench_programs::{RECORDED, RECORDINGS, Recording, Reel};
 
 #[map]
 static REEL: Array<Reel> = Array::with_max_entries(1, 0);
 #[map]
 static FRAMES: Array<Recording> = Array::with_max_entries(RECORDINGS, 0);
-#[map]
-static ADDRESSES: Array<Addresses> = Array::with_max_entries(1, 0);
-#[map]
-static WAY_OUT: DevMap = DevMap::with_max_entries(1, 0);
 
 /// Sends the next recorded frame.
 #[xdp]
@@ -44,24 +40,4 @@ fn replay(ctx: &XdpContext) -> Option<()> {
         unsafe { ((data + index * 8) as *mut u64).write_volatile(*word) };
     }
     Some(())
-}
-
-/// Writes Ethernet addresses and sends by the one other interface: what every router has to do.
-#[xdp]
-pub fn bench_redirect(ctx: XdpContext) -> u32 {
-    redirect(&ctx).unwrap_or(XDP_ABORTED)
-}
-
-#[inline(always)]
-fn redirect(ctx: &XdpContext) -> Option<u32> {
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if data + 14 > end {
-        return None;
-    }
-    let addresses = ADDRESSES.get(0)?;
-    for (index, word) in addresses.words.iter().enumerate() {
-        // SAFETY: as above.
-        unsafe { ((data + index * 4) as *mut u32).write_volatile(*word) };
-    }
-    WAY_OUT.redirect(0, 0).ok()
 }

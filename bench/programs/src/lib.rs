@@ -112,11 +112,3 @@ abi! {
         pub frames: u32,
     }
 }
-
-abi! {
-    /// Ethernet addresses that the bare redirect writes, as words of the frame.
-    pub struct Addresses[12] {
-        /// Destination and source.
-        pub words: [u32; 3],
-    }
-}

@@ -3,10 +3,6 @@
 use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
-use aya::Ebpf;
-use aya::maps::{Array, DevMap};
-use aya::programs::XdpMode;
-use bench_programs::Addresses;
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
 use router_common::port::{Carrier, Port, Role};
@@ -18,9 +14,9 @@ use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, mount_bpffs}
 use router_userspace::model::nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 
 use super::rows::{FORWARDED, Listed, PORTS, PUBLIC, SERVING_GUEST, STATIC, STATIC_GUEST};
-use crate::generator::{OBJECT, program};
 use crate::lab::{Lab, Router, inside, pin_dir};
 use crate::linux::{self, Program};
+use crate::xvr;
 
 /// Room for flow entries.
 const MAX_FLOWS: u32 = 1 << 16;
@@ -142,7 +138,7 @@ impl Between {
 /// The routers, each made when it is first needed.
 #[derive(Default)]
 pub struct Routers {
-    redirect: Option<(Router, Ebpf)>,
+    redirect: Option<Router>,
     xdp: Option<Xvr>,
     tc: Option<Xvr>,
     linux: Vec<(Rules, Router)>,
@@ -158,7 +154,9 @@ impl Routers {
             Between::Nothing => Ok(()),
             Between::Redirect => {
                 if self.redirect.is_none() {
-                    self.redirect = Some(redirect(lab)?);
+                    let router = lab.router()?;
+                    lab.send_on(&router)?;
+                    self.redirect = Some(router);
                 }
                 Ok(())
             }
@@ -190,7 +188,7 @@ impl Routers {
     pub fn of(&self, between: &Between) -> Result<Option<&Router>> {
         let router = match between {
             Between::Nothing => return Ok(None),
-            Between::Redirect => self.redirect.as_ref().map(|(router, _)| router),
+            Between::Redirect => self.redirect.as_ref(),
             Between::Linux(rules) => {
                 self.linux.iter().find(|(made, _)| made == rules).map(|(_, router)| router)
             }
@@ -218,45 +216,14 @@ impl Routers {
     }
 }
 
-/// The least that a router could do.
-fn redirect(lab: &mut Lab) -> Result<(Router, Ebpf)> {
-    let router = lab.router()?;
-    let mut ebpf = Ebpf::load(OBJECT).context("load the measuring programs")?;
-    let mut addresses: Array<_, Addresses> =
-        ebpf.map_mut("ADDRESSES").context("no map ADDRESSES")?.try_into()?;
-    let ethernet = [router.back.mac, router.back.router_mac].concat();
-    let mut words = [0; 3];
-    for (word, bytes) in words.iter_mut().zip(ethernet.as_chunks().0) {
-        *word = u32::from_ne_bytes(*bytes);
-    }
-    addresses.set(0, Addresses { words }, 0)?;
-    inside(&router.namespace, || -> Result<()> {
-        let mut way_out: DevMap<_> = ebpf.map_mut("WAY_OUT").context("no map WAY_OUT")?.try_into()?;
-        way_out.set(0, router.ifindexes[1], None, 0)?;
-        let redirect = program(&mut ebpf, "bench_redirect")?;
-        redirect.load().context("load bench_redirect")?;
-        redirect.attach("in", XdpMode::Driver).context("attach bench_redirect")?;
-        Ok(())
-    })??;
-    Ok((router, ebpf))
-}
-
 /// Linux. In its favour checksums are not looked at, as where a NIC has done that.
 fn linux(lab: &mut Lab, rules: Rules) -> Result<Router> {
     let router = lab.router()?;
-    take_xdp_frames(&router)?;
+    lab.take_xdp_frames(&router)?;
     let (program, text) = rules.text();
     linux::load(&router.namespace, program, &lab.file(&router), &text)?;
     router.namespace.sysctl("net/netfilter/nf_conntrack_checksum", "0")?;
     Ok(router)
-}
-
-/// GRO, without which a veth that has no program takes no frames from XDP.
-fn take_xdp_frames(router: &Router) -> Result<()> {
-    for device in ["in", "out"] {
-        router.namespace.run("ethtool", &["-K", device, "gro", "on"])?;
-    }
-    Ok(())
 }
 
 /// XVR: its programs, its tables filled directly, no daemon.
@@ -287,7 +254,7 @@ impl Xvr {
             router.ifindexes.iter().try_for_each(|ifindex| dataplane.attach(*ifindex, &attachment).map(drop))
         })??;
         if hook == Hook::Tc {
-            take_xdp_frames(&router)?;
+            lab.take_xdp_frames(&router)?;
         }
         let mut wanted = TableSet::default();
         for address in [PUBLIC, STATIC, FORWARDED] {
@@ -306,10 +273,10 @@ impl Xvr {
 
     fn prepare(&mut self, outside: Outside, list: Option<&Listed>) -> Result<()> {
         let tables = self.dataplane.tables();
-        let guests = port(&self.router, Role::Guest, 0)?;
+        let guests = port(&self.router, 0, Role::Guest)?;
         let other = match outside {
-            Outside::Public => port(&self.router, Role::Public, 1)?,
-            Outside::Tier => port(&self.router, Role::Guest, 1)?,
+            Outside::Public => port(&self.router, 1, Role::Public)?,
+            Outside::Tier => port(&self.router, 1, Role::Guest)?,
         };
         let [inner, outer] = self.router.ifindexes;
         tables.set_port(inner, &guests)?;
@@ -375,22 +342,10 @@ fn translations() -> Result<Nat> {
     })
 }
 
-fn port(router: &Router, role: Role, side: usize) -> Result<Port> {
-    let public: Ipv4 = PUBLIC.parse::<std::net::Ipv4Addr>()?.into();
-    let is_public = role == Role::Public;
-    Ok(Port {
-        slot: side as u32 + 1,
-        mtu: 1500,
-        source_nat: if is_public { public } else { Ipv4::UNSPECIFIED },
-        address: if is_public { public } else { Ipv4::UNSPECIFIED },
-        from_list: 0,
-        to_list: 0,
-        outside_list: 0,
-        own_list: 0,
-        router: 0,
-        role: role as u8,
-        flags: Port::XDP_TARGET,
-        mac: router.macs[side],
-        pad: [0; 2],
-    })
+fn port(router: &Router, side: usize, role: Role) -> Result<Port> {
+    let public: Ipv4 = match role {
+        Role::Public => PUBLIC.parse::<std::net::Ipv4Addr>()?.into(),
+        _ => Ipv4::UNSPECIFIED,
+    };
+    Ok(Port { source_nat: public, address: public, ..xvr::port(router, side, role) })
 }
