@@ -280,8 +280,7 @@ pub fn tend(root: &Root) -> Result<()> {
     let wanted = wanted(&text.with_context(|| format!("read {}", files.tunnels.display()))?);
     let mut there = there(&swanctl(&files, &LIST)?);
     // Who does not answer is not waited for.
-    let is_unwanted = |own: &Established| own.name != PEOPLE && !wanted.contains_key(&own.name);
-    for tunnel in there.extract_if(.., |own| own.state == "DELETING" || is_unwanted(own)) {
+    for tunnel in there.extract_if(.., |own| own.state == "DELETING" || own.is_unwanted(&wanted)) {
         swanctl(&files, &["--terminate", "--ike-id", &tunnel.id, "--force", "--timeout", "1"])?;
     }
     for (name, children) in &wanted {
@@ -376,6 +375,16 @@ struct Established {
     /// Something is being negotiated.
     is_busy: bool,
     children: Vec<String>,
+}
+
+/// What charon calls an association whose other end has not said yet who it is.
+const NOBODY_YET: &str = "(unnamed)";
+
+impl Established {
+    /// It is no tunnel's, nor a caller's, nor may it become one.
+    fn is_unwanted(&self, wanted: &BTreeMap<String, Vec<String>>) -> bool {
+        self.name != PEOPLE && self.name != NOBODY_YET && !wanted.contains_key(&self.name)
+    }
 }
 
 /// What `list-sas --raw` says:
@@ -509,6 +518,15 @@ mod tests {
         }
         let own = BTreeMap::from([("vpn-198_51_100_201".to_owned(), vec!["net-1".to_owned()])]);
         assert_eq!(wanted(&tunnels.content), own);
+    }
+
+    #[test]
+    fn who_is_just_calling_is_not_cut_off() {
+        let wanted = BTreeMap::from([("vpn-198_51_100_201".to_owned(), vec!["net-1".to_owned()])]);
+        let said = ["people", "(unnamed)", "vpn-198_51_100_201", "vpn-198_51_100_9"]
+            .map(|name| format!("list-sa event {{{name} {{uniqueid=1 state=CONNECTING child-sas {{}}}}}}\n"));
+        let unwanted: Vec<bool> = there(&said.concat()).iter().map(|own| own.is_unwanted(&wanted)).collect();
+        assert_eq!(unwanted, [false, false, false, true]);
     }
 
     #[test]
