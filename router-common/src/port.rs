@@ -119,6 +119,46 @@ impl Port {
 }
 
 abi! {
+    /// What the express lane needs of a port; an entry without a slot is none.
+    pub struct Lane[16] {
+        /// [`Port::slot`], and 0 for none.
+        pub slot: u32,
+        /// The first four bytes of [`Port::mac`], as they lie in memory.
+        pub mac: u32,
+        /// The other two.
+        pub mac_end: u16,
+        /// [`Port::router`].
+        pub router: u16,
+        /// [`Port::flags`].
+        pub flags: u8,
+        /// [`Port::role`].
+        pub role: u8,
+        /// Zero.
+        pub pad: [u8; 2],
+    }
+}
+
+impl Lane {
+    /// There is no port, or nothing is ever forwarded from it.
+    pub const NONE: Self = Self { slot: 0, mac: 0, mac_end: 0, router: 0, flags: 0, role: 0, pad: [0; 2] };
+}
+
+impl From<&Port> for Lane {
+    fn from(port: &Port) -> Self {
+        if port.role == Role::Control as u8 {
+            return Self::NONE;
+        }
+        let [a, b, c, d, e, f] = port.mac;
+        let (mac, mac_end) = (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]));
+        let Port { slot, router, flags, role, .. } = *port;
+        Self { slot, mac, mac_end, router, flags, role, pad: [0; 2] }
+    }
+}
+
+/// Ports whose interface has a number below this have a lane: there is one for each number.
+pub const LANES: u32 = 8192;
+
+abi! {
     /// Names an address of the router itself.
     pub struct LocalKey<A>[Ipv4: 8, Ipv6: 20] {
         /// The address.

@@ -25,10 +25,10 @@ use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::family::{ETHERTYPE_IPV4, Family};
 use router_ebpf::fragment::{Marked, Piece};
 use router_ebpf::packet::Packet;
-use router_ebpf::passage::Decided;
+use router_ebpf::passage::{Decided, Passage};
 use router_ebpf::tables::Tables;
 use router_ebpf::tags::{self, Tags};
-use router_ebpf::{fragment, icmp, mss, nat, options, policy, ports, split, usage, walk};
+use router_ebpf::{express, fragment, icmp, mss, nat, options, policy, ports, split, usage, walk};
 
 pub use help::xvr_tc_help4;
 
@@ -153,7 +153,16 @@ pub extern "C" fn xvr_xdp_give_back_tags(ctx: *mut xdp_md) -> u32 {
     u32::from(came.count == 0 || frame.tag(&came).is_some())
 }
 
-/// A passage in the XDP program: a [`Passage`](router_ebpf::passage::Passage) as a number.
+/// [`express::take`]: a [`Passage`] as a number, 0 for what it leaves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_xdp_express(ctx: *mut xdp_md, ifindex: u32) -> u64 {
+    // SAFETY: the program's own context, handed on by it.
+    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
+    express::take(&mut frame, &maps, ifindex).map_or(0, Passage::number)
+}
+
+/// A passage in the XDP program: a [`Passage`] as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, ifindex: u32, flag: u32) -> u64 {
@@ -162,7 +171,7 @@ pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, ifindex: u32, flag: u32) -> u64
     walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
 }
 
-/// A passage in the TC program: a [`Passage`](router_ebpf::passage::Passage) as a number.
+/// A passage in the TC program: a [`Passage`] as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_tc_pass(skb: *mut __sk_buff, ifindex: u32, flag: u32) -> u64 {

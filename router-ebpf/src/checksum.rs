@@ -3,7 +3,8 @@
 //! Sums are over 16-bit words as they lie in memory, so byte order never matters (RFC 1071 §2
 //! (B)). A *delta* is the folded sum of `~old + new` over all words that change.
 
-use router_common::net::Be16;
+use router_common::flow::FlowKey;
+use router_common::net::{Address, Be16};
 
 use crate::packet::{ChecksumPatch, Packet};
 
@@ -20,6 +21,9 @@ pub const fn fold(sum: u32) -> u16 {
 pub const fn delta(old: u16, new: u16) -> u16 {
     fold((!old as u32 & 0xffff) + new as u32)
 }
+
+/// What one less in the first byte of a word adds, whatever is in the word beside it.
+pub const FIRST_BYTE_ONE_LESS: u16 = delta(u16::from_ne_bytes([1, 0]), 0);
 
 /// Both deltas.
 #[inline(always)]
@@ -80,6 +84,14 @@ pub const fn pseudo_header(addresses: u16, segment: u16, protocol: u8) -> u16 {
 #[inline(always)]
 pub const fn same(a: u16, b: u16) -> bool {
     a == b || (a == 0 && b == 0xffff) || (a == 0xffff && b == 0)
+}
+
+/// Whether what a segment of a length in bytes has for a checksum may be one that its sender left to the hardware: the
+/// sum over the pseudo header and no more. A finished checksum has that value once in 65,536 packets.
+#[inline(always)]
+pub fn may_be_partial<A: Address>(key: &FlowKey<A>, segment: u16, checksum: u16) -> bool {
+    let addresses = add(sum_words(key.src.words()), sum_words(key.dst.words()));
+    checksum == 0 || same(checksum, pseudo_header(addresses, segment, key.protocol))
 }
 
 #[cfg(test)]

@@ -168,10 +168,9 @@ impl Family for Ipv4 {
 
     #[inline(always)]
     fn decrement_hop_limit<P: Packet>(packet: &mut P, l3: usize) -> Option<()> {
-        // One less is one less in the sum, whatever is in the word beside it.
-        const ONE_LESS: u16 = checksum::delta(u16::from_ne_bytes([1, 0]), 0);
         let [ttl, protocol, high, low] = packet.load::<u32>(l3 + 8)?.to_ne_bytes();
-        let sum = checksum::apply(Be16::from_raw(u16::from_ne_bytes([high, low])), ONE_LESS);
+        let sum =
+            checksum::apply(Be16::from_raw(u16::from_ne_bytes([high, low])), checksum::FIRST_BYTE_ONE_LESS);
         let [high, low] = sum.raw().to_ne_bytes();
         packet.store(l3 + 8, u32::from_ne_bytes([ttl.wrapping_sub(1), protocol, high, low]))
     }

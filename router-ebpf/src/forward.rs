@@ -50,8 +50,16 @@ pub fn send<A: Family, P: Packet>(packet: &mut P, l3: usize, next_hop: &NextHop)
     if next_hop.flags & NextHop::RESOLVED != 0 {
         let MacPair(words) = next_hop.macs;
         packet.store_words(0, words)?;
-        Some(if next_hop.flags & NextHop::TAGGED == 0 { Neighbour::Resolved } else { Neighbour::Tagged })
-    } else {
-        Some(Neighbour::Unresolved)
+    }
+    Some(neighbour(next_hop))
+}
+
+/// What is known of the neighbour.
+#[inline(always)]
+pub const fn neighbour(next_hop: &NextHop) -> Neighbour {
+    match next_hop.flags & (NextHop::RESOLVED | NextHop::TAGGED) {
+        NextHop::RESOLVED => Neighbour::Resolved,
+        flags if flags & NextHop::RESOLVED != 0 => Neighbour::Tagged,
+        _ => Neighbour::Unresolved,
     }
 }

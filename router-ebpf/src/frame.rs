@@ -14,7 +14,7 @@ use aya_ebpf::helpers::{
 use router_common::account::Hook;
 use router_common::net::Be16;
 use router_ebpf::checksum;
-use router_ebpf::packet::{ChecksumPatch, Packet, Plain, ROOM};
+use router_ebpf::packet::{ChecksumPatch, Head, Packet, Plain, ROOM};
 use router_ebpf::tags::{Tag, Tags};
 
 /// No header that the walk reads lies beyond this offset. The verifier wants a bound on every
@@ -63,6 +63,12 @@ impl Raw {
     }
 
     #[inline(always)]
+    fn head(&self, length: usize) -> Option<RawHead> {
+        // As in `checked`.
+        if opaque(self.start + length) > self.end { None } else { Some(RawHead { start: self.start }) }
+    }
+
+    #[inline(always)]
     fn checked<T>(&self, offset: usize) -> Option<usize> {
         if offset > MAX_OFFSET {
             return None;
@@ -71,6 +77,25 @@ impl Raw {
         // The kernel proves the access from this very comparison of packet pointers. LLVM must
         // not turn it into one with `end - size`: arithmetic on the end is refused.
         if opaque(address + size_of::<T>()) > self.end { None } else { Some(address) }
+    }
+}
+
+/// The first bytes of a frame. Their number was compared with its end, and the verifier holds every access to it.
+pub struct RawHead {
+    start: usize,
+}
+
+impl Head for RawHead {
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: usize) -> T {
+        // SAFETY: as in [`Raw::load`].
+        unsafe { *((self.start + offset) as *const T) }
+    }
+
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: usize, value: T) {
+        // SAFETY: as in [`Raw::store`].
+        unsafe { *((self.start + offset) as *mut T) = value };
     }
 }
 
@@ -168,6 +193,8 @@ impl XdpFrame {
 }
 
 impl Packet for XdpFrame {
+    type Head<'a> = RawHead;
+
     #[inline(always)]
     fn hook(&self) -> Hook {
         Hook::Xdp
@@ -191,6 +218,11 @@ impl Packet for XdpFrame {
     #[inline(always)]
     fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
         self.raw.store_words(offset, words)
+    }
+
+    #[inline(always)]
+    fn head(&mut self, length: usize) -> Option<RawHead> {
+        self.raw.head(length)
     }
 
     #[inline(always)]
@@ -294,6 +326,8 @@ impl TcFrame {
 }
 
 impl Packet for TcFrame {
+    type Head<'a> = RawHead;
+
     #[inline(always)]
     fn hook(&self) -> Hook {
         Hook::Tc
@@ -318,6 +352,11 @@ impl Packet for TcFrame {
     #[inline(always)]
     fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
         self.raw.store_words(offset, words)
+    }
+
+    #[inline(always)]
+    fn head(&mut self, length: usize) -> Option<RawHead> {
+        self.raw.head(length)
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@
 
 pub mod checksum;
 pub mod conntrack;
+pub mod express;
 pub mod family;
 pub mod forward;
 pub mod fragment;

@@ -31,7 +31,7 @@ use router_common::nat::{
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::policy::{self as lists, Block, List, RuleCount};
-use router_common::port::{Carrier, Local, LocalKey, Port, TagKey};
+use router_common::port::{self as interfaces, Carrier, Lane, Local, LocalKey, Port, TagKey};
 use router_common::unsolicited::Syn;
 use router_common::usage::{self as accounts, AccountKey};
 use router_common::verdict::DropReason;
@@ -59,6 +59,9 @@ pub use pool::{PoolInPlace, pool_in_place};
 static CONFIG: Array<RouterConfig> = Array::with_max_entries(1, 0);
 #[map]
 static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
+/// By the interface's number.
+#[map]
+static LANES: Array<Lane> = Array::with_max_entries(interfaces::LANES, 0);
 /// Interfaces of ports that have tags.
 #[map]
 static TAGGED: HashMap<TagKey, u32> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
@@ -252,6 +255,12 @@ impl Tables for Maps {
     fn port(&self, ifindex: u32) -> Option<&'static Port> {
         // SAFETY: userspace replaces entries whole; a torn read of one is of two valid ports.
         unsafe { PORTS.get(&ifindex) }
+    }
+
+    #[inline(always)]
+    fn lane(&self, ifindex: u32) -> Option<Lane> {
+        // Of one that is being written whatever differs leads nowhere but out of the lane.
+        LANES.get(ifindex).filter(|lane| lane.slot != 0).copied()
     }
 
     #[inline(always)]
@@ -817,6 +826,12 @@ impl World for Maps {
     fn give_back_tags<P: Packet>(&self, _packet: &mut P) -> bool {
         // TC never asks.
         matches!(self.ctx, Context::Xdp(ctx) if apart::xvr_xdp_give_back_tags(ctx) != 0)
+    }
+
+    #[inline(always)]
+    fn express<P: Packet>(&self, _packet: &mut P, ifindex: u32) -> Option<Passage> {
+        let Context::Xdp(ctx) = self.ctx else { return None };
+        Some(apart::xvr_xdp_express(ctx, ifindex)).filter(|number| *number != 0).map(Passage::from_number)
     }
 
     #[inline(always)]

@@ -36,8 +36,21 @@ const ADDRESSES: usize = 12;
 /// Bytes that [`Packet::read`] and [`Packet::write`] take.
 pub const ROOM: usize = 256;
 
+/// The first bytes of a frame, as many as were asked for: within them nothing can fail.
+pub trait Head {
+    /// Reads a value at an offset.
+    fn load<T: Plain>(&self, offset: usize) -> T;
+    /// Writes a value at an offset.
+    fn store<T: Plain>(&mut self, offset: usize, value: T);
+}
+
 /// The bytes of one frame, from the Ethernet header on, and what only the hook knows of it.
 pub trait Packet {
+    /// The first bytes in place.
+    type Head<'a>: Head
+    where
+        Self: 'a;
+
     /// Which program has the frame.
     fn hook(&self) -> Hook;
 
@@ -49,6 +62,9 @@ pub trait Packet {
 
     /// Writes a value at an offset; `None`, and nothing written, beyond the end.
     fn store<T: Plain>(&mut self, offset: usize, value: T) -> Option<()>;
+
+    /// The first bytes, so many of them; `None` where the frame's (linear) end comes before.
+    fn head(&mut self, length: usize) -> Option<Self::Head<'_>>;
 
     /// Writes words one after the other, all or none: as a whole they would be moved byte by byte.
     fn store_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
@@ -156,7 +172,28 @@ impl<'a> SliceFrame<'a> {
     }
 }
 
+/// The first bytes of a [`SliceFrame`]; panics outside of them.
+#[derive(Debug)]
+pub struct SliceHead<'a>(SliceFrame<'a>);
+
+impl Head for SliceHead<'_> {
+    fn load<T: Plain>(&self, offset: usize) -> T {
+        #[expect(clippy::expect_used, reason = "for tests: the programs' own is proven by the verifier")]
+        self.0.load(offset).expect("within the head")
+    }
+
+    fn store<T: Plain>(&mut self, offset: usize, value: T) {
+        #[expect(clippy::expect_used, reason = "as above")]
+        self.0.store(offset, value).expect("within the head");
+    }
+}
+
 impl Packet for SliceFrame<'_> {
+    type Head<'a>
+        = SliceHead<'a>
+    where
+        Self: 'a;
+
     fn hook(&self) -> Hook {
         self.hook
     }
@@ -176,6 +213,11 @@ impl Packet for SliceFrame<'_> {
         // SAFETY: in bounds, written without alignment, `Plain` has no padding.
         unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
         Some(())
+    }
+
+    fn head(&mut self, length: usize) -> Option<SliceHead<'_>> {
+        let hook = self.hook;
+        Some(SliceHead(SliceFrame::new(self.frame_mut().get_mut(..length)?, hook)))
     }
 
     fn stripped_tag(&self) -> Tag {

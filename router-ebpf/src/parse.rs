@@ -222,7 +222,7 @@ pub trait Header: Family {
 
 const DONT_FRAGMENT: u16 = 0x4000;
 /// More fragments, or an offset.
-const FRAGMENT: u16 = 0x3fff;
+pub const FRAGMENT: u16 = 0x3fff;
 /// More fragments.
 const MORE_FRAGMENTS: u16 = 0x2000;
 /// The offset alone.

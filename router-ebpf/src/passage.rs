@@ -181,6 +181,11 @@ impl Passage {
     /// The verdict. Where the slow path has no more to say, and for a number that is none, a drop.
     #[inline(always)]
     pub fn verdict(self) -> Verdict {
+        let ifindex = self.ifindex();
+        // What nearly all are.
+        if self.is_sent() {
+            return Verdict::Forward { ifindex, neighbour: Neighbour::Resolved };
+        }
         let outcome = (self.0 & 0xff) as u32;
         if outcome == FORWARDED {
             let neighbour = match self.0 & (TAGGED | UNRESOLVED) {
@@ -188,7 +193,6 @@ impl Passage {
                 TAGGED => Neighbour::Tagged,
                 _ => Neighbour::Unresolved,
             };
-            let ifindex = self.ifindex();
             return match self.0 & SPLIT {
                 0 => Verdict::Forward { ifindex, neighbour },
                 _ => Verdict::Split { ifindex, neighbour },

@@ -13,7 +13,7 @@ use router_common::nat::{
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List};
-use router_common::port::{Carrier, Local, LocalKey, Port, TagKey};
+use router_common::port::{Carrier, Lane, Local, LocalKey, Port, TagKey};
 use router_common::usage::AccountKey;
 use router_common::verdict::DropReason;
 
@@ -26,7 +26,7 @@ use crate::parse::Parsed;
 use crate::passage::{Decided, Passage, Question};
 use crate::policy::Case;
 use crate::ports::PortPool;
-use crate::{mss, options, split, walk};
+use crate::{express, mss, options, split, walk};
 
 /// What does not depend on the address family: NAT is IPv4's alone.
 pub trait Tables: Sized {
@@ -45,6 +45,8 @@ pub trait Tables: Sized {
     fn config(&self) -> RouterConfig;
     /// The port that has an interface for its own.
     fn port(&self, ifindex: u32) -> Option<Self::Port>;
+    /// What the express lane needs of it, if it has one.
+    fn lane(&self, ifindex: u32) -> Option<Lane>;
     /// The interface of the port that has tags.
     fn tagged(&self, key: &TagKey) -> Option<u32>;
     /// How the frames of a port are carried that has tags, by its interface.
@@ -242,6 +244,11 @@ pub trait World: Desk + Flows<Ipv6> {
 
     /// Gives the frame that came last the tags again that were taken off; whether that could be done.
     fn give_back_tags<P: Packet>(&self, packet: &mut P) -> bool;
+
+    /// [`express::take`].
+    fn express<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Option<Passage> {
+        express::take(packet, self, ifindex)
+    }
 
     /// [`walk::pass`].
     fn pass<P: Packet>(&self, packet: &mut P, ifindex: u32, decided: Decided) -> Passage {

@@ -112,7 +112,10 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
     let length = packet.length();
     let is_tagged = tags::are_on(packet);
     let ifindex = if is_tagged { tables.take_tags(packet, ifindex) } else { ifindex };
-    let mut passage = tables.pass(packet, ifindex, Decided::No);
+    let mut passage = match tables.express(packet, ifindex) {
+        Some(passage) => passage,
+        None => tables.pass(packet, ifindex, Decided::No),
+    };
     // What nearly all of XDP's are: nothing of what follows is about them.
     if packet.hook() == Hook::Xdp && passage.is_sent() {
         tables.count(passage.slot(), packet.hook(), FORWARDED, length);
@@ -135,7 +138,10 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
             Ok(Decision::Help) => passage.ending(DeferReason::Helper.outcome()),
             Ok(Decision::Punt(reason)) => passage.ending(Verdict::punt(packet, reason).outcome()),
             // Whoever expires flows may be faster: then the flow's next packet opens it.
-            Ok(_) => tables.pass(packet, ifindex, Decided::Yes),
+            Ok(_) => match tables.express(packet, ifindex) {
+                Some(passage) if passage.asks(Question::Flow).is_none() => passage,
+                _ => tables.pass(packet, ifindex, Decided::Yes),
+            },
             Err(reason) => passage.ending(reason.outcome()),
         };
     }
@@ -415,10 +421,8 @@ fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntRea
     Ok((port.role == Role::Control as u8).then_some(PuntReason::ToRouter))
 }
 
-/// Whether the transport checksum may be one that the sender left to the hardware
-/// (`CHECKSUM_PARTIAL`): then the field holds the sum over the pseudo header and no more. XDP is
-/// not told; a finished checksum has that value once in 65,536 packets, which then take the way
-/// by TC like the unfinished ones. So do the protocols whose unfinished sums look like nothing:
+/// Whether the transport checksum may be one that the sender left to the hardware (`CHECKSUM_PARTIAL`). XDP is not told:
+/// finished ones that look like it ([`checksum::may_be_partial`]) take the way by TC like the unfinished ones. So do the protocols whose unfinished sums look like nothing:
 /// tunnels in UDP without checksum, SCTP, GRE.
 #[inline(always)]
 fn may_be_partial<A: Family, P: Packet>(packet: &P, port: &Port, parsed: &Parsed<A>) -> bool {
@@ -431,12 +435,6 @@ fn may_be_partial<A: Family, P: Packet>(packet: &P, port: &Port, parsed: &Parsed
         Transport::Other => return true,
         _ => return false,
     };
-    let Some(field) = packet.load::<u16>(offset) else { return true };
-    let segment = (parsed.length - (parsed.l4 - parsed.l3)) as u16;
-    let addresses = checksum::add(
-        checksum::sum_words(parsed.key.src.words()),
-        checksum::sum_words(parsed.key.dst.words()),
-    );
-    let pseudo = checksum::pseudo_header(addresses, segment, parsed.key.protocol);
-    field == 0 || checksum::same(field, pseudo)
+    let Some(field) = packet.load(offset) else { return true };
+    checksum::may_be_partial(&parsed.key, (parsed.length - (parsed.l4 - parsed.l3)) as u16, field)
 }

@@ -96,6 +96,7 @@ fn next(random: &mut Random, pool: &[Input]) -> Input {
     let (mut nic, mut frame) = pool[random.below(pool.len())].clone();
     // Some as they are, so that there are flows to be met.
     if random.percent(25) {
+        pad(random, &mut frame);
         return (nic, frame);
     }
     for _ in 0..=random.below(3) {
@@ -109,7 +110,16 @@ fn next(random: &mut Random, pool: &[Input]) -> Input {
         }
     }
     frame.truncate(1900);
+    pad(random, &mut frame);
     (nic, frame)
+}
+
+/// As Ethernet does with what is short, or a little more.
+fn pad(random: &mut Random, frame: &mut Vec<u8>) {
+    const HEADERS: usize = ETHERNET + 40 + 20;
+    if random.percent(50) && (ETHERNET..HEADERS).contains(&frame.len()) {
+        frame.resize(HEADERS, 0);
+    }
 }
 
 /// Frames through a router that knew of none.

@@ -18,10 +18,11 @@ use router_common::nat::{
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List};
-use router_common::port::{Carrier, Local, LocalKey, Port, TagKey};
+use router_common::port::{Carrier, Lane, Local, LocalKey, Port, TagKey};
 use router_common::usage::{ACCOUNTS, AccountKey};
 use router_common::verdict::DropReason;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
+use router_ebpf::express;
 use router_ebpf::family::Family;
 use router_ebpf::fragment::{self, Piece};
 use router_ebpf::ftp::{Desk, Line};
@@ -29,7 +30,7 @@ use router_ebpf::helper;
 use router_ebpf::nat::{self, Destination};
 use router_ebpf::packet::Packet;
 use router_ebpf::parse::{Parsed, tcp_flags};
-use router_ebpf::passage::Question;
+use router_ebpf::passage::{Passage, Question};
 use router_ebpf::policy::{self, Case};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
@@ -84,6 +85,10 @@ pub struct World {
     pub config: Cell<RouterConfig>,
     /// Ports.
     pub ports: RefCell<HashMap<u32, Port>>,
+    /// Whether ports have a lane for packets of known flows.
+    pub has_lanes: Cell<bool>,
+    /// How many packets have taken it.
+    pub by_lane: Cell<u64>,
     /// Interfaces of ports that have tags.
     pub tagged: RefCell<HashMap<TagKey, u32>>,
     /// The tags that were taken off the frame that came last.
@@ -145,6 +150,8 @@ impl Default for World {
                 pad: 0,
             }),
             ports: RefCell::default(),
+            has_lanes: Cell::new(true),
+            by_lane: Cell::default(),
             tagged: RefCell::default(),
             came: Cell::default(),
             carriers: RefCell::default(),
@@ -414,6 +421,11 @@ impl Tables for World {
 
     fn port(&self, ifindex: u32) -> Option<FoundPort> {
         self.ports.borrow().get(&ifindex).copied().map(FoundPort)
+    }
+
+    fn lane(&self, ifindex: u32) -> Option<Lane> {
+        let lane = self.ports.borrow().get(&ifindex).map(Lane::from);
+        lane.filter(|lane| lane.slot != 0 && self.has_lanes.get())
     }
 
     fn tagged(&self, key: &TagKey) -> Option<u32> {
@@ -687,6 +699,12 @@ impl Desk for World {
 }
 
 impl tables::World for World {
+    fn express<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Option<Passage> {
+        let passage = express::take(packet, self, ifindex);
+        self.by_lane.set(self.by_lane.get() + u64::from(passage.is_some()));
+        passage
+    }
+
     fn take_tags<P: Packet>(&self, packet: &mut P, ifindex: u32) -> u32 {
         let (port, tags) = tags::take_off(packet, self, ifindex);
         self.came.set(tags);

@@ -19,7 +19,7 @@ use router_common::nat::{
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List, RuleCount};
-use router_common::port::{Carrier, Local, LocalKey, Port, TagKey};
+use router_common::port::{Carrier, LANES, Lane, Local, LocalKey, Port, TagKey};
 use router_common::unsolicited::Syn;
 use router_common::usage::AccountKey;
 
@@ -33,6 +33,7 @@ use crate::compile::nat::{NatEntry, NatKey};
 pub(super) const NAMES: &[&str] = &[
     "CONFIG",
     "PORTS",
+    "LANES",
     "TAGGED",
     "CARRIERS",
     "LOCAL4",
@@ -93,6 +94,7 @@ const MMAPABLE: u32 = 1024;
 pub(super) const SHAPES: &[Shape] = &[
     shape::<u32, RouterConfig>("CONFIG", 0),
     shape::<u32, Port>("PORTS", 0),
+    shape::<u32, Lane>("LANES", 0),
     shape::<TagKey, u32>("TAGGED", 0),
     shape::<u32, Carrier>("CARRIERS", 0),
     shape::<LocalKey<Ipv4>, Local>("LOCAL4", NO_PREALLOC),
@@ -135,6 +137,7 @@ pub const ROUTER: u16 = 0;
 pub struct Tables {
     config: Array<MapData, RouterConfig>,
     ports: HashMap<MapData, u32, Port>,
+    lanes: Array<MapData, Lane>,
     tagged: HashMap<MapData, TagKey, u32>,
     carriers: HashMap<MapData, u32, Carrier>,
     local4: HashMap<MapData, LocalKey<Ipv4>, Local>,
@@ -164,6 +167,7 @@ impl Tables {
         Ok(Self {
             config: Array::try_from(map("CONFIG")?)?,
             ports: HashMap::try_from(map("PORTS")?)?,
+            lanes: Array::try_from(map("LANES")?)?,
             tagged: HashMap::try_from(map("TAGGED")?)?,
             carriers: HashMap::try_from(map("CARRIERS")?)?,
             local4: HashMap::try_from(map("LOCAL4")?)?,
@@ -344,7 +348,8 @@ impl Tables {
     /// # Errors
     /// The table is full or cannot be written.
     pub fn set_port(&mut self, ifindex: u32, port: &Port) -> Result<()> {
-        self.ports.insert(ifindex, port, 0).with_context(|| format!("write port {ifindex}"))
+        self.ports.insert(ifindex, port, 0).with_context(|| format!("write port {ifindex}"))?;
+        self.set_lane(ifindex, port.into())
     }
 
     /// Removes a port, if it is there.
@@ -352,7 +357,21 @@ impl Tables {
     /// # Errors
     /// The map cannot be written.
     pub fn remove_port(&mut self, ifindex: u32) -> Result<()> {
+        self.set_lane(ifindex, Lane::NONE)?;
         absent_is_fine(self.ports.remove(&ifindex)).with_context(|| format!("remove port {ifindex}"))
+    }
+
+    /// Gives every port its lane, of which whoever wrote it may have been ended halfway.
+    pub(super) fn open_lanes(&mut self) -> Result<()> {
+        let ports = self.observe_ports()?;
+        ports.iter().try_for_each(|(ifindex, port)| self.set_lane(*ifindex, port.into()))
+    }
+
+    fn set_lane(&mut self, ifindex: u32, lane: Lane) -> Result<()> {
+        if ifindex >= LANES {
+            return Ok(());
+        }
+        self.lanes.set(ifindex, lane, 0).with_context(|| format!("write the lane of port {ifindex}"))
     }
 
     /// Adds or replaces the tags of a port, by its own interface.

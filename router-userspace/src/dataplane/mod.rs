@@ -121,6 +121,7 @@ impl Dataplane {
                 pad: 0,
             })?;
         }
+        tables.open_lanes()?;
         Ok(Self {
             ebpf,
             tables,
