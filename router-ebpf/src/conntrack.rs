@@ -172,9 +172,14 @@ fn comes_as_expected<A>(flow: &FlowEntry<A>, arrival: &Arrival<A>) -> bool {
 #[inline(always)]
 fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Decision, DropReason> {
     let key = &arrival.key;
-    let destination = tables.destination(arrival);
+    // What is for none of the router's own addresses is translated by no rule, no binding, no firewall's business.
+    let own = tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] });
+    let destination = match own {
+        Some(_) => tables.destination(arrival),
+        None => nat::Destination::itself(key),
+    };
     if !destination.is_translated
-        && let Some(own) = tables.local(&LocalKey { address: key.dst, router: key.router, pad: [0; 2] })
+        && let Some(own) = own
     {
         return to_router(tables, arrival, own);
     }
@@ -206,6 +211,9 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     let comes_again = arrival.is_early && arrival.hop_limit <= 1;
     if !destination.is_expected {
         as_sent(tables, arrival, port.from_list, comes_again)?;
+        if own.is_some() {
+            as_sent_to_public(tables, arrival, comes_again)?;
+        }
     }
     let way_out = match way_out(tables, arrival, destination.address)? {
         Some(way_out) => way_out,
@@ -277,7 +285,7 @@ fn ask<A: Family, T: Flows<A>>(
     }
 }
 
-/// The lists that see a packet as it is sent: that of the port, and that of a public address.
+/// The list of the port that sees a packet as it is sent.
 #[inline(always)]
 fn as_sent<A: Family, T: Flows<A>>(
     tables: &T,
@@ -285,18 +293,19 @@ fn as_sent<A: Family, T: Flows<A>>(
     from_list: u32,
     comes_again: bool,
 ) -> Result<(), DropReason> {
-    let key = &arrival.key;
-    let to = (key.dst, key.dst_port);
-    ask(tables, arrival, from_list, to, comes_again)?;
-    ask(tables, arrival, firewall(tables, arrival), to, comes_again)
+    ask(tables, arrival, from_list, (arrival.key.dst, arrival.key.dst_port), comes_again)
 }
 
-/// The list of the public address that a packet is for; guests are asked as well (SEMANTICS T8).
+/// That of the public address that a packet is for; guests are asked as well (SEMANTICS T8).
 #[inline(always)]
-fn firewall<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> u32 {
-    let Some(address) = arrival.key.dst.to_ipv4() else { return NO_LIST };
+fn as_sent_to_public<A: Family, T: Flows<A>>(
+    tables: &T,
+    arrival: &Arrival<A>,
+    comes_again: bool,
+) -> Result<(), DropReason> {
+    let Some(address) = arrival.key.dst.to_ipv4() else { return Ok(()) };
     let public = LocalKey { address, router: arrival.key.router, pad: [0; 2] };
-    tables.firewall(&public).unwrap_or(NO_LIST)
+    as_sent(tables, arrival, tables.firewall(&public).unwrap_or(NO_LIST), comes_again)
 }
 
 /// Whether a packet begins a TCP connection.
@@ -345,6 +354,7 @@ fn to_router<A: Family, T: Flows<A>>(
             // The services that a network's own router has for it are open whatever its list says (SEMANTICS B.2.1).
             let from_list = if own.ifindex == arrival.ifindex { NO_LIST } else { port.from_list };
             as_sent(tables, arrival, from_list, arrival.is_early)?;
+            as_sent_to_public(tables, arrival, arrival.is_early)?;
         }
         let to = (arrival.key.dst, arrival.key.dst_port);
         let judged = ask(tables, arrival, port.own_list, to, arrival.is_early);
