@@ -10,6 +10,9 @@
 //! [`Arrival`] for the slow path ([`conntrack::decide`]), and then, its flow known, to the end. There are three ways out,
 //! [`Verdict`], and every frame takes one of them and is counted there, once.
 //!
+//! In XDP [`express`](crate::express) stands in for the steps where nothing about a packet is odd: faster, with the same
+//! end.
+//!
 //! The same walk is in the XDP and in the TC program. XDP is in front; what it cannot finish it
 //! leaves, unchanged, to the TC walk behind it ([`DeferReason`]).
 
