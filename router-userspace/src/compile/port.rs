@@ -108,8 +108,14 @@ pub(super) fn slots(ports: &[Port], rows: u32) -> BTreeMap<&str, u32> {
     let mut others: Vec<&Port> =
         ports.iter().filter(|port| !slots.contains_key(port.name.as_str())).collect();
     others.sort_by_key(|port| (most(port), &port.name));
+    // Whoever may have as many rows as the one before goes on where that has found one.
+    let (mut limit, mut above) = (0, 0);
     for port in others {
-        if let Some(free) = (1..most(port)).rev().find(|slot| !taken.contains(slot)) {
+        if limit != most(port) {
+            (limit, above) = (most(port), most(port));
+        }
+        if let Some(free) = (1..above).rev().find(|slot| !taken.contains(slot)) {
+            above = free;
             taken.insert(free);
             slots.insert(&port.name, free);
         }
