@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use router_common::account::COUNTER_SLOTS;
-use router_common::net::Ipv4;
+use router_common::net::{Be16, Ipv4};
 use router_common::port::{Port, Role};
 use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
@@ -150,6 +150,6 @@ pub fn port(router: &Router, side: usize, role: Role) -> Port {
         role: role as u8,
         flags: Port::XDP_TARGET,
         mac: router.macs[side],
-        pad: [0; 2],
+        vxlan: Be16::default(),
     }
 }

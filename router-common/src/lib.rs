@@ -19,6 +19,7 @@ pub mod nat;
 pub mod net;
 pub mod policy;
 pub mod port;
+pub mod tunnel;
 pub mod unsolicited;
 pub mod usage;
 pub mod verdict;
@@ -30,4 +31,4 @@ pub use aya::Pod;
 /// Version of everything in this crate. Pinned maps live in a folder named after it, so a
 /// program never meets a table of another layout. Raise it with every change of a layout or of
 /// a discriminant's meaning.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;

@@ -8,7 +8,7 @@ use router_common::net::Ipv4;
 use router_common::policy::NO_LIST;
 use router_common::port::{Port as PortEntry, Role};
 
-use super::{AttachMode, Attachment, Compiled, Inventory, Nic, Problem, Subject, settings};
+use super::{AttachMode, Attachment, Compiled, Inventory, Nic, Problem, Subject, settings, tunnel};
 use crate::model::{Port, PortSelector, Settings, SourceNat};
 
 /// `RouterId` of the one router that a network namespace has.
@@ -135,8 +135,9 @@ pub(super) fn tables(
     mode: AttachMode,
     compiled: &mut Compiled,
 ) {
-    let trunks: BTreeSet<u32> =
-        inventory.nics.iter().filter_map(|nic| nic.carrier).map(|carrier| carrier.trunk).collect();
+    let tags = inventory.nics.iter().filter_map(|nic| nic.carrier).filter(|carrier| !carrier.is_tunnel());
+    let trunks: BTreeSet<u32> = tags.map(|carrier| carrier.trunk).collect();
+    let vxlan = tunnel::underlays(inventory);
     for placed in placed {
         let Placed { port, nic, slot } = placed;
         // The NIC that frames come by and leave by.
@@ -166,10 +167,12 @@ pub(super) fn tables(
                 | settings::port_flags(port, chosen)
                 | if port.role == Role::Tunnel { PortEntry::WITHOUT_LINK } else { 0 },
             mac: nic.mac.0,
-            pad: [0; 2],
+            vxlan: vxlan.get(&nic.ifindex).copied().unwrap_or_default(),
         };
         compiled.tables.ports.insert(nic.ifindex, entry);
         compiled.tables.tags.extend(nic.carrier.map(|carrier| (nic.ifindex, carrier)));
+        let vxlan = inventory.tunnels.get(&nic.ifindex);
+        compiled.tables.tunnels.extend(vxlan.map(|vxlan| (nic.ifindex, vxlan.clone())));
         compiled.attachments.insert(wire.ifindex, attachment);
         locals(placed, compiled);
     }
