@@ -100,7 +100,7 @@ fn take_tags<P: Packet>(mut frame: P, ifindex: u32) -> u32 {
     let maps = unsafe { Maps::new(Context::Absent) };
     let Some(mut came) = came() else { return ifindex };
     let (port, tags) = tags::take_off(&mut frame, &maps, ifindex);
-    (came.count, came.outer, came.inner) = (tags.count, tags.outer, tags.inner);
+    (came.count, came.outer, came.inner, came.is_packet) = (tags.count, tags.outer, tags.inner, false);
     port
 }
 
@@ -122,12 +122,12 @@ pub extern "C" fn xvr_tc_take_tags(skb: *mut __sk_buff, ifindex: u32) -> u32 {
 
 /// Gives a frame the tags of the port that it leaves by: a [`Leaving`] as a number.
 #[inline(always)]
-fn give_tags<P: Packet>(mut frame: P, ifindex: u32, had_tags: u32) -> u32 {
+fn give_tags<P: Packet>(mut frame: P, ifindex: u32, was_carried: u32) -> u32 {
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
     let none = Tags::default();
     let trunk = came().and_then(|came| {
-        tags::put_on(&mut frame, &maps, ifindex, if had_tags == 0 { &none } else { &*came })
+        tags::put_on(&mut frame, &maps, ifindex, if was_carried == 0 { &none } else { &*came })
     });
     leaving_number(trunk.map(Leaving::By).ok_or(DropReason::RewriteFailed))
 }
@@ -143,39 +143,34 @@ fn is_tunnel(ifindex: u32) -> bool {
 /// [`tags::put_on`] in the XDP program, or [`tunnel::xvr_xdp_put_in`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_give_tags(ctx: *mut xdp_md, ifindex: u32, had_tags: u32) -> u32 {
+pub extern "C" fn xvr_xdp_give_tags(ctx: *mut xdp_md, ifindex: u32, was_carried: u32) -> u32 {
     if is_tunnel(ifindex) {
         return tunnel::xvr_xdp_put_in(ctx, ifindex);
     }
     // SAFETY: the program's own context, handed on by it.
-    give_tags(unsafe { XdpFrame::new(ctx) }, ifindex, had_tags)
+    give_tags(unsafe { XdpFrame::new(ctx) }, ifindex, was_carried)
 }
 
 /// [`tags::put_on`] in the TC program, or [`tunnel::xvr_tc_put_in`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_give_tags(skb: *mut __sk_buff, ifindex: u32, had_tags: u32) -> u32 {
+pub extern "C" fn xvr_tc_give_tags(skb: *mut __sk_buff, ifindex: u32, was_carried: u32) -> u32 {
     if is_tunnel(ifindex) {
         return tunnel::xvr_tc_put_in(skb, ifindex);
     }
     // SAFETY: the program's own context, handed on by it.
-    give_tags(unsafe { TcFrame::new(skb) }, ifindex, had_tags)
+    give_tags(unsafe { TcFrame::new(skb) }, ifindex, was_carried)
 }
 
 /// Gives a frame again what was taken off: first what it was inside of, then tags. Whether that could be done.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_give_back(ctx: *mut xdp_md, had_tags: u32, was_inside: u32) -> u32 {
+pub extern "C" fn xvr_xdp_give_back(ctx: *mut xdp_md) -> u32 {
     // SAFETY: the program's own context, handed on by it.
     let mut frame = unsafe { XdpFrame::new(ctx) };
-    if was_inside != 0 && frame.put_back().is_none() {
-        return 0;
-    }
-    if had_tags == 0 {
-        return 1;
-    }
     let Some(came) = came() else { return 0 };
-    u32::from(came.count == 0 || frame.tag(&came).is_some())
+    let is_back = !came.is_packet || frame.put_back().is_some();
+    u32::from(is_back && (came.count == 0 || frame.tag(&came).is_some()))
 }
 
 /// A passage in the XDP program: a [`Passage`](router_ebpf::passage::Passage) as a number.

@@ -807,10 +807,15 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn take_out<P: Packet>(&self, _packet: &mut P, ifindex: u32) -> Result<Opened, DropReason> {
+    fn take_out<P: Packet>(
+        &self,
+        _packet: &mut P,
+        ifindex: u32,
+        had_tags: bool,
+    ) -> Result<Opened, DropReason> {
         tunnel::opened(match self.ctx {
-            Context::Xdp(ctx) => apart::xvr_xdp_take_out(ctx, ifindex),
-            Context::Tc(skb) => apart::xvr_tc_take_out(skb, ifindex),
+            Context::Xdp(ctx) => apart::xvr_xdp_take_out(ctx, ifindex, had_tags.into()),
+            Context::Tc(skb) => apart::xvr_tc_take_out(skb, ifindex, had_tags.into()),
             Context::Absent => 0,
         })
     }
@@ -820,20 +825,19 @@ impl World for Maps {
         &self,
         _packet: &mut P,
         ifindex: u32,
-        had_tags: bool,
+        was_carried: bool,
     ) -> Result<Leaving, DropReason> {
         tunnel::leaving(match self.ctx {
-            Context::Xdp(ctx) => apart::xvr_xdp_give_tags(ctx, ifindex, had_tags.into()),
-            Context::Tc(skb) => apart::xvr_tc_give_tags(skb, ifindex, had_tags.into()),
+            Context::Xdp(ctx) => apart::xvr_xdp_give_tags(ctx, ifindex, was_carried.into()),
+            Context::Tc(skb) => apart::xvr_tc_give_tags(skb, ifindex, was_carried.into()),
             Context::Absent => 0,
         })
     }
 
     #[inline(always)]
-    fn give_back<P: Packet>(&self, _packet: &mut P, had_tags: bool, was_inside: bool) -> bool {
+    fn give_back<P: Packet>(&self, _packet: &mut P) -> bool {
         // TC never asks.
-        let Context::Xdp(ctx) = self.ctx else { return false };
-        apart::xvr_xdp_give_back(ctx, had_tags.into(), was_inside.into()) != 0
+        matches!(self.ctx, Context::Xdp(ctx) if apart::xvr_xdp_give_back(ctx) != 0)
     }
 
     #[inline(always)]

@@ -238,13 +238,15 @@ pub trait World: Desk + Flows<Ipv6> {
     /// [`tags::take_off`](crate::tags::take_off) of a frame with tags; keeps what was taken off.
     fn take_tags<P: Packet>(&self, packet: &mut P, ifindex: u32) -> u32;
 
-    /// [`tunnel::take_out`](crate::tunnel::take_out).
+    /// [`tunnel::take_out`](crate::tunnel::take_out); keeps that there was something, and that there were no tags if there
+    /// were none.
     ///
     /// # Errors
     /// Why the packet is refused.
-    fn take_out<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Result<Opened, DropReason>;
+    fn take_out<P: Packet>(&self, packet: &mut P, ifindex: u32, had_tags: bool)
+    -> Result<Opened, DropReason>;
 
-    /// [`tags::put_on`](crate::tags::put_on) of the frame that came last, if it had tags; or
+    /// [`tags::put_on`](crate::tags::put_on) of the frame that came last, if it was carried; or
     /// [`tunnel::put_in`](crate::tunnel::put_in).
     ///
     /// # Errors
@@ -253,12 +255,12 @@ pub trait World: Desk + Flows<Ipv6> {
         &self,
         packet: &mut P,
         ifindex: u32,
-        had_tags: bool,
+        was_carried: bool,
     ) -> Result<Leaving, DropReason>;
 
     /// Gives the frame that came last what was taken off again: tags, and what it was inside of. Whether that could be
     /// done.
-    fn give_back<P: Packet>(&self, packet: &mut P, had_tags: bool, was_inside: bool) -> bool;
+    fn give_back<P: Packet>(&self, packet: &mut P) -> bool;
 
     /// [`walk::pass`].
     fn pass<P: Packet>(&self, packet: &mut P, ifindex: u32, decided: Decided) -> Passage {

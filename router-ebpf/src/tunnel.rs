@@ -122,10 +122,23 @@ fn failed(number: u32) -> DropReason {
     DropReason::from_outcome(number & !FAILED).unwrap_or(DropReason::RewriteFailed)
 }
 
-/// Whether a frame that has come in by a port may be a VXLAN packet of other ports.
+/// Whether a frame that has come in by a port may be a VXLAN packet of other ports. What is in pieces or has options is
+/// none: it has its own questions.
 #[inline(always)]
 pub fn may_be_one<P: Packet>(packet: &P, port: &Port) -> bool {
-    port.vxlan.raw() != 0 && packet.load(UDP + 2) == Some(port.vxlan)
+    port.vxlan.raw() != 0 && packet.load(UDP + 2) == Some(port.vxlan) && is_plain_udp(packet).is_some()
+}
+
+/// It is UDP over IPv4, whole and without options.
+#[inline(always)]
+fn is_plain_udp<P: Packet>(packet: &P) -> Option<()> {
+    let ethertype: Be16 = packet.load(12)?;
+    let fragment: Be16 = packet.load(IP + 6)?;
+    let is_so = ethertype.get() == ETHERTYPE_IPV4
+        && packet.load(IP) == Some(0x45u8)
+        && packet.load(IP + 9) == Some(protocol::UDP)
+        && fragment.get() & FRAGMENT == 0;
+    is_so.then_some(())
 }
 
 /// Takes a frame out of a VXLAN packet to the router, and gives the own interface of its port.
@@ -175,18 +188,10 @@ pub fn take_out<P: Packet, T: Tunnels>(
     Ok(if is_v4 || packet.hook() == Hook::Xdp { Opened::Inside(port) } else { Opened::Again(port) })
 }
 
-/// Whom a UDP packet is for that is whole and has no IP options. A VXLAN header that is cut off has no VNI.
+/// Whom a packet is for. A VXLAN header that is cut off has no VNI.
 #[inline(always)]
 fn addressed<P: Packet>(packet: &P, ifindex: u32) -> Option<TunnelKey> {
-    let ethertype: Be16 = packet.load(12)?;
-    let fragment: Be16 = packet.load(IP + 6)?;
-    let is_udp = ethertype.get() == ETHERTYPE_IPV4
-        && packet.load(IP) == Some(0x45u8)
-        && packet.load(IP + 9) == Some(protocol::UDP)
-        && fragment.get() & FRAGMENT == 0;
-    if !is_udp {
-        return None;
-    }
+    is_plain_udp(packet)?;
     let vni = packet.load::<u32>(VXLAN + 4).map_or(TunnelKey::ANY, |word| u32::from_be(word) >> 8);
     Some(TunnelKey {
         underlay: ifindex,

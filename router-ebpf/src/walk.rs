@@ -113,19 +113,19 @@ pub struct Walked {
 #[inline(always)]
 pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Walked {
     let length = packet.length();
-    let is_tagged = tags::are_on(packet);
-    let mut ifindex = if is_tagged { tables.take_tags(packet, ifindex) } else { ifindex };
+    // Tags, and with them what a frame is inside of. One for both: the programs have no room for two.
+    let mut is_carried = tags::are_on(packet);
+    let mut ifindex = if is_carried { tables.take_tags(packet, ifindex) } else { ifindex };
     let mut passage = tables.pass(packet, ifindex, Decided::No);
     // What nearly all of XDP's are: nothing of what follows is about them.
     if packet.hook() == Hook::Xdp && passage.is_sent() {
         tables.count(passage.slot(), packet.hook(), FORWARDED, length);
         return Walked { passage, port: ifindex };
     }
-    let mut is_inside = false;
     if passage.asks(Question::Tunnel).is_some() {
-        passage = match tables.take_out(packet, ifindex) {
+        passage = match tables.take_out(packet, ifindex, is_carried) {
             Ok(Opened::Inside(port)) => {
-                (ifindex, is_inside) = (port, true);
+                (ifindex, is_carried) = (port, true);
                 tables.pass(packet, port, Decided::No)
             }
             Ok(Opened::Again(port)) => {
@@ -169,16 +169,12 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
         tables.limit_segments(packet, ifindex, passage.ifindex());
     }
     if passage.needs_tags() {
-        passage = match tables.give_tags(packet, passage.ifindex(), is_tagged) {
+        passage = match tables.give_tags(packet, passage.ifindex(), is_carried) {
             Ok(Leaving::By(trunk)) => passage.leaving_by(trunk),
             Ok(Leaving::Gone) => passage.gone(),
             Err(reason) => passage.ending(reason.outcome()),
         };
-    } else if (is_tagged || is_inside)
-        && hook == Hook::Xdp
-        && passage.is_deferred()
-        && !tables.give_back(packet, is_tagged, is_inside)
-    {
+    } else if is_carried && hook == Hook::Xdp && passage.is_deferred() && !tables.give_back(packet) {
         passage = passage.ending(DropReason::RewriteFailed.outcome());
     }
     tables.count(passage.slot(), hook, passage.outcome(), length);

@@ -701,26 +701,35 @@ impl tables::World for World {
         port
     }
 
-    fn take_out<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Result<Opened, DropReason> {
-        tunnel::take_out(packet, self, ifindex)
+    fn take_out<P: Packet>(
+        &self,
+        packet: &mut P,
+        ifindex: u32,
+        had_tags: bool,
+    ) -> Result<Opened, DropReason> {
+        let came = if had_tags { self.came.get() } else { Tags::default() };
+        let opened = tunnel::take_out(packet, self, ifindex);
+        self.came.set(Tags { is_packet: matches!(opened, Ok(Opened::Inside(_))), ..came });
+        opened
     }
 
     fn give_tags<P: Packet>(
         &self,
         packet: &mut P,
         ifindex: u32,
-        had_tags: bool,
+        was_carried: bool,
     ) -> Result<Leaving, DropReason> {
         if self.carrier(ifindex).is_some_and(|carrier| carrier.is_tunnel()) {
             return tunnel::put_in(packet, self, ifindex, &mut Outer::default());
         }
-        let came = if had_tags { self.came.get() } else { Tags::default() };
+        let came = if was_carried { self.came.get() } else { Tags::default() };
         let trunk = tags::put_on(packet, self, ifindex, &came);
         trunk.map(Leaving::By).ok_or(DropReason::RewriteFailed)
     }
 
-    fn give_back<P: Packet>(&self, packet: &mut P, had_tags: bool, was_inside: bool) -> bool {
-        (!was_inside || packet.put_back().is_some()) && (!had_tags || packet.tag(&self.came.get()).is_some())
+    fn give_back<P: Packet>(&self, packet: &mut P) -> bool {
+        let came = self.came.get();
+        (!came.is_packet || packet.put_back().is_some()) && (came.count == 0 || packet.tag(&came).is_some())
     }
 
     fn decide(&self, version: u8, question: Question, _ifindex: u32) -> Result<Decision, DropReason> {

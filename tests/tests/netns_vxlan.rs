@@ -72,7 +72,7 @@ fn add_tiers(router: &Router<'_>) -> Result<()> {
             "router_guest_ip6_cidr": format!("fd17:ac56:1234:{octet}::/64"),
             "router_ip6": "2001:db8:100::1e00:a8ff:fe00:31", "router_ip6_gateway": "2001:db8:100::1",
             "router_ip6_cidr": "2001:db8:100::/64", "is_vr_guest_gateway": true,
-            "network_id": 300 + u32::from(octet), "type": "guestnetwork", "delete_from_processed_cache": false,
+            "network_id": 300 + u32::from(octet), "mtu": 1500, "type": "guestnetwork", "delete_from_processed_cache": false,
         });
         let said = router.update_config_with("guest_network", message.to_string().as_bytes())?.ok();
         said.with_context(|| router.log())?;

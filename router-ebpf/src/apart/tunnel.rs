@@ -18,11 +18,12 @@ use router_common::net::Ipv4;
 use router_common::tunnel::{MAX_REMOTES, RemoteIndex};
 use router_common::verdict::DropReason;
 use router_ebpf::tunnel::{
-    Inner, Leaving, OUTER, Tunnels, leaving_number, opened_number, put_in, remote_of, take_out, way_to,
+    self, Inner, Leaving, OUTER, Opened, Tunnels, leaving_number, opened_number, put_in, remote_of, take_out,
+    way_to,
 };
 
 use crate::frame::{TcFrame, XdpFrame};
-use crate::maps::{Context, Maps, outer};
+use crate::maps::{Context, Maps, came, outer};
 
 /// What has its headers and makes the detour, for the program at the port's own interface.
 pub const PUT_IN: u32 = 0x7876_7222;
@@ -34,19 +35,30 @@ const GONE: u32 = leaving_number(Ok(Leaving::Gone));
 /// [`take_out`] in the XDP program: an [`Opened`](router_ebpf::tunnel::Opened) as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_take_out(ctx: *mut xdp_md, ifindex: u32) -> u32 {
+pub extern "C" fn xvr_xdp_take_out(ctx: *mut xdp_md, ifindex: u32, had_tags: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
     let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
-    opened_number(take_out(&mut frame, &maps, ifindex))
+    note(opened_number(take_out(&mut frame, &maps, ifindex)), had_tags)
 }
 
 /// The same in the TC program.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_take_out(skb: *mut __sk_buff, ifindex: u32) -> u32 {
+pub extern "C" fn xvr_tc_take_out(skb: *mut __sk_buff, ifindex: u32, had_tags: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
     let (mut frame, maps) = unsafe { (TcFrame::with_inner(skb), Maps::new(Context::Tc(skb))) };
-    opened_number(take_out(&mut frame, &maps, ifindex))
+    note(opened_number(take_out(&mut frame, &maps, ifindex)), had_tags)
+}
+
+/// Keeps that something was taken off, for a frame that was not told by tags as well.
+#[inline(always)]
+fn note(opened: u32, had_tags: u32) -> u32 {
+    let Some(mut came) = came() else { return NO_ROOM };
+    came.is_packet = matches!(tunnel::opened(opened), Ok(Opened::Inside(_)));
+    if had_tags == 0 {
+        came.count = 0;
+    }
+    opened
 }
 
 /// [`put_in`] in the XDP program: a [`Leaving`] as a number.

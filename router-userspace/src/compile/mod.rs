@@ -31,7 +31,7 @@ use redundancy::Stance;
 
 pub use attach::{AttachMode, Attachment, Driver, Front};
 pub use redundancy::{names, shared_nics};
-pub use tunnel::Vxlan;
+pub use tunnel::{OVERHEAD as VXLAN_OVERHEAD, Vxlan};
 
 /// What the system should hold for a desired state and the operator's settings on a machine with
 /// these NICs. `role` counts where the router is one of a pair.

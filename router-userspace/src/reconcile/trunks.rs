@@ -19,7 +19,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::Netlink;
 use super::{nics, sysctl};
-use crate::compile::{TableSet, Vxlan};
+use crate::compile::{TableSet, VXLAN_OVERHEAD, Vxlan};
 use crate::dataplane::{EGRESS_BLOCK, INGRESS_BLOCK};
 use crate::model::trunk::{Kind, Tag, TagProtocol, TaggedPort, Trunk, Vni};
 use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, TC_KIND, exchange, traffic_control};
@@ -192,12 +192,11 @@ fn carries(port: &TaggedPort, trunk: &LinkMessage) -> Carrier {
 /// VXLAN packet.
 fn mtu(port: &TaggedPort, trunk: &LinkMessage) -> u32 {
     const TAG: u32 = 4;
-    const VXLAN: u32 = 50;
     let most = nics::mtu(trunk).unwrap_or(1500);
     let (default, most) = match port.kind {
         Kind::Tags { inner: None, .. } => (most, most),
         Kind::Tags { inner: Some(_), .. } => (most.saturating_sub(TAG), most),
-        Kind::Vni(_) => (most.saturating_sub(VXLAN), most.saturating_sub(VXLAN)),
+        Kind::Vni(_) => (most.saturating_sub(VXLAN_OVERHEAD), most.saturating_sub(VXLAN_OVERHEAD)),
     };
     port.mtu.map_or(default, u32::from).min(most)
 }
