@@ -17,9 +17,10 @@ use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, DevMap, PerCpuArray};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
-use bench_programs::{FLOWS, Grid, Hop, Making, TEMPLATE, TUPLES, Tuple};
+use bench_programs::{COVER, FLOWS, Grid, Hop, Making, TEMPLATE, TUPLES, Tuple};
 
 use crate::rules::{Family, HITS};
+use crate::wire::Wire;
 
 /// The measuring programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-programs.o"));
@@ -143,6 +144,8 @@ pub struct Generator {
     next: u32,
     /// How long frames are.
     length: usize,
+    /// How they are on the wire.
+    wire: Wire,
 }
 
 impl Generator {
@@ -159,7 +162,7 @@ impl Generator {
         }
         let make = program(&mut ebpf, "bench_make")?;
         make.attach(spare, XdpMode::Driver).with_context(|| format!("attach bench_make to {spare}"))?;
-        Ok(Self { ebpf, family: Family::V4, next: 0, length: TEMPLATE })
+        Ok(Self { ebpf, family: Family::V4, next: 0, length: TEMPLATE, wire: Wire::Plain })
     }
 
     /// Drops and counts what arrives at an interface of the thread's network namespace, until that is gone.
@@ -214,6 +217,11 @@ impl Generator {
         self.length = length.max(TEMPLATE);
     }
 
+    /// Frames are so on the wire from now on, by which they are longer.
+    pub const fn use_wire(&mut self, wire: Wire) {
+        self.wire = wire;
+    }
+
     /// Frames are of these flows from now on.
     ///
     /// # Errors
@@ -254,11 +262,10 @@ impl Generator {
 
     fn run(&mut self, exit: Exit, window: Window) -> Result<()> {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: Vec<u8> = [0, self.length as u32, 0, exit.ifindex, 0, 0]
-            .iter()
-            .flat_map(|field| field.to_ne_bytes())
-            .collect();
-        let frame = vec![0; self.length];
+        let length = self.length + self.wire.front();
+        let context: Vec<u8> =
+            [0, length as u32, 0, exit.ifindex, 0, 0].iter().flat_map(|field| field.to_ne_bytes()).collect();
+        let frame = vec![0; length];
         let begin = Instant::now();
         let mut left = window.frames;
         while left > 0 {
@@ -297,9 +304,16 @@ impl Generator {
         };
         let family = if counted.is_some() { Family::V4 } else { self.family };
         let template = template(exit, family, self.length);
-        let (mut header_sum, mut words) = (0, [0; TEMPLATE / 4]);
-        for (word, bytes) in words.iter_mut().zip(template.chunks_exact(4)) {
-            *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let (mut header_sum, mut words, mut cover) = (0, [0; TEMPLATE / 4], [0; COVER / 4]);
+        let mut whole = template.to_vec();
+        whole.resize(self.length, 0);
+        for (words, bytes) in [
+            (&mut words[..], &template[..]),
+            (&mut cover, &self.wire.around(&whole, frames.go_back().into())),
+        ] {
+            for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+                *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
         }
         for pair in template[14..34].chunks_exact(2) {
             header_sum += u32::from(u16::from_ne_bytes([pair[0], pair[1]]));
@@ -332,6 +346,8 @@ impl Generator {
             pad2: 0,
             made,
             grid: counted.map_or(NO_GRID, |counted| counted.grid),
+            front: self.wire.front() as u32,
+            cover,
         }
     }
 }

@@ -165,8 +165,8 @@ impl Bench {
 
     fn frame(&self, row: &Row, packet: rows::Packet) -> Result<Vec<u8>> {
         let exit = self.exit(&row.between, packet.side)?;
-        let vlan = row.between.vlan(packet.side as usize);
-        Ok(packet.bytes((exit.router_mac, exit.mac), vlan))
+        let wire = row.between.wire(packet.side as usize);
+        Ok(packet.bytes((exit.router_mac, exit.mac), wire))
     }
 
     fn exit(&self, between: &Between, side: Side) -> Result<Exit> {

@@ -29,6 +29,8 @@ mod scale;
 mod start;
 mod stats;
 mod tcp;
+mod vlan;
+mod wire;
 mod xvr;
 
 use std::path::PathBuf;
@@ -94,6 +96,8 @@ enum Suite {
     Start,
     /// TCP between kernels: throughput, its CPU time, requests and responses.
     Tcp,
+    /// Tags and VXLAN, beside frames that are as they are.
+    Vlan,
 }
 
 impl Suite {
@@ -112,6 +116,7 @@ impl Suite {
             Self::Rules => "rules",
             Self::Start => "start",
             Self::Tcp => "tcp",
+            Self::Vlan => "vlan",
         }
     }
 
@@ -130,6 +135,7 @@ impl Suite {
             Self::Rules => control::run(scale, report),
             Self::Start => start::run(scale, report),
             Self::Tcp => tcp::run(scale, report),
+            Self::Vlan => vlan::run(scale, report),
         }
         .with_context(|| format!("the suite {}", self.label()))
     }
@@ -142,6 +148,7 @@ fn all(scale: Scale) -> Vec<Suite> {
     vec![
         Suite::Forward,
         Suite::Nat,
+        Suite::Vlan,
         Suite::Flows,
         Suite::Policy(policy),
         Suite::Tcp,

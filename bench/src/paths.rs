@@ -20,7 +20,8 @@ use crate::linux::{Linux, Program};
 use crate::report::{Report, Series, Time};
 use crate::scale::Scale;
 use crate::stats::{Ratio, short};
-use crate::xvr::Xvr;
+use crate::wire::Wire;
+use crate::xvr::{MAX_FLOWS, Xvr};
 
 /// The bound, by the name under which others are compared with it.
 const REDIRECT: &str = "xdp redirect";
@@ -84,6 +85,10 @@ pub struct Subject {
     /// What it is called in tables.
     pub name: String,
     target: Target,
+    /// How its frames are where they come in.
+    wire: Wire,
+    /// They or those that leave are not as they are.
+    is_wired: bool,
     window: Window,
     whole: Series,
     passed: Passed,
@@ -100,7 +105,7 @@ enum Target {
 impl Subject {
     fn new(name: &str, target: Target) -> Self {
         let (window, whole, passed) = (Window::of(1), Series::default(), Passed::default());
-        Self { name: name.to_owned(), target, window, whole, passed }
+        Self { name: name.to_owned(), target, wire: Wire::Plain, is_wired: false, window, whole, passed }
     }
 
     /// The hop without a router.
@@ -126,6 +131,17 @@ impl Subject {
         let name = if front == Front::NativeXdp { XVR } else { "xvr, tc" };
         let xvr = Xvr::with(lab, outside, front, max_flows)?;
         Ok(Self::new(name, Target::Xvr(Box::new(xvr))))
+    }
+
+    /// XVR between two tiers, with frames that are so on both sides.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn wired(lab: &mut Lab, front: Front, name: &str, wires: [Wire; 2]) -> Result<Self> {
+        let mut xvr = Xvr::with(lab, Role::Guest, front, MAX_FLOWS)?;
+        xvr.wire(wires)?;
+        let target = Target::Xvr(Box::new(xvr));
+        Ok(Self { wire: wires[0], is_wired: true, ..Self::new(name, target) })
     }
 
     /// Linux with rules.
@@ -196,6 +212,13 @@ impl Subject {
     /// The kernel refuses.
     pub fn open(&self, lab: &mut Lab, flows: Counted) -> Result<(u64, u64)> {
         let Some(router) = self.router() else { return Ok((0, 0)) };
+        if self.is_wired {
+            // The sink reads no tags.
+            lab.generator().use_wire(self.wire);
+            lab.send(Some(router), Frames::InTurn(flows), Window { frames: 1 << flows.bits, ..self.window })?;
+            lab.generator().use_wire(Wire::Plain);
+            return Ok((0, 0));
+        }
         let Exit { mac, .. } = if flows.is_inbound { router.forth } else { router.back };
         lab.generator().answer_at(Some(mac))?;
         let window = Window { frames: 1 << flows.bits, limit: Duration::MAX, ..self.window };
@@ -206,7 +229,10 @@ impl Subject {
     }
 
     fn send(&mut self, lab: &mut Lab, frames: Frames, window: Window) -> Result<Passed> {
-        lab.send(self.router(), frames, window)
+        lab.generator().use_wire(self.wire);
+        let passed = lab.send(self.router(), frames, window);
+        lab.generator().use_wire(Wire::Plain);
+        passed
     }
 }
 
@@ -412,6 +438,27 @@ mod tests {
                 let passed = subject.send(&mut lab, Frames::Scattered(flows), Window::of(1000))?;
                 assert_eq!((passed.sent, passed.arrived), (1000, 1000), "{}: {flows:?}", subject.name);
                 subject.forget_flows()?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_frame_arrives_however_it_is_on_the_wire() -> Result<()> {
+        if !needs::are_met(&["ip", "ethtool"]) {
+            return Ok(());
+        }
+        let mut lab = Lab::new()?;
+        let wires = [Wire::Plain, Wire::Vlan(100), Wire::Pair(100, 7), Wire::Vni(4096)];
+        for front in [Front::NativeXdp, Front::Nothing] {
+            for (index, from) in wires.into_iter().enumerate() {
+                let to = wires[(index + 1) % wires.len()];
+                let mut subject = Subject::wired(&mut lab, front, "both", [from, to])?;
+                let flows = outbound(9);
+                subject.window = Window::of(1 << flows.bits);
+                subject.open(&mut lab, flows)?;
+                let passed = subject.send(&mut lab, Frames::Scattered(flows), Window::of(1000))?;
+                assert_eq!((passed.sent, passed.arrived), (1000, 1000), "{front:?}: {from:?} to {to:?}");
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use router_common::account::COUNTER_SLOTS;
-use router_common::net::Ipv4;
+use router_common::net::{Be16, Ipv4};
 use router_common::port::{Port, Role};
 use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
@@ -15,6 +15,7 @@ use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Timeouts, mo
 use router_userspace::model::nat::{Nat, PortForward};
 
 use crate::lab::{GATEWAY, Lab, PUBLIC, Router, inside, pin_dir};
+use crate::wire::Wire;
 
 /// Room for flow entries: those of a window twice over.
 pub const MAX_FLOWS: u32 = 1 << 18;
@@ -77,6 +78,16 @@ impl Xvr {
         set.local4.insert(PUBLIC, self.router.ifindexes[1]);
         nat::tables(&Nat { static_nats: vec![], forwards }, &mut set);
         set.nat.iter().try_for_each(|(key, entry)| self.dataplane.tables().set_nat(key, entry))
+    }
+
+    /// Has frames be so on the guests' side and on the other.
+    ///
+    /// # Errors
+    /// A table cannot be written.
+    pub fn wire(&mut self, wires: [Wire; 2]) -> Result<()> {
+        let tables = self.dataplane.tables();
+        let sides = (0..).zip(wires).zip(self.router.ifindexes);
+        sides.into_iter().try_for_each(|((side, wire), ifindex)| wire.set(tables, ifindex, side))
     }
 
     /// Looks at all flows, as the daemon does again and again, and ends none.
@@ -150,6 +161,6 @@ pub fn port(router: &Router, side: usize, role: Role) -> Port {
         role: role as u8,
         flags: Port::XDP_TARGET,
         mac: router.macs[side],
-        pad: [0; 2],
+        vxlan: Be16::default(),
     }
 }

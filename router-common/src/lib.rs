@@ -19,6 +19,7 @@ pub mod nat;
 pub mod net;
 pub mod policy;
 pub mod port;
+pub mod tunnel;
 pub mod unsolicited;
 pub mod usage;
 pub mod verdict;

@@ -1,7 +1,7 @@
 //! Ports and the router's own addresses.
 
 use crate::abi;
-use crate::net::Ipv4;
+use crate::net::{Be16, Ipv4};
 
 /// What a port is for. Discriminants reach pinned maps.
 #[repr(u8)]
@@ -48,11 +48,12 @@ abi! {
 }
 
 abi! {
-    /// How a port's frames are carried that has tags.
+    /// How a port's frames are carried that has tags, or is a VNI.
     pub struct Carrier[16] {
         /// Kernel interface index of its trunk.
         pub trunk: u32,
-        /// Ethertype of the outer tag, host byte order.
+        /// Ethertype of the outer tag, host byte order; 0 where frames have none, but are in VXLAN packets
+        /// ([`Tunnel`](crate::tunnel::Tunnel)).
         pub outer_protocol: u16,
         /// Its VLAN id.
         pub outer: u16,
@@ -69,6 +70,18 @@ abi! {
 impl Carrier {
     /// What a frame came with.
     pub const KEEP_PRIORITY: u32 = 8;
+
+    /// That of a port whose frames are in VXLAN packets.
+    pub const fn tunnel(underlay: u32) -> Self {
+        let priority = Self::KEEP_PRIORITY;
+        Self { trunk: underlay, outer_protocol: 0, outer: 0, inner_protocol: 0, inner: 0, priority }
+    }
+
+    /// Frames are in VXLAN packets.
+    #[inline(always)]
+    pub const fn is_tunnel(&self) -> bool {
+        self.outer_protocol == 0
+    }
 }
 
 abi! {
@@ -98,8 +111,8 @@ abi! {
         pub flags: u8,
         /// The port's own MAC address.
         pub mac: [u8; 6],
-        /// Zero.
-        pub pad: [u8; 2],
+        /// UDP port of VXLAN packets that come by it and are other ports' frames; 0 for none.
+        pub vxlan: Be16,
     }
 }
 
@@ -114,7 +127,7 @@ impl Port {
     pub const SYMMETRIC: u8 = 4;
     /// The port's packets have no Ethernet header: it is a tunnel's device.
     pub const WITHOUT_LINK: u8 = 8;
-    /// The port's frames have tags on the wire ([`Carrier`]).
+    /// The port's frames are not on the wire as they are ([`Carrier`]).
     pub const TAGGED: u8 = 16;
 }
 
@@ -133,14 +146,15 @@ abi! {
         pub flags: u8,
         /// [`Port::role`].
         pub role: u8,
-        /// Zero.
-        pub pad: [u8; 2],
+        /// [`Port::vxlan`].
+        pub vxlan: Be16,
     }
 }
 
 impl Lane {
     /// There is no port, or nothing is ever forwarded from it.
-    pub const NONE: Self = Self { slot: 0, mac: 0, mac_end: 0, router: 0, flags: 0, role: 0, pad: [0; 2] };
+    pub const NONE: Self =
+        Self { slot: 0, mac: 0, mac_end: 0, router: 0, flags: 0, role: 0, vxlan: Be16::from_raw(0) };
 }
 
 impl From<&Port> for Lane {
@@ -150,8 +164,8 @@ impl From<&Port> for Lane {
         }
         let [a, b, c, d, e, f] = port.mac;
         let (mac, mac_end) = (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]));
-        let Port { slot, router, flags, role, .. } = *port;
-        Self { slot, mac, mac_end, router, flags, role, pad: [0; 2] }
+        let Port { slot, router, flags, role, vxlan, .. } = *port;
+        Self { slot, mac, mac_end, router, flags, role, vxlan }
     }
 }
 

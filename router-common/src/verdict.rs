@@ -102,6 +102,17 @@ reasons! {
         Policy = 27 => "policy",
         /// The guest has as many external ports of the protocol as it may have (RFC 6888 REQ-4).
         GuestLimit = 28 => "guest-limit",
+        /// A VXLAN packet to the router's address of a network (VNI) that no port is.
+        UnknownVni = 29 => "unknown-vni",
+        /// A VXLAN packet from an address that is no remote end of its network.
+        UnknownVtep = 30 => "unknown-vtep",
+        /// A VXLAN packet whose headers make no sense.
+        BadTunnel = 31 => "bad-vxlan",
+        /// A frame of a VXLAN packet that the way has marked as congested, whose sender would not hear of it (RFC 6040
+        /// §4.2).
+        Congested = 32 => "congested",
+        /// The way to a remote end of a VXLAN network is not known, or which one the frame is for.
+        NoWayToVtep = 33 => "no-way-to-vtep",
     }
 }
 
@@ -153,5 +164,8 @@ reasons! {
         Options = 103 => "ip-options",
         /// Of a flow that a helper reads along with, which may have to change a packet's length.
         Helper = 104 => "helper",
+        /// A frame of a VXLAN packet that only the kernel can look at: it comes in again by its port; or a packet that
+        /// only TC can take it out of.
+        Tunnelled = 105 => "tunnelled",
     }
 }

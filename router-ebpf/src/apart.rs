@@ -7,6 +7,7 @@
 //! What the slow path needs of the packet lies in a per-CPU map.
 
 pub mod help;
+pub mod tunnel;
 mod unsolicited;
 
 use core::ptr::NonNull;
@@ -28,9 +29,11 @@ use router_ebpf::packet::Packet;
 use router_ebpf::passage::{Decided, Passage};
 use router_ebpf::tables::Tables;
 use router_ebpf::tags::{self, Tags};
+use router_ebpf::tunnel::{Leaving, leaving_number};
 use router_ebpf::{express, fragment, icmp, mss, nat, options, policy, ports, split, usage, walk};
 
 pub use help::xvr_tc_help4;
+pub use tunnel::{xvr_tc_take_out, xvr_xdp_take_out};
 
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{
@@ -97,7 +100,7 @@ fn take_tags<P: Packet>(mut frame: P, ifindex: u32) -> u32 {
     let maps = unsafe { Maps::new(Context::Absent) };
     let Some(mut came) = came() else { return ifindex };
     let (port, tags) = tags::take_off(&mut frame, &maps, ifindex);
-    (came.count, came.outer, came.inner) = (tags.count, tags.outer, tags.inner);
+    (came.count, came.outer, came.inner, came.is_packet) = (tags.count, tags.outer, tags.inner, false);
     port
 }
 
@@ -117,40 +120,57 @@ pub extern "C" fn xvr_tc_take_tags(skb: *mut __sk_buff, ifindex: u32) -> u32 {
     take_tags(unsafe { TcFrame::new(skb) }, ifindex)
 }
 
-/// Gives a frame the tags of the port that it leaves by; its trunk, 0 if that failed.
+/// Gives a frame the tags of the port that it leaves by: a [`Leaving`] as a number.
 #[inline(always)]
-fn give_tags<P: Packet>(mut frame: P, ifindex: u32, had_tags: u32) -> u32 {
+fn give_tags<P: Packet>(mut frame: P, ifindex: u32, was_carried: u32) -> u32 {
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
     let none = Tags::default();
-    let Some(came) = came() else { return 0 };
-    tags::put_on(&mut frame, &maps, ifindex, if had_tags == 0 { &none } else { &*came }).unwrap_or(0)
+    let trunk = came().and_then(|came| {
+        tags::put_on(&mut frame, &maps, ifindex, if was_carried == 0 { &none } else { &*came })
+    });
+    leaving_number(trunk.map(Leaving::By).ok_or(DropReason::RewriteFailed))
 }
 
-/// [`tags::put_on`] in the XDP program; 0 if it failed.
+/// Whether the frames of a port are in VXLAN packets.
+#[inline(always)]
+fn is_tunnel(ifindex: u32) -> bool {
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    maps.carrier(ifindex).is_some_and(|carrier| carrier.is_tunnel())
+}
+
+/// [`tags::put_on`] in the XDP program, or [`tunnel::xvr_xdp_put_in`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_give_tags(ctx: *mut xdp_md, ifindex: u32, had_tags: u32) -> u32 {
+pub extern "C" fn xvr_xdp_give_tags(ctx: *mut xdp_md, ifindex: u32, was_carried: u32) -> u32 {
+    if is_tunnel(ifindex) {
+        return tunnel::xvr_xdp_put_in(ctx, ifindex);
+    }
     // SAFETY: the program's own context, handed on by it.
-    give_tags(unsafe { XdpFrame::new(ctx) }, ifindex, had_tags)
+    give_tags(unsafe { XdpFrame::new(ctx) }, ifindex, was_carried)
 }
 
-/// [`tags::put_on`] in the TC program; 0 if it failed.
+/// [`tags::put_on`] in the TC program, or [`tunnel::xvr_tc_put_in`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_tc_give_tags(skb: *mut __sk_buff, ifindex: u32, had_tags: u32) -> u32 {
+pub extern "C" fn xvr_tc_give_tags(skb: *mut __sk_buff, ifindex: u32, was_carried: u32) -> u32 {
+    if is_tunnel(ifindex) {
+        return tunnel::xvr_tc_put_in(skb, ifindex);
+    }
     // SAFETY: the program's own context, handed on by it.
-    give_tags(unsafe { TcFrame::new(skb) }, ifindex, had_tags)
+    give_tags(unsafe { TcFrame::new(skb) }, ifindex, was_carried)
 }
 
-/// Gives a frame the tags again that were taken off; whether that could be done.
+/// Gives a frame again what was taken off: first what it was inside of, then tags. Whether that could be done.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_give_back_tags(ctx: *mut xdp_md) -> u32 {
+pub extern "C" fn xvr_xdp_give_back(ctx: *mut xdp_md) -> u32 {
     // SAFETY: the program's own context, handed on by it.
     let mut frame = unsafe { XdpFrame::new(ctx) };
     let Some(came) = came() else { return 0 };
-    u32::from(came.count == 0 || frame.tag(&came).is_some())
+    let is_back = !came.is_packet || frame.put_back().is_some();
+    u32::from(is_back && (came.count == 0 || frame.tag(&came).is_some()))
 }
 
 /// [`express::take`]: a [`Passage`] as a number, 0 for what it leaves.

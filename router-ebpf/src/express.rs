@@ -77,6 +77,10 @@ fn send<A: Bare, H: Head, T: Flows<A>>(
         protocol,
         pad: 0,
     };
+    // It may be one with another port's frame inside.
+    if protocol == protocol::UDP && lane.vxlan.raw() != 0 && key.dst_port == lane.vxlan {
+        return None;
+    }
     let finished: u16 = head.load(checksum);
     if lane.flags & Port::PARTIAL_CHECKSUMS != 0
         && checksum::may_be_partial(&key, (length - A::HEADER) as u16, finished)

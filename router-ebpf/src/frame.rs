@@ -6,16 +6,19 @@
 
 use core::arch::asm;
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md};
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode, xdp_md,
+};
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
-    bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head,
 };
 use router_common::account::Hook;
 use router_common::net::Be16;
 use router_ebpf::checksum;
 use router_ebpf::packet::{ChecksumPatch, Head, Packet, Plain, ROOM};
 use router_ebpf::tags::{Tag, Tags};
+use router_ebpf::tunnel::{OUTER, Outer};
 
 /// No header that the walk reads lies beyond this offset. The verifier wants a bound on every
 /// variable offset.
@@ -177,17 +180,22 @@ impl XdpFrame {
         self.raw = unsafe { Raw::new((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
     }
 
+    /// Moves the frame's beginning so many bytes towards its end.
+    #[inline(always)]
+    fn move_start(&mut self, bytes: i32) -> Option<()> {
+        // SAFETY: the program's own context.
+        let failed = unsafe { bpf_xdp_adjust_head(self.ctx, bytes) != 0 };
+        self.refresh();
+        (!failed).then_some(())
+    }
+
     /// Moves the frame's beginning so many bytes towards its end, and the addresses with it.
     #[inline(always)]
     fn move_addresses(&mut self, bytes: i32) -> Option<()> {
         // It was handed to functions that may have moved it.
         self.refresh();
         let addresses: [u32; 3] = self.load(0)?;
-        // SAFETY: the program's own context.
-        if unsafe { bpf_xdp_adjust_head(self.ctx, bytes) } != 0 {
-            return None;
-        }
-        self.refresh();
+        self.move_start(bytes)?;
         self.store_words(0, addresses)
     }
 }
@@ -254,6 +262,24 @@ impl Packet for XdpFrame {
     }
 
     #[inline(always)]
+    fn take_out(&mut self) -> Option<()> {
+        self.move_start(OUTER as i32)
+    }
+
+    /// The kernel leaves alone what is in front of a frame.
+    #[inline(always)]
+    fn put_back(&mut self) -> Option<()> {
+        self.move_start(-(OUTER as i32))
+    }
+
+    #[inline(always)]
+    fn put_in(&mut self, outer: &Outer) -> Option<()> {
+        self.put_back()?;
+        self.store_words(0, outer.words)?;
+        self.store(OUTER - 2, outer.last)
+    }
+
+    #[inline(always)]
     fn segment_payload(&self) -> Option<usize> {
         None
     }
@@ -277,6 +303,9 @@ pub struct TcFrame {
 const TRANSPORT: usize = 20;
 /// Enough for options, extension headers and the packet inside an ICMP error.
 const EVERYTHING: u32 = 256;
+const ROOM_MAC: u32 = bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+/// Segments stay as long as they are.
+const FIXED_GSO: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64;
 
 impl TcFrame {
     /// Makes sure that the headers lie in the linear part.
@@ -298,6 +327,22 @@ impl TcFrame {
             frame.refresh();
         }
         frame
+    }
+
+    /// The same with all headers there, also those of a frame inside.
+    ///
+    /// # Safety
+    /// `skb` is the program's own context.
+    #[inline(always)]
+    pub unsafe fn with_inner(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the context is valid for the program's run; on failure the frame reads as truncated.
+        unsafe {
+            let (length, linear) = ((*skb).len, (*skb).data_end - (*skb).data);
+            if linear < length && linear < EVERYTHING {
+                bpf_skb_pull_data(skb, if length < EVERYTHING { length } else { EVERYTHING });
+            }
+            Self::new(skb)
+        }
     }
 
     /// How many bytes of headers the frame probably has.
@@ -393,6 +438,33 @@ impl Packet for TcFrame {
         let tagged = (tags.count != 2 || push(tags.inner)) && push(tags.outer);
         self.refresh();
         tagged.then_some(())
+    }
+
+    /// The kernel takes bytes out behind the Ethernet header, so that the inner one is written over the outer one.
+    #[inline(always)]
+    fn take_out(&mut self) -> Option<()> {
+        let addresses: [u32; 3] = self.load(OUTER)?;
+        let ethertype: u16 = self.load(OUTER + 12)?;
+        // SAFETY: the context is valid for the program's run.
+        if unsafe { bpf_skb_adjust_room(self.skb, -(OUTER as i32), ROOM_MAC, FIXED_GSO) } != 0 {
+            return None;
+        }
+        // SAFETY: as above.
+        *self = unsafe { Self::new(self.skb) };
+        self.store_words(0, addresses)?;
+        self.store(12, ethertype)
+    }
+
+    /// TC leaves nothing to anybody as it came.
+    #[inline(always)]
+    fn put_back(&mut self) -> Option<()> {
+        None
+    }
+
+    /// The programs do it themselves, since some frames leave by a detour (`apart/tunnel.rs`).
+    #[inline(always)]
+    fn put_in(&mut self, _outer: &Outer) -> Option<()> {
+        None
     }
 
     #[inline(always)]

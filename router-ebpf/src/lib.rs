@@ -35,6 +35,7 @@ pub mod tables;
 pub mod tags;
 pub mod tcp_state;
 pub mod tftp;
+pub mod tunnel;
 pub mod unsolicited;
 pub mod usage;
 pub mod walk;

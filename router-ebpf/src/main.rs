@@ -15,6 +15,7 @@ use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use router_common::verdict::{DeferReason, DropReason};
 use router_ebpf::icmp::error;
+use router_ebpf::tunnel::{self, Leaving};
 use router_ebpf::walk::{Neighbour, Verdict, Walked, walk};
 
 use crate::frame::{TcFrame, XdpFrame};
@@ -29,8 +30,8 @@ pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     match walk(&mut frame, &maps, ifindex).passage.verdict() {
         // SAFETY: no pointers.
         Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },
-        // XDP cuts nothing.
-        Verdict::Drop(_) | Verdict::TooBig { .. } | Verdict::Split { .. } => XDP_DROP,
+        // XDP cuts nothing, and copies nothing.
+        Verdict::Drop(_) | Verdict::TooBig { .. } | Verdict::Split { .. } | Verdict::Sent => XDP_DROP,
         Verdict::Defer(_) | Verdict::Punt(_) => XDP_PASS,
     }
 }
@@ -48,6 +49,9 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
         // SAFETY: as above.
         unsafe { (*skb).mark = 0 };
         return TC_ACT_UNSPEC;
+    }
+    if mark == apart::tunnel::PUT_IN {
+        return apart::tunnel::xvr_tc_detour(skb) as i32;
     }
     if frame::may_lack_header(skb) && apart::xvr_tc_header(skb) == 0 {
         return TC_ACT_SHOT;
@@ -79,7 +83,11 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
         Verdict::TooBig { mtu } => answer(skb, port, error::TOO_BIG, mtu),
         Verdict::Drop(_) => TC_ACT_SHOT,
         // The frame lies in a table, or has come in again.
-        Verdict::Defer(DeferReason::Held) => TC_ACT_SHOT,
+        Verdict::Defer(DeferReason::Held) | Verdict::Sent => TC_ACT_SHOT,
+        // SAFETY: no pointers.
+        Verdict::Defer(DeferReason::Tunnelled) => unsafe {
+            bpf_redirect(port, u64::from(BPF_F_INGRESS)) as i32
+        },
         // SAFETY: the program's own context, no pointers.
         Verdict::Defer(_) | Verdict::Punt(_) if port != ifindex => unsafe {
             (*skb).mark = LEFT;
@@ -96,10 +104,10 @@ pub fn xvr_tags(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context.
     let ifindex = unsafe { (*skb).ifindex };
-    match apart::xvr_tc_give_tags(skb, ifindex, 0) {
-        0 => TC_ACT_SHOT,
+    match tunnel::leaving(apart::xvr_tc_give_tags(skb, ifindex, 0)) {
         // SAFETY: no pointers.
-        trunk => unsafe { bpf_redirect(trunk, 0) as i32 },
+        Ok(Leaving::By(trunk)) => unsafe { bpf_redirect(trunk, 0) as i32 },
+        Ok(Leaving::Gone) | Err(_) => TC_ACT_SHOT,
     }
 }
 

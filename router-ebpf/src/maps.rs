@@ -5,6 +5,7 @@
 mod datagram;
 mod desk;
 mod pool;
+mod tunnels;
 
 use core::arch::asm;
 use core::ffi::c_void;
@@ -47,11 +48,13 @@ use router_ebpf::policy::Case;
 use router_ebpf::split::{self, Whole};
 use router_ebpf::tables::{Activity, Flows, InsertError, Route, RouteQuery, Tables, World};
 use router_ebpf::tags::Tags;
+use router_ebpf::tunnel::{self, Leaving, Opened};
 
 use crate::apart;
 
 pub use datagram::{datagram, piece, set_covered};
 pub use pool::{PoolInPlace, pool_in_place};
+pub use tunnels::outer;
 
 // Sizes are upper bounds; userspace sets the flow tables' at load.
 
@@ -813,19 +816,37 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn give_tags<P: Packet>(&self, _packet: &mut P, ifindex: u32, had_tags: bool) -> Option<u32> {
-        let trunk = match self.ctx {
-            Context::Xdp(ctx) => apart::xvr_xdp_give_tags(ctx, ifindex, had_tags.into()),
-            Context::Tc(skb) => apart::xvr_tc_give_tags(skb, ifindex, had_tags.into()),
+    fn take_out<P: Packet>(
+        &self,
+        _packet: &mut P,
+        ifindex: u32,
+        had_tags: bool,
+    ) -> Result<Opened, DropReason> {
+        tunnel::opened(match self.ctx {
+            Context::Xdp(ctx) => apart::xvr_xdp_take_out(ctx, ifindex, had_tags.into()),
+            Context::Tc(skb) => apart::xvr_tc_take_out(skb, ifindex, had_tags.into()),
             Context::Absent => 0,
-        };
-        (trunk != 0).then_some(trunk)
+        })
     }
 
     #[inline(always)]
-    fn give_back_tags<P: Packet>(&self, _packet: &mut P) -> bool {
+    fn give_tags<P: Packet>(
+        &self,
+        _packet: &mut P,
+        ifindex: u32,
+        was_carried: bool,
+    ) -> Result<Leaving, DropReason> {
+        tunnel::leaving(match self.ctx {
+            Context::Xdp(ctx) => apart::xvr_xdp_give_tags(ctx, ifindex, was_carried.into()),
+            Context::Tc(skb) => apart::xvr_tc_give_tags(skb, ifindex, was_carried.into()),
+            Context::Absent => 0,
+        })
+    }
+
+    #[inline(always)]
+    fn give_back<P: Packet>(&self, _packet: &mut P) -> bool {
         // TC never asks.
-        matches!(self.ctx, Context::Xdp(ctx) if apart::xvr_xdp_give_back_tags(ctx) != 0)
+        matches!(self.ctx, Context::Xdp(ctx) if apart::xvr_xdp_give_back(ctx) != 0)
     }
 
     #[inline(always)]
@@ -848,7 +869,8 @@ impl World for Maps {
     fn decide(&self, version: u8, question: Question, ifindex: u32) -> Result<Decision, DropReason> {
         let is_v6 = version == Ipv6::VERSION;
         apart::decoded(match (question, self.ctx) {
-            (_, Context::Absent) => apart::NO_ROOM,
+            // Asked elsewhere.
+            (_, Context::Absent) | (Question::Tunnel, _) => apart::NO_ROOM,
             (Question::Flow, Context::Xdp(ctx)) if is_v6 => apart::xvr_xdp_decide6(ctx),
             (Question::Flow, Context::Xdp(ctx)) => apart::xvr_xdp_decide4(ctx),
             (Question::Flow, Context::Tc(skb)) if is_v6 => apart::xvr_tc_decide6(skb),

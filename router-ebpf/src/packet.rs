@@ -6,6 +6,7 @@ use router_common::account::Hook;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
 
 use crate::tags::{self, Tag, Tags};
+use crate::tunnel::{OUTER, Outer};
 
 /// A type that any bytes of its size are a valid value of, and that has no padding.
 ///
@@ -97,6 +98,15 @@ pub trait Packet {
     /// Puts tags in front of those that there are.
     fn tag(&mut self, tags: &Tags) -> Option<()>;
 
+    /// Takes off what is in front of a frame in a VXLAN packet, [`OUTER`] bytes.
+    fn take_out(&mut self) -> Option<()>;
+
+    /// Puts it in front again as it was, where nothing was written since.
+    fn put_back(&mut self) -> Option<()>;
+
+    /// Puts such headers in front.
+    fn put_in(&mut self, outer: &Outer) -> Option<()>;
+
     /// How much payload each packet carries that a GSO frame will be cut into; `None` for a
     /// frame that is one packet.
     fn segment_payload(&self) -> Option<usize>;
@@ -149,18 +159,19 @@ pub struct SliceFrame<'a> {
     bytes: &'a mut [u8],
     length: usize,
     hook: Hook,
+    outer: [u8; OUTER],
 }
 
 impl<'a> SliceFrame<'a> {
     /// A frame as a hook would see it.
     pub fn new(bytes: &'a mut [u8], hook: Hook) -> Self {
         let length = bytes.len();
-        Self { bytes, length, hook }
+        Self { bytes, length, hook, outer: [0; OUTER] }
     }
 
     /// The same with room behind it to grow, of which so much is the frame.
     pub fn with_room(bytes: &'a mut [u8], length: usize, hook: Hook) -> Self {
-        Self { bytes, length, hook }
+        Self { bytes, length, hook, outer: [0; OUTER] }
     }
 
     fn frame(&self) -> &[u8] {
@@ -240,6 +251,26 @@ impl Packet for SliceFrame<'_> {
             self.store(ADDRESSES + 4 * index, [Be16::new(tag.protocol()), Be16::new(tag.control())])?;
         }
         Some(())
+    }
+
+    fn take_out(&mut self) -> Option<()> {
+        self.outer = self.load(0)?;
+        self.frame_mut().copy_within(OUTER.., 0);
+        self.length -= OUTER;
+        Some(())
+    }
+
+    fn put_back(&mut self) -> Option<()> {
+        let length = self.length;
+        self.resize(length + OUTER)?;
+        self.frame_mut().copy_within(..length, OUTER);
+        self.store(0, self.outer)
+    }
+
+    fn put_in(&mut self, outer: &Outer) -> Option<()> {
+        self.put_back()?;
+        self.store(0, outer.words)?;
+        self.store(OUTER - 2, outer.last)
     }
 
     fn segment_payload(&self) -> Option<usize> {

@@ -14,7 +14,7 @@ use crate::walk::{Neighbour, Verdict};
 pub enum Decided {
     /// The first passage.
     No,
-    /// A further one: the fragment's datagram is known.
+    /// A further one: the fragment's datagram is known, or that the packet has no other port's frame in it.
     Found,
     /// A further one: the flow is decided.
     Yes,
@@ -27,6 +27,8 @@ pub enum Question {
     Flow = 0,
     /// A fragment's datagram.
     Datagram = 1,
+    /// Whether there is another port's frame in it; of no IP version.
+    Tunnel = 2,
 }
 
 /// Where a passage ended.
@@ -48,7 +50,7 @@ impl From<Verdict> for End {
 }
 
 /// What came of a passage, as one number: bits 0 to 7 the outcome, or 0x80, the question in bits 4 to 6 and
-/// the IP version; bit 8 "the neighbour is not resolved"; bit 9 "with SYN", bit 10 "to be cut", bit 11 "to get tags"; bits 16 to 31 the port's row of counters; bits
+/// the IP version; bit 8 "the neighbour is not resolved"; bit 9 "with SYN", bit 10 "to be cut", bit 11 "to get tags", bit 12 "has left"; bits 16 to 31 the port's row of counters; bits
 /// 32 to 63 the interface, or the MTU.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ const SYN_TO_BEGINS: u32 = 8;
 const _: () = assert!((tcp_flags::SYN as u64) << SYN_TO_BEGINS == BEGINS);
 const SPLIT: u64 = 0x400;
 const TAGGED: u64 = 0x800;
+const GONE: u64 = 0x1000;
 const ROW: u64 = 0xffff_0000;
 
 impl Passage {
@@ -134,6 +137,12 @@ impl Passage {
         Self((trunk as u64) << 32 | self.0 & 0xffff_ffff & !TAGGED)
     }
 
+    /// The same, having left in copies.
+    #[inline(always)]
+    pub const fn gone(self) -> Self {
+        Self(self.0 & !TAGGED | GONE)
+    }
+
     /// The outcome's place in a counter row. Where the slow path has no more to say it is a drop.
     #[inline(always)]
     pub const fn outcome(self) -> u32 {
@@ -193,9 +202,10 @@ impl Passage {
                 TAGGED => Neighbour::Tagged,
                 _ => Neighbour::Unresolved,
             };
-            return match self.0 & SPLIT {
+            return match self.0 & (SPLIT | GONE) {
                 0 => Verdict::Forward { ifindex, neighbour },
-                _ => Verdict::Split { ifindex, neighbour },
+                SPLIT => Verdict::Split { ifindex, neighbour },
+                _ => Verdict::Sent,
             };
         }
         if outcome == DropReason::TooBig.outcome() {
@@ -236,6 +246,8 @@ mod tests {
             assert_eq!((passage.verdict(), passage.slot()), (verdict, 255));
             assert_eq!(passage.asks(Question::Flow), None);
         }
+        let sent = passage(Verdict::Forward { ifindex: 7, neighbour: Neighbour::Tagged }.into());
+        assert_eq!((sent.gone().verdict(), sent.gone().outcome()), (Verdict::Sent, FORWARDED));
         for (version, question, other) in
             [(4, Question::Flow, Question::Datagram), (6, Question::Datagram, Question::Flow)]
         {

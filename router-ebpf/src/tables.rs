@@ -26,6 +26,7 @@ use crate::parse::Parsed;
 use crate::passage::{Decided, Passage, Question};
 use crate::policy::Case;
 use crate::ports::PortPool;
+use crate::tunnel::{Leaving, Opened};
 use crate::{express, mss, options, split, walk};
 
 /// What does not depend on the address family: NAT is IPv4's alone.
@@ -239,11 +240,29 @@ pub trait World: Desk + Flows<Ipv6> {
     /// [`tags::take_off`](crate::tags::take_off) of a frame with tags; keeps what was taken off.
     fn take_tags<P: Packet>(&self, packet: &mut P, ifindex: u32) -> u32;
 
-    /// [`tags::put_on`](crate::tags::put_on) of the frame that came last, if it had tags.
-    fn give_tags<P: Packet>(&self, packet: &mut P, ifindex: u32, had_tags: bool) -> Option<u32>;
+    /// [`tunnel::take_out`](crate::tunnel::take_out); keeps that there was something, and that there were no tags if there
+    /// were none.
+    ///
+    /// # Errors
+    /// Why the packet is refused.
+    fn take_out<P: Packet>(&self, packet: &mut P, ifindex: u32, had_tags: bool)
+    -> Result<Opened, DropReason>;
 
-    /// Gives the frame that came last the tags again that were taken off; whether that could be done.
-    fn give_back_tags<P: Packet>(&self, packet: &mut P) -> bool;
+    /// [`tags::put_on`](crate::tags::put_on) of the frame that came last, if it was carried; or
+    /// [`tunnel::put_in`](crate::tunnel::put_in).
+    ///
+    /// # Errors
+    /// Why the packet is refused.
+    fn give_tags<P: Packet>(
+        &self,
+        packet: &mut P,
+        ifindex: u32,
+        was_carried: bool,
+    ) -> Result<Leaving, DropReason>;
+
+    /// Gives the frame that came last what was taken off again: tags, and what it was inside of. Whether that could be
+    /// done.
+    fn give_back<P: Packet>(&self, packet: &mut P) -> bool;
 
     /// [`express::take`].
     fn express<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Option<Passage> {

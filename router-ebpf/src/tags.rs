@@ -66,6 +66,8 @@ pub struct Tags {
     pub outer: Tag,
     /// The inner one, if there are two.
     pub inner: Tag,
+    /// What is behind them is a VXLAN packet, and the frame inside it ([`crate::tunnel`]).
+    pub is_packet: bool,
 }
 
 /// More tags than are followed.
@@ -96,7 +98,7 @@ impl Tags {
             (.., true) => 2,
             _ => TOO_MANY,
         };
-        Self { count, outer, inner: if count > 1 { inner } else { Tag::NONE } }
+        Self { count, outer, inner: if count > 1 { inner } else { Tag::NONE }, is_packet: false }
     }
 
     /// Their VLAN ids without those that name none.
@@ -154,5 +156,6 @@ fn of_carrier(carrier: &Carrier, priority: u16) -> Tags {
         count: if carrier.inner == 0 { 1 } else { 2 },
         outer: tag(carrier.outer_protocol, carrier.outer),
         inner: tag(carrier.inner_protocol, carrier.inner),
+        is_packet: false,
     }
 }

@@ -31,6 +31,7 @@ use crate::parse::{self, ETHERNET, Header, Parsed, Transport, tcp_flags};
 use crate::passage::{Decided, End, Passage, Question};
 use crate::tables::{Activity, Flows, World};
 use crate::tags;
+use crate::tunnel::{self, Leaving, Opened};
 use crate::{checksum, forward, nat, tcp_state};
 
 /// What becomes of a frame.
@@ -51,6 +52,8 @@ pub enum Verdict {
         /// As in `Forward`.
         neighbour: Neighbour,
     },
+    /// Rewritten and sent, in copies: nothing is left to do.
+    Sent,
     /// Unchanged, to the kernel.
     Punt(PuntReason),
     /// Refused.
@@ -80,7 +83,7 @@ impl Verdict {
     #[inline(always)]
     pub const fn outcome(self) -> u32 {
         match self {
-            Self::Forward { .. } | Self::Split { .. } => FORWARDED,
+            Self::Forward { .. } | Self::Split { .. } | Self::Sent => FORWARDED,
             Self::Punt(reason) => reason.outcome(),
             Self::Drop(reason) => reason.outcome(),
             Self::TooBig { .. } => DropReason::TooBig.outcome(),
@@ -113,16 +116,28 @@ pub struct Walked {
 #[inline(always)]
 pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Walked {
     let length = packet.length();
-    let is_tagged = tags::are_on(packet);
-    let ifindex = if is_tagged { tables.take_tags(packet, ifindex) } else { ifindex };
-    let mut passage = match tables.express(packet, ifindex) {
-        Some(passage) => passage,
-        None => tables.pass(packet, ifindex, Decided::No),
-    };
+    // Tags, and with them what a frame is inside of. One for both: the programs have no room for two.
+    let mut is_carried = tags::are_on(packet);
+    let mut ifindex = if is_carried { tables.take_tags(packet, ifindex) } else { ifindex };
+    let mut passage = begin(packet, tables, ifindex);
     // What nearly all of XDP's are: nothing of what follows is about them.
     if packet.hook() == Hook::Xdp && passage.is_sent() {
         tables.count(passage.slot(), packet.hook(), FORWARDED, length);
         return Walked { passage, port: ifindex };
+    }
+    if passage.asks(Question::Tunnel).is_some() {
+        passage = match tables.take_out(packet, ifindex, is_carried) {
+            Ok(Opened::Inside(port)) => {
+                (ifindex, is_carried) = (port, true);
+                begin(packet, tables, port)
+            }
+            Ok(Opened::Again(port)) => {
+                ifindex = port;
+                passage.ending(DeferReason::Tunnelled.outcome())
+            }
+            Ok(Opened::Elsewhere) => tables.pass(packet, ifindex, Decided::Found),
+            Err(reason) => passage.ending(reason.outcome()),
+        };
     }
     if let Some(version) = passage.asks(Question::Datagram) {
         passage = match tables.decide(version, Question::Datagram, ifindex) {
@@ -160,15 +175,25 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
         tables.limit_segments(packet, ifindex, passage.ifindex());
     }
     if passage.needs_tags() {
-        passage = match tables.give_tags(packet, passage.ifindex(), is_tagged) {
-            Some(trunk) => passage.leaving_by(trunk),
-            None => passage.ending(DropReason::RewriteFailed.outcome()),
+        passage = match tables.give_tags(packet, passage.ifindex(), is_carried) {
+            Ok(Leaving::By(trunk)) => passage.leaving_by(trunk),
+            Ok(Leaving::Gone) => passage.gone(),
+            Err(reason) => passage.ending(reason.outcome()),
         };
-    } else if is_tagged && hook == Hook::Xdp && passage.is_deferred() && !tables.give_back_tags(packet) {
+    } else if is_carried && hook == Hook::Xdp && passage.is_deferred() && !tables.give_back(packet) {
         passage = passage.ending(DropReason::RewriteFailed.outcome());
     }
     tables.count(passage.slot(), hook, passage.outcome(), length);
     Walked { passage, port: ifindex }
+}
+
+/// The first passage of a frame, or of what was inside of one.
+#[inline(always)]
+fn begin<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Passage {
+    match tables.express(packet, ifindex) {
+        Some(passage) => passage,
+        None => tables.pass(packet, ifindex, Decided::No),
+    }
 }
 
 /// One passage through the steps.
@@ -192,9 +217,15 @@ fn steps<P: Packet, T: World>(
 ) -> Result<End, DropReason> {
     let ethertype = parse::ethertype(packet)?;
     let Some(port) = tables.port(ifindex) else {
+        if decided == Decided::No {
+            return Ok(End::Undecided(0, Question::Tunnel));
+        }
         return Ok(Verdict::punt(packet, PuntReason::NotAPort).into());
     };
     noted.slot = port.slot;
+    if decided == Decided::No && tunnel::may_be_one(packet, &port) {
+        return Ok(End::Undecided(0, Question::Tunnel));
+    }
     if let Some(reason) = not_to_be_routed(packet, &port)? {
         return Ok(Verdict::punt(packet, reason).into());
     }

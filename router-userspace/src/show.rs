@@ -124,6 +124,21 @@ pub struct TagsView {
     pub inner_vlan: Option<u16>,
 }
 
+/// How the frames of a port are carried that is a VXLAN network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanView {
+    /// The NIC that carries its packets.
+    pub underlay: String,
+    /// Its number.
+    pub vni: u32,
+    /// The router's address on that NIC.
+    pub local: String,
+    /// UDP port.
+    pub udp_port: u16,
+    /// Where its other stations are.
+    pub remotes: Vec<String>,
+}
+
 /// One of `xvr show ports`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortView {
@@ -145,6 +160,9 @@ pub struct PortView {
     pub source_nat: Option<String>,
     /// The tags of its frames, if they have any.
     pub tags: Option<TagsView>,
+    /// The VXLAN network that it is, if it is one.
+    #[serde(default)]
+    pub vxlan: Option<VxlanView>,
     /// What is in front of the TC program: `xdp`, `xdp-generic`, or `tc` for nothing.
     pub attach: String,
     /// Why.
@@ -538,6 +556,10 @@ pub fn ports(ports: &[PortView]) -> String {
         if let Some(TagsView { trunk, vlan, inner_vlan }) = &port.tags {
             let inside = inner_vlan.map_or_else(String::new, |inner| format!(", and inside it VLAN {inner}"));
             let _ = write!(text, " It is VLAN {vlan} of {trunk}{inside}.");
+        }
+        if let Some(VxlanView { underlay, vni, local, remotes, .. }) = &port.vxlan {
+            let remotes = remotes.join(", ");
+            let _ = write!(text, " It is VNI {vni} by {underlay}, from {local} to {remotes}.");
         }
         if let Some(address) = &port.source_nat {
             let _ = write!(text, " Guests' flows leave as {address}.");

@@ -1,17 +1,20 @@
-//! The operator's tagged ports: `etc/xvr/ports.json` below the root ([docs/ports.md](../../docs/ports.md)). A file that
+//! The operator's ports that are tags or VXLAN networks: `etc/xvr/ports.json` below the root ([docs/ports.md](../../docs/ports.md)). A file that
 //! is not there says that there are none; one with anything odd in it says nothing at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs;
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
+use router_common::tunnel::MAX_REMOTES;
 use serde_json::Value;
 
 use crate::error::ConfigError;
 use crate::json::{self, Place, choice, entries, kind, members, text};
 use crate::model::Mac;
-use crate::model::trunk::{Tag, TagProtocol, TaggedPort, Trunk};
+use crate::model::trunk::{Kind, Tag, TagProtocol, TaggedPort, Trunk, Vni};
 
 /// What the file is called, in messages too.
 pub const NAME: &str = "ports.json";
@@ -49,33 +52,110 @@ const PROTOCOLS: &[(&str, TagProtocol)] =
     &[("802.1Q", TagProtocol::Customer), ("802.1ad", TagProtocol::Provider)];
 
 fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
-    let (mut name, mut mac, mut trunk, mut vlan, mut inner) = (None, None, None, None, None);
-    let (mut protocol, mut priority, mut mtu) = (None, None, None);
+    let has = |key: &str| value.get(key).is_some();
+    if has("vni") && has("vlan") {
+        return Err(place.at("vni").error("a port with a vlan is no VXLAN network"));
+    }
+    let (mut name, mut mac, mut trunk, mut mtu) = (None, None, None, None);
+    let (mut vlan, mut inner, mut protocol, mut priority) = (None, None, None, None);
+    let (mut vni, mut local, mut remotes, mut udp_port) = (None, None, None, None);
+    let is_vni = has("vni");
     for (key, value, place) in entries(place, value)? {
         match key {
             "name" => name = Some(interface_name(&place, value)?),
             "mac" => mac = Some(address(&place, value)?),
-            "trunk" => trunk = Some(selector(&place, value)?),
-            "vlan" => vlan = Some(number(&place, value, 1, 4094)?),
-            "inner_vlan" => inner = Some(number(&place, value, 1, 4094)?),
-            "protocol" => protocol = Some(choice(&place, value, PROTOCOLS)?),
-            "priority" => priority = self::priority(&place, value)?,
             "mtu" => mtu = Some(number(&place, value, 68, u16::MAX)?),
+            "trunk" if !is_vni => trunk = Some(selector(&place, value)?),
+            "vlan" => vlan = Some(number(&place, value, 1, 4094)?),
+            "inner_vlan" if !is_vni => inner = Some(number(&place, value, 1, 4094)?),
+            "protocol" if !is_vni => protocol = Some(choice(&place, value, PROTOCOLS)?),
+            "priority" if !is_vni => priority = self::priority(&place, value)?,
+            "vni" => vni = Some(number(&place, value, 1, MAX_VNI)?),
+            "underlay" if is_vni => trunk = Some(selector(&place, value)?),
+            "local" if is_vni => local = Some(vtep(&place, value)?),
+            "remotes" if is_vni => remotes = Some(self::remotes(&place, value)?),
+            "udp_port" if is_vni => udp_port = Some(number(&place, value, 1, u16::MAX)?),
+            "trunk" | "inner_vlan" | "protocol" | "priority" => {
+                return Err(place.error("a VXLAN network has none"));
+            }
+            "underlay" | "local" | "remotes" | "udp_port" => {
+                return Err(place.error("only a port with a vni has one"));
+            }
             _ => return Err(place.error("unknown key")),
         }
     }
     let missing = |key: &str| place.error(format_args!("{key:?} is missing"));
-    let default = if inner.is_some() { TagProtocol::Provider } else { TagProtocol::Customer };
-    let outer = Tag { protocol: protocol.unwrap_or(default), id: vlan.ok_or_else(|| missing("vlan"))? };
+    let kind = match vni {
+        Some(id) => {
+            let local = local.ok_or_else(|| missing("local"))?;
+            let remotes = remotes.ok_or_else(|| missing("remotes"))?;
+            if let Some(index) = remotes.iter().position(|remote| *remote == local) {
+                return Err(place.at("remotes").at(index).error("is the router's own address"));
+            }
+            Kind::Vni(Vni { id, local, remotes, udp_port: udp_port.unwrap_or(UDP_PORT) })
+        }
+        None => {
+            let default = if inner.is_some() { TagProtocol::Provider } else { TagProtocol::Customer };
+            let id = vlan.ok_or_else(|| missing("vlan"))?;
+            let outer = Tag { protocol: protocol.unwrap_or(default), id };
+            let inner = inner.map(|id| Tag { protocol: TagProtocol::Customer, id });
+            Kind::Tags { outer, inner, priority }
+        }
+    };
     Ok(TaggedPort {
         name: name.ok_or_else(|| missing("name"))?,
         mac: mac.ok_or_else(|| missing("mac"))?,
-        trunk: trunk.ok_or_else(|| missing("trunk"))?,
-        outer,
-        inner: inner.map(|id| Tag { protocol: TagProtocol::Customer, id }),
-        priority,
+        trunk: trunk.ok_or_else(|| missing(carrier_key(&kind)))?,
+        kind,
         mtu,
     })
+}
+
+/// The largest number of a VXLAN network.
+const MAX_VNI: u32 = (1 << 24) - 1;
+/// VXLAN's own (RFC 7348 §8).
+const UDP_PORT: u16 = 4789;
+
+/// What the file calls the NIC that carries a port.
+const fn carrier_key(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Tags { .. } => "trunk",
+        Kind::Vni(_) => "underlay",
+    }
+}
+
+/// An address that packets of a VXLAN network go to, or come from.
+fn vtep(place: &Place, value: &Value) -> Result<Ipv4Addr, ConfigError> {
+    let text = text(place, value)?;
+    let address: Ipv4Addr =
+        text.parse().map_err(|_| place.error(format_args!("{text:?} is no IPv4 address")))?;
+    let is_single = !address.is_unspecified()
+        && !address.is_multicast()
+        && !address.is_broadcast()
+        && !address.is_loopback();
+    if is_single {
+        Ok(address)
+    } else {
+        Err(place.error(format_args!("{address} is no single host's address")))
+    }
+}
+
+fn remotes(place: &Place, value: &Value) -> Result<Vec<Ipv4Addr>, ConfigError> {
+    let mut remotes = Vec::new();
+    for (value, place) in members(place, value)? {
+        let remote = vtep(&place, value)?;
+        if remotes.contains(&remote) {
+            return Err(place.error(format_args!("{remote} is there before")));
+        }
+        remotes.push(remote);
+    }
+    match remotes.len() {
+        0 => Err(place.error("is empty")),
+        many if many > MAX_REMOTES as usize => {
+            Err(place.error(format_args!("{many} are more than {MAX_REMOTES}")))
+        }
+        _ => Ok(remotes),
+    }
 }
 
 /// What the kernel takes for an interface's name (`dev_valid_name`).
@@ -110,14 +190,17 @@ fn priority(place: &Place, value: &Value) -> Result<Option<u8>, ConfigError> {
     if value.is_string() {
         return Err(place.error("expected \"keep\" or a number from 0 to 7"));
     }
-    number(place, value, 0, 7).map(|priority| Some(priority as u8))
+    number(place, value, 0, 7).map(Some)
 }
 
-fn number(place: &Place, value: &Value, least: u16, most: u16) -> Result<u16, ConfigError> {
+fn number<T>(place: &Place, value: &Value, least: T, most: T) -> Result<T, ConfigError>
+where
+    T: TryFrom<u64> + PartialOrd + Copy + Display,
+{
     let Value::Number(number) = value else {
         return Err(place.error(format_args!("expected a number, found {}", kind(value))));
     };
-    let number = number.as_u64().and_then(|number| u16::try_from(number).ok());
+    let number = number.as_u64().and_then(|number| T::try_from(number).ok());
     number
         .filter(|number| (least..=most).contains(number))
         .ok_or_else(|| place.error(format_args!("{value} is not a whole number from {least} to {most}")))
@@ -126,16 +209,30 @@ fn number(place: &Place, value: &Value, least: u16, most: u16) -> Result<u16, Co
 /// No two ports have a name, an address, or tags in common.
 fn tell_apart(ports: &[(TaggedPort, Place)]) -> Result<(), ConfigError> {
     let (mut names, mut macs, mut tags) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut networks, mut udp_ports) = (BTreeSet::new(), BTreeMap::new());
     for (port, place) in ports {
-        let ids = (port.outer.id, port.inner.map(|tag| tag.id));
         if !names.insert(&port.name) {
             return Err(place.at("name").error(format_args!("{} is another port's as well", port.name)));
         }
         if !macs.insert(port.mac) {
             return Err(place.at("mac").error(format_args!("{} is another port's as well", port.mac)));
         }
-        if !tags.insert((&port.trunk, ids)) {
-            return Err(place.at("vlan").error("another port of this trunk has the same tags"));
+        match &port.kind {
+            Kind::Tags { outer, inner, .. } => {
+                if !tags.insert((&port.trunk, outer.id, inner.map(|tag| tag.id))) {
+                    return Err(place.at("vlan").error("another port of this trunk has the same tags"));
+                }
+            }
+            Kind::Vni(vni) => {
+                if !networks.insert((&port.trunk, vni.local, vni.id)) {
+                    return Err(place.at("vni").error("another port of this underlay is the same network"));
+                }
+                let other = *udp_ports.entry(&port.trunk).or_insert(vni.udp_port);
+                if other != vni.udp_port {
+                    let message = format_args!("other ports of this underlay have {other}");
+                    return Err(place.at("udp_port").error(message));
+                }
+            }
         }
     }
     let is_port = |selector: &Trunk| match selector {
@@ -144,7 +241,8 @@ fn tell_apart(ports: &[(TaggedPort, Place)]) -> Result<(), ConfigError> {
     };
     match ports.iter().find(|(port, _)| is_port(&port.trunk)) {
         Some((port, place)) => {
-            Err(place.at("trunk").error(format_args!("{} is a tagged port itself", port.trunk)))
+            let place = place.at(carrier_key(&port.kind));
+            Err(place.error(format_args!("{} is a tagged port itself", port.trunk)))
         }
         None => Ok(()),
     }
@@ -171,16 +269,64 @@ mod tests {
         ]}"#;
         let ports = read(text.as_bytes()).unwrap();
         let (customer, provider) = (TagProtocol::Customer, TagProtocol::Provider);
-        let tags =
-            ports.iter().map(|port| (port.outer.protocol, port.outer.id, port.inner.map(|tag| tag.id)));
-        let expected = [(customer, 100, None), (provider, 100, Some(7)), (customer, 100, Some(8))];
+        let tags = ports.iter().map(|port| match &port.kind {
+            Kind::Tags { outer, inner, priority } => {
+                (outer.protocol, outer.id, inner.map(|tag| tag.id), *priority, port.mtu)
+            }
+            Kind::Vni(vni) => panic!("{vni:?}"),
+        });
+        let expected = [
+            (customer, 100, None, None, None),
+            (provider, 100, Some(7), Some(5), Some(1400)),
+            (customer, 100, Some(8), None, None),
+        ];
         assert_eq!(tags.collect::<Vec<_>>(), expected);
         assert_eq!(ports[1].trunk, Trunk::Mac(Mac([2, 0, 0, 0, 0, 2])));
-        assert_eq!(
-            ports.iter().map(|port| (port.priority, port.mtu)).collect::<Vec<_>>(),
-            [(None, None), (Some(5), Some(1400)), (None, None)]
-        );
         assert_eq!(load(Path::new("/nowhere/ports.json")), Ok(Vec::new()));
+    }
+
+    const VNI: &str = r#"{"name": "eth6", "mac": "02:00:00:00:00:06", "underlay": "eth1", "vni": 4096,
+        "local": "192.0.2.1", "remotes": ["192.0.2.2", "198.51.100.7"]}"#;
+
+    #[test]
+    fn a_port_is_a_vxlan_network() {
+        let ports = read(format!("{{\"ports\": [{PORT}, {VNI}]}}").as_bytes()).unwrap();
+        let vni = Vni {
+            id: 4096,
+            local: Ipv4Addr::new(192, 0, 2, 1),
+            remotes: vec![Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(198, 51, 100, 7)],
+            udp_port: 4789,
+        };
+        assert_eq!((&ports[1].trunk, &ports[1].kind), (&Trunk::Name("eth1".to_owned()), &Kind::Vni(vni)));
+    }
+
+    #[test]
+    fn what_is_odd_of_a_vxlan_network_is_named_with_its_place() {
+        let with = |from: &str, to: &str| error(&format!("{{\"ports\": [{}]}}", VNI.replace(from, to)));
+        for (from, to, expected) in [
+            ("4096", "16777216", "/vni: 16777216 is not a whole number from 1 to 16777215"),
+            ("4096", "0", "/vni: 0 is not a whole number from 1 to 16777215"),
+            ("192.0.2.1", "2001:db8::1", "/local: \"2001:db8::1\" is no IPv4 address"),
+            ("198.51.100.7", "2001:db8::1", "/remotes/1: \"2001:db8::1\" is no IPv4 address"),
+            ("198.51.100.7", "239.1.1.1", "/remotes/1: 239.1.1.1 is no single host's address"),
+            ("198.51.100.7", "192.0.2.2", "/remotes/1: 192.0.2.2 is there before"),
+            ("198.51.100.7", "192.0.2.1", "/remotes/1: is the router's own address"),
+            ("\"192.0.2.2\", \"198.51.100.7\"", "", "/remotes: is empty"),
+            ("\"underlay\"", "\"trunk\"", "/trunk: a VXLAN network has none"),
+            ("\"local\"", "\"inner_vlan\"", "/inner_vlan: a VXLAN network has none"),
+            ("\"underlay\": \"eth1\", ", "", ": \"underlay\" is missing"),
+            ("\"local\": \"192.0.2.1\", ", "", ": \"local\" is missing"),
+            ("\"vni\": 4096", "\"vni\": 4096, \"vlan\": 7", "/vni: a port with a vlan is no VXLAN network"),
+            ("\"vni\": 4096", "\"vlan\": 7", "/underlay: only a port with a vni has one"),
+            ("eth1", "eth6", "/underlay: eth6 is a tagged port itself"),
+        ] {
+            assert_eq!(with(from, to), format!("ports.json#/ports/0{expected}"), "{from} {to}");
+        }
+        let two = |other: &str| error(&format!("{{\"ports\": [{VNI}, {other}]}}"));
+        let other = VNI.replace("eth6", "eth7").replace("00:06", "00:07");
+        assert_eq!(two(&other), "ports.json#/ports/1/vni: another port of this underlay is the same network");
+        let other = other.replace("4096", "4097, \"udp_port\": 8472");
+        assert_eq!(two(&other), "ports.json#/ports/1/udp_port: other ports of this underlay have 4789");
     }
 
     #[test]

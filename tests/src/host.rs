@@ -7,7 +7,7 @@ use std::time::Duration;
 use router_common::account::{Hook, Traffic};
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, NextHop};
-use router_common::net::{Address, Ipv4, Ipv6, MacPair};
+use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::port::{Port, Role};
 use router_common::verdict::DeferReason;
 use router_ebpf::packet::{Packet, SliceFrame};
@@ -59,7 +59,7 @@ pub fn port(nic: Nic) -> Port {
         own_list: 0,
         flags: Port::XDP_TARGET | partial,
         mac: nic.mac(),
-        pad: [0; 2],
+        vxlan: Be16::default(),
     }
 }
 

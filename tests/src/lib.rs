@@ -28,4 +28,5 @@ pub mod scenario;
 pub mod servers;
 pub mod trunk;
 pub mod vpn;
+pub mod vtep;
 pub mod world;

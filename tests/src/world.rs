@@ -1,5 +1,7 @@
 //! `World`: the walk's tables in `HashMap`s, with a clock that tests set.
 
+mod tunnels;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -35,10 +37,13 @@ use router_ebpf::policy::{self, Case};
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{self, Activity, Flows, InsertError, Route, RouteQuery, Tables};
 use router_ebpf::tags::{self, Tags};
+use router_ebpf::tunnel::{self, Leaving, Opened, Outer};
 use router_ebpf::usage;
 use router_userspace::classifier::{Classifier, Memory, OwnMemory};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::model::policy::AccessList;
+
+pub use self::tunnels::TunnelTables;
 
 /// One family's tables.
 #[derive(Debug)]
@@ -95,6 +100,8 @@ pub struct World {
     pub came: Cell<Tags>,
     /// How the frames of these ports are carried.
     pub carriers: RefCell<HashMap<u32, Carrier>>,
+    /// Ports that are VXLAN networks.
+    pub tunnels: TunnelTables,
     /// Counters: slot, hook, outcome → packets.
     pub counters: RefCell<HashMap<(u32, Hook, u32), u64>>,
     /// Numbers of accounts.
@@ -155,6 +162,7 @@ impl Default for World {
             tagged: RefCell::default(),
             came: Cell::default(),
             carriers: RefCell::default(),
+            tunnels: TunnelTables::default(),
             counters: RefCell::default(),
             accounts: RefCell::default(),
             usage: RefCell::default(),
@@ -711,13 +719,35 @@ impl tables::World for World {
         port
     }
 
-    fn give_tags<P: Packet>(&self, packet: &mut P, ifindex: u32, had_tags: bool) -> Option<u32> {
+    fn take_out<P: Packet>(
+        &self,
+        packet: &mut P,
+        ifindex: u32,
+        had_tags: bool,
+    ) -> Result<Opened, DropReason> {
         let came = if had_tags { self.came.get() } else { Tags::default() };
-        tags::put_on(packet, self, ifindex, &came)
+        let opened = tunnel::take_out(packet, self, ifindex);
+        self.came.set(Tags { is_packet: matches!(opened, Ok(Opened::Inside(_))), ..came });
+        opened
     }
 
-    fn give_back_tags<P: Packet>(&self, packet: &mut P) -> bool {
-        packet.tag(&self.came.get()).is_some()
+    fn give_tags<P: Packet>(
+        &self,
+        packet: &mut P,
+        ifindex: u32,
+        was_carried: bool,
+    ) -> Result<Leaving, DropReason> {
+        if self.carrier(ifindex).is_some_and(|carrier| carrier.is_tunnel()) {
+            return tunnel::put_in(packet, self, ifindex, &mut Outer::default());
+        }
+        let came = if was_carried { self.came.get() } else { Tags::default() };
+        let trunk = tags::put_on(packet, self, ifindex, &came);
+        trunk.map(Leaving::By).ok_or(DropReason::RewriteFailed)
+    }
+
+    fn give_back<P: Packet>(&self, packet: &mut P) -> bool {
+        let came = self.came.get();
+        (!came.is_packet || packet.put_back().is_some()) && (came.count == 0 || packet.tag(&came).is_some())
     }
 
     fn decide(&self, version: u8, question: Question, _ifindex: u32) -> Result<Decision, DropReason> {

@@ -12,7 +12,7 @@ use router_common::account::COUNTER_SLOTS;
 use router_common::port::{Carrier, Port as PortEntry, Role};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::compile::policy::ListEntry;
-use router_userspace::compile::{AttachMode, Attachment, Compiled, Driver, Front, TableSet, compile};
+use router_userspace::compile::{AttachMode, Attachment, Compiled, Driver, Front, TableSet, Vxlan, compile};
 use router_userspace::dataplane::Attached;
 use router_userspace::model::{
     DesiredState, Port, PortSelector, Route, RouteTarget, RouterRole, Settings, SourceNat,
@@ -90,6 +90,16 @@ impl Programs for Memory {
 
     fn remove_tags(&mut self, ifindex: u32) -> Result<()> {
         self.tables.tags.remove(&ifindex);
+        Ok(())
+    }
+
+    fn set_tunnel(&mut self, ifindex: u32, vxlan: &Vxlan) -> Result<()> {
+        self.tables.tunnels.insert(ifindex, vxlan.clone());
+        Ok(())
+    }
+
+    fn remove_tunnel(&mut self, ifindex: u32) -> Result<()> {
+        self.tables.tunnels.remove(&ifindex);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 use router_common::config::RouterConfig;
-use router_common::net::Ipv4;
+use router_common::net::{Be16, Ipv4};
 use router_common::port::{Port, Role};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::compile::{Attachment, Compiled, Front, KernelRoute, KernelTarget, Link};
@@ -78,6 +78,8 @@ fn apply(system: &mut Observed, change: Change) {
         Change::RemovePort(nic) => drop(system.tables.ports.remove(&nic.ifindex)),
         Change::SetTags(nic, carrier) => drop(system.tables.tags.insert(nic.ifindex, carrier)),
         Change::RemoveTags(nic) => drop(system.tables.tags.remove(&nic.ifindex)),
+        Change::SetTunnel(nic, vxlan) => drop(system.tables.tunnels.insert(nic.ifindex, vxlan)),
+        Change::RemoveTunnel(nic) => drop(system.tables.tunnels.remove(&nic.ifindex)),
         Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
             system.tables.local4.insert(address, nic.ifindex);
         }
@@ -148,7 +150,7 @@ fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str
         role: role as u8,
         flags: 0,
         mac: [0; 6],
-        pad: [0; 2],
+        vxlan: Be16::default(),
     };
     compiled.tables.ports.insert(ifindex, port);
 }

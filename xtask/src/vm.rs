@@ -22,6 +22,7 @@ const TESTS: &[(&str, &[&str])] = &[
     ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
     ("netns_restart", &["the_next_daemon_adopts"]),
     ("netns_people", &["people_call"]),
+    ("netns_kernel_peers", &["linux_itself"]),
 ];
 
 /// Programs of this machine that tests in the guest call.
@@ -75,6 +76,7 @@ const MODULES: &[&str] = &[
     "bridge",
     "vxlan",
     "8021q",
+    "ifb",
     "cls_bpf",
     "sch_ingress",
     "nf_tables",

@@ -8,6 +8,8 @@ use router_common::net::Be16;
 pub const TUPLES: u32 = 1 << 14;
 /// The longest frame's template.
 pub const TEMPLATE: usize = 80;
+/// The most that is in front of a frame, in words: VXLAN's headers, and two bytes of the frame.
+pub const COVER: usize = 52;
 /// Flows that are told apart by their source port: each tuple has two.
 pub const FLOWS: u32 = 2 * TUPLES;
 
@@ -31,7 +33,7 @@ abi! {
     /// What frames are made now. The n-th frame is of flow `n * stride & mask`: its tuple is found by that, and its
     /// source port is `first_port` and that, so that tuples that are the same are of different flows. Flows of a
     /// grid have no tuple: all is counted up from the flow's number, see [`Grid`].
-    pub struct Making[136] {
+    pub struct Making[192] {
         /// The frame's headers but for what differs from flow to flow.
         pub template: [u32; TEMPLATE / 4],
         /// One's complement sum of the template's IPv4 header, checksum field 0.
@@ -60,6 +62,10 @@ abi! {
         pub made: u32,
         /// The grid.
         pub grid: Grid,
+        /// How many bytes later the frame begins: 0, 4 and 8 for tags, 50 for VXLAN.
+        pub front: u32,
+        /// What it begins with instead, so many bytes and the Ethernet addresses; VXLAN has them twice.
+        pub cover: [u32; COVER / 4],
     }
 }
 

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, DevMap, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
-use bench_programs::{Grid, Hop, Making, TEMPLATE, TUPLES, Tuple};
+use bench_programs::{COVER, Grid, Hop, Making, TEMPLATE, TUPLES, Tuple};
 
 const ETHERNET: usize = 14;
 const ICMP: u8 = 1;
@@ -126,10 +126,25 @@ fn send_on(ctx: &XdpContext, way: u32) -> Option<u32> {
 
 #[inline(always)]
 fn make(ctx: &XdpContext) -> Option<()> {
-    let (data, end) = (ctx.data(), ctx.data_end());
-    if data + TEMPLATE > end {
+    let making = MAKING.get_ptr_mut(0)?;
+    // SAFETY: a value of the map.
+    match unsafe { (*making).front } {
+        0 => make_at::<0>(ctx),
+        4 => make_at::<4>(ctx),
+        8 => make_at::<8>(ctx),
+        50 => make_at::<50>(ctx),
+        _ => None,
+    }
+}
+
+/// Makes the next frame so many bytes behind the beginning, and what is in front.
+#[inline(always)]
+fn make_at<const FRONT: usize>(ctx: &XdpContext) -> Option<()> {
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + FRONT + TEMPLATE > end {
         return None;
     }
+    let data = start + FRONT;
     let making = MAKING.get_ptr_mut(0)?;
     // SAFETY: a value of the map; frames are made by one thread at a time.
     let (making, count) = unsafe { (&*making, (*making).made) };
@@ -138,6 +153,14 @@ fn make(ctx: &XdpContext) -> Option<()> {
     let flow = count.wrapping_mul(making.stride) & making.mask;
     if making.is_grid != 0 {
         make_of_grid(data, making, flow);
+        let words = match FRONT {
+            0 => 0,
+            50 => COVER / 4,
+            tags => (12 + tags) / 4,
+        };
+        for (index, word) in making.cover.iter().take(words).enumerate() {
+            Frame(start).put(index * 4, *word);
+        }
         return Some(());
     }
     let tuple = TABLE.get(flow & (TUPLES - 1))?;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use anyhow::{Context, Result};
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
-use router_common::port::{Carrier, Port, Role};
+use router_common::port::{Port, Role};
 use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
 use router_userspace::compile::policy::ListEntry;
@@ -16,6 +16,7 @@ use router_userspace::model::nat::{ForwardProtocol, Nat, PortForward, PortRange,
 use super::rows::{FORWARDED, Listed, PORTS, PUBLIC, SERVING_GUEST, STATIC, STATIC_GUEST};
 use crate::lab::{Lab, Router, inside, pin_dir};
 use crate::linux::{self, Program};
+use crate::wire::Wire;
 use crate::xvr;
 
 /// Room for flow entries.
@@ -40,8 +41,8 @@ pub enum Between {
         outside: Outside,
         /// By what guests' flows are judged.
         list: Option<&'static LazyLock<Listed>>,
-        /// On which of its sides frames have a tag.
-        tagged: Tagged,
+        /// How frames are on its sides: the guests', the other one.
+        wires: [Wire; 2],
     },
     /// Linux, with rules for one of its own programs.
     Linux(Rules),
@@ -109,28 +110,22 @@ pub enum Outside {
     Tier,
 }
 
-/// The VLAN on the guests' side; on the other one it is the next.
-const VLAN: u16 = 100;
-
-/// On which sides frames have a VLAN tag: the guests', the other one.
-pub type Tagged = [bool; 2];
-
 impl Between {
     /// XVR without a list and without tags.
     pub const fn xvr(hook: Hook, outside: Outside) -> Self {
-        Self::Xvr { hook, outside, list: None, tagged: [false; 2] }
+        Self::Xvr { hook, outside, list: None, wires: [Wire::Plain; 2] }
     }
 
     /// XVR between two tiers.
-    pub const fn tiers(tagged: Tagged) -> Self {
-        Self::Xvr { hook: Hook::Xdp, outside: Outside::Tier, list: None, tagged }
+    pub const fn tiers(wires: [Wire; 2]) -> Self {
+        Self::Xvr { hook: Hook::Xdp, outside: Outside::Tier, list: None, wires }
     }
 
-    /// The VLAN of frames on a side, if they have one.
-    pub fn vlan(&self, side: usize) -> Option<u16> {
+    /// How frames are on a side.
+    pub const fn wire(&self, side: usize) -> Wire {
         match self {
-            Self::Xvr { tagged, .. } if tagged[side] => Some(VLAN + side as u16),
-            _ => None,
+            Self::Xvr { wires, .. } => wires[side],
+            _ => Wire::Plain,
         }
     }
 }
@@ -176,7 +171,7 @@ impl Routers {
                     None => place.insert(Xvr::new(lab, *hook)?),
                 };
                 xvr.prepare(*outside, list.map(|list| &**list))?;
-                xvr.tag([0, 1].map(|side| between.vlan(side)))
+                xvr.wire([0, 1].map(|side| between.wire(side)))
             }
         }
     }
@@ -294,28 +289,10 @@ impl Xvr {
 }
 
 impl Xvr {
-    /// Has both ports be VLANs of their own interfaces, or not.
-    fn tag(&mut self, vlans: [Option<u16>; 2]) -> Result<()> {
+    fn wire(&mut self, wires: [Wire; 2]) -> Result<()> {
         let tables = self.dataplane.tables();
-        let ports = tables.observe()?.ports;
-        for (ifindex, vlan) in self.router.ifindexes.into_iter().zip(vlans) {
-            let port = ports.get(&ifindex).context("a port")?;
-            let Some(outer) = vlan else {
-                tables.remove_tags(ifindex)?;
-                continue;
-            };
-            let carrier = Carrier {
-                trunk: ifindex,
-                outer_protocol: 0x8100,
-                outer,
-                inner_protocol: 0,
-                inner: 0,
-                priority: Carrier::KEEP_PRIORITY,
-            };
-            tables.set_tags(ifindex, &carrier)?;
-            tables.set_port(ifindex, &Port { flags: port.flags | Port::TAGGED, ..*port })?;
-        }
-        Ok(())
+        let sides = (0..).zip(wires).zip(self.router.ifindexes);
+        sides.into_iter().try_for_each(|((side, wire), ifindex)| wire.set(tables, ifindex, side))
     }
 }
 

@@ -10,6 +10,7 @@ use router_userspace::model::policy::AccessList;
 
 use super::between::{Between, Hook, Outside, Rules};
 use crate::rules::{Family, HITS, RuleSet, Shape};
+use crate::wire::Wire;
 
 /// One way of a packet.
 pub struct Row {
@@ -62,17 +63,17 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// The frame, [`RECORDED`] bytes long, with these Ethernet addresses (destination, source), and of this VLAN.
-    pub fn bytes(mut self, macs: ([u8; 6], [u8; 6]), vlan: Option<u16>) -> Vec<u8> {
+    /// The frame, [`RECORDED`] bytes long as it is on the wire, with these Ethernet addresses (destination, source).
+    pub fn bytes(mut self, macs: ([u8; 6], [u8; 6]), wire: Wire) -> Vec<u8> {
+        let length = RECORDED - wire.front();
         self.frame.macs = macs;
-        self.frame.vlans.extend(vlan);
         self.frame.data.clear();
         let header = self.frame.bytes().len();
-        self.frame.data = vec![0x55; RECORDED.saturating_sub(header)];
+        self.frame.data = vec![0x55; length.saturating_sub(header)];
         let mut bytes = self.frame.bytes();
         // An error carries no data of its own: padding, as of every short frame.
-        bytes.resize(RECORDED, 0);
-        bytes
+        bytes.resize(length, 0);
+        wire.around(&bytes, self.side as usize)
     }
 }
 
@@ -98,6 +99,11 @@ const HOP: &str = "198.51.100.1";
 const NEIGHBOUR: &str = "172.16.2.50";
 const GUEST6: &str = "2a00:1::50";
 const FAR6: &str = "2c00:1::9";
+
+/// Tiers with tags, on each side.
+const VLANS: [Wire; 2] = [Wire::Vlan(100), Wire::Vlan(101)];
+/// Tiers by VXLAN.
+const VNIS: [Wire; 2] = [Wire::Vni(4096), Wire::Vni(4097)];
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -137,8 +143,12 @@ pub fn no_router() -> Row {
 pub fn all(references: bool) -> Vec<Row> {
     let public = Between::xvr(Hook::Xdp, Outside::Public);
     let tier = Between::xvr(Hook::Xdp, Outside::Tier);
-    let by_list =
-        |set| Between::Xvr { hook: Hook::Xdp, outside: Outside::Tier, list: Some(set), tagged: [false; 2] };
+    let by_list = |set| Between::Xvr {
+        hook: Hook::Xdp,
+        outside: Outside::Tier,
+        list: Some(set),
+        wires: [Wire::Plain; 2],
+    };
     let tc = Between::xvr(Hook::Tc, Outside::Public);
     let mut rows = vec![
         no_router(),
@@ -161,13 +171,34 @@ pub fn all(references: bool) -> Vec<Row> {
         known("tier to tier, TCP", tier, to_neighbour, |flow| {
             inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
         }),
-        known("tier to tier, TCP, out of a VLAN", Between::tiers([true, false]), to_neighbour, |flow| {
+        known(
+            "tier to tier, TCP, out of a VLAN",
+            Between::tiers([VLANS[0], Wire::Plain]),
+            to_neighbour,
+            |flow| inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK)),
+        ),
+        known(
+            "tier to tier, TCP, into a VLAN",
+            Between::tiers([Wire::Plain, VLANS[1]]),
+            to_neighbour,
+            |flow| inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK)),
+        ),
+        known("tier to tier, TCP, VLAN to VLAN", Between::tiers(VLANS), to_neighbour, |flow| {
             inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
         }),
-        known("tier to tier, TCP, into a VLAN", Between::tiers([false, true]), to_neighbour, |flow| {
-            inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
-        }),
-        known("tier to tier, TCP, VLAN to VLAN", Between::tiers([true, true]), to_neighbour, |flow| {
+        known(
+            "tier to tier, TCP, out of a VNI",
+            Between::tiers([VNIS[0], Wire::Plain]),
+            to_neighbour,
+            |flow| inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK)),
+        ),
+        known(
+            "tier to tier, TCP, into a VNI",
+            Between::tiers([Wire::Plain, VNIS[1]]),
+            to_neighbour,
+            |flow| inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK)),
+        ),
+        known("tier to tier, TCP, VNI to VNI", Between::tiers(VNIS), to_neighbour, |flow| {
             inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
         }),
         known("IPv6, TCP", public, over_ipv6, |flow| inside(GUEST6, FAR6, tcp(port(flow), 443, ACK))),

@@ -13,6 +13,7 @@ mod redundancy;
 mod route;
 mod settings;
 mod sysctl;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,6 +31,7 @@ use redundancy::Stance;
 
 pub use attach::{AttachMode, Attachment, Driver, Front};
 pub use redundancy::{names, shared_nics};
+pub use tunnel::{OVERHEAD as VXLAN_OVERHEAD, Vxlan};
 
 /// What the system should hold for a desired state and the operator's settings on a machine with
 /// these NICs. `role` counts where the router is one of a pair.
@@ -108,13 +110,16 @@ pub struct Inventory {
     pub nics: Vec<Nic>,
     /// How many rows of counters there are, row 0 included: the ports that there is room for.
     pub port_rows: u32,
-    /// A sentence for each tagged port that has no interface.
+    /// NICs that stand for VXLAN networks, by interface index.
+    pub tunnels: BTreeMap<u32, Vxlan>,
+    /// A sentence for each tagged port that has no interface, or cannot be reached.
     pub problems: Vec<String>,
 }
 
 impl Default for Inventory {
     fn default() -> Self {
-        Self { nics: Vec::new(), port_rows: COUNTER_SLOTS, problems: Vec::new() }
+        let tunnels = BTreeMap::new();
+        Self { nics: Vec::new(), port_rows: COUNTER_SLOTS, tunnels, problems: Vec::new() }
     }
 }
 
@@ -207,6 +212,8 @@ pub struct TableSet {
     /// `CARRIERS` and, the other way round, `TAGGED`: how the frames of ports are carried that have tags, by the index
     /// of their own interfaces.
     pub tags: BTreeMap<u32, Carrier>,
+    /// Ports that are VXLAN networks, by the index of their own interfaces.
+    pub tunnels: BTreeMap<u32, Vxlan>,
     /// `LOCAL4`: address → interface index.
     pub local4: BTreeMap<Ipv4Addr, u32>,
     /// `LOCAL6`: address → interface index.

@@ -8,7 +8,7 @@ use router_common::net::Ipv4;
 use router_common::policy::NO_LIST;
 use router_common::port::{Port as PortEntry, Role};
 
-use super::{AttachMode, Attachment, Compiled, Inventory, Nic, Problem, Subject, settings};
+use super::{AttachMode, Attachment, Compiled, Inventory, Nic, Problem, Subject, settings, tunnel};
 use crate::model::{Port, PortSelector, Settings, SourceNat};
 
 /// `RouterId` of the one router that a network namespace has.
@@ -20,6 +20,8 @@ pub(super) struct Placed<'a> {
     pub nic: &'a Nic,
     /// The port's row in the counters.
     pub slot: u32,
+    /// Largest IP packet that what carries it has room for, in bytes.
+    most: u32,
 }
 
 impl Placed<'_> {
@@ -33,7 +35,12 @@ impl Placed<'_> {
 
     /// Largest IP packet in bytes.
     fn mtu(&self) -> u32 {
-        self.port.mtu.map_or(self.nic.mtu, u32::from)
+        self.asked_mtu().map_or(self.nic.mtu, u32::from)
+    }
+
+    /// The one that somebody asks for, as far as there is room for it.
+    pub fn asked_mtu(&self) -> Option<u16> {
+        self.port.mtu.map(|mtu| u32::from(mtu).min(self.most) as u16)
     }
 }
 
@@ -53,13 +60,14 @@ pub(super) fn place<'a>(
             let nics = inventory.nics.iter().filter(|nic| port.selector.numbers(&nic.name));
             // They share the port's row.
             let slot = slots.get(port.name.as_str()).copied().unwrap_or_default();
-            placed.extend(nics.map(|nic| Placed { port, nic, slot }));
+            placed.extend(nics.map(|nic| Placed { port, nic, slot, most: u32::MAX }));
             continue;
         }
         match find(port, inventory, &owners, &slots) {
             Ok((nic, slot)) => {
                 owners.insert(nic.ifindex, &port.name);
-                placed.push(Placed { port, nic, slot });
+                let most = tunnel::room(inventory, nic.ifindex);
+                placed.push(Placed { port, nic, slot, most });
             }
             // It comes and goes with the daemon that builds tunnels, which says what is wrong with it.
             Err(_) if port.role == Role::Tunnel => {}
@@ -141,10 +149,11 @@ pub(super) fn tables(
     mode: AttachMode,
     compiled: &mut Compiled,
 ) {
-    let trunks: BTreeSet<u32> =
-        inventory.nics.iter().filter_map(|nic| nic.carrier).map(|carrier| carrier.trunk).collect();
+    let tags = inventory.nics.iter().filter_map(|nic| nic.carrier).filter(|carrier| !carrier.is_tunnel());
+    let trunks: BTreeSet<u32> = tags.map(|carrier| carrier.trunk).collect();
+    let vxlan = tunnel::underlays(inventory);
     for placed in placed {
-        let Placed { port, nic, slot } = placed;
+        let Placed { port, nic, slot, .. } = placed;
         // The NIC that frames come by and leave by.
         let wire = nic.carrier.map_or(Some(*nic), |carrier| inventory.by_index(carrier.trunk));
         let Some(wire) = wire else { continue };
@@ -172,10 +181,12 @@ pub(super) fn tables(
                 | settings::port_flags(port, chosen)
                 | if port.role == Role::Tunnel { PortEntry::WITHOUT_LINK } else { 0 },
             mac: nic.mac.0,
-            pad: [0; 2],
+            vxlan: vxlan.get(&nic.ifindex).copied().unwrap_or_default(),
         };
         compiled.tables.ports.insert(nic.ifindex, entry);
         compiled.tables.tags.extend(nic.carrier.map(|carrier| (nic.ifindex, carrier)));
+        let vxlan = inventory.tunnels.get(&nic.ifindex);
+        compiled.tables.tunnels.extend(vxlan.map(|vxlan| (nic.ifindex, vxlan.clone())));
         compiled.attachments.insert(wire.ifindex, attachment);
         locals(placed, compiled);
     }

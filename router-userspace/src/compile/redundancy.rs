@@ -58,7 +58,7 @@ impl<'a> Stance<'a> {
             PortSelector::Numbered(_) => (Vec::new(), own),
             _ => (own, shared),
         };
-        Link { mtu: port.mtu, up, addresses, shared }
+        Link { mtu: placed.asked_mtu(), up, addresses, shared }
     }
 
     /// Guests know the router by the shared address.

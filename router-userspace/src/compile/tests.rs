@@ -3,7 +3,9 @@ use std::sync::Arc;
 
 use router_common::config::RouterConfig;
 use router_common::nat::POOL_SLOTS;
+use router_common::net::Be16;
 use router_common::port::{Port as PortEntry, Role};
+use router_common::tunnel::Tunnel;
 
 use super::*;
 use crate::model::policy::{AccessList, Action, Policy, Rule, Scope, Traffic};
@@ -399,6 +401,38 @@ fn a_tagged_port_has_the_hook_of_its_trunk_and_its_tags() {
         );
         assert!(!compiled.tables.ports.contains_key(&TRUNK), "it is no port itself");
     }
+}
+
+#[test]
+fn a_vxlan_network_has_the_hook_of_its_underlay_and_leaves_room_for_headers() {
+    const UNDERLAY: u32 = 20;
+    const NETWORK: u32 = 21;
+    let udp_port = Be16::new(4789);
+    let local = Ipv4Addr::new(192, 0, 2, 1);
+    let tunnel =
+        Tunnel { underlay: UNDERLAY, local: local.into(), vni: 7, remotes: 1, udp_port, pad: [0; 2] };
+    let vxlan = Vxlan { tunnel, remotes: vec![Ipv4Addr::new(192, 0, 2, 2)] };
+    let mut inventory = inventory();
+    inventory.nics.push(Nic { takes_xdp_frames: Some(true), ..nic(UNDERLAY, "ens9", "mlx5_core") });
+    inventory.nics.push(Nic { carrier: Some(Carrier::tunnel(UNDERLAY)), ..nic(NETWORK, "eth9", "") });
+    inventory.tunnels.insert(NETWORK, vxlan.clone());
+    let mut desired = router();
+    let selector = PortSelector::Name("eth9".to_owned());
+    desired.ports.push(Port { mtu: Some(1500), ..port("eth9", selector, Role::Guest, &["10.1.9.1/24"]) });
+    // The underlay may be a port as well.
+    let selector = PortSelector::Name("ens9".to_owned());
+    desired.ports.push(port("ens9", selector, Role::Guest, &["192.0.2.1/24"]));
+    let compiled = compile(&desired, &Settings::default(), &inventory, AttachMode::Auto, RouterRole::Unknown);
+    assert_eq!(compiled.problems, []);
+    assert_eq!(compiled.attachments[&UNDERLAY].front, Front::NativeXdp);
+    assert!(!compiled.attachments.contains_key(&NETWORK));
+    assert_eq!(compiled.tables.tunnels, BTreeMap::from([(NETWORK, vxlan)]));
+    assert!(compiled.tables.tags[&NETWORK].is_tunnel());
+    let mtu = inventory.by_index(UNDERLAY).unwrap().mtu - 50;
+    assert_eq!(compiled.tables.ports[&NETWORK].mtu, mtu);
+    assert_eq!(compiled.links[&NETWORK].mtu.map(u32::from), Some(mtu));
+    let ports = [NETWORK, UNDERLAY].map(|ifindex| compiled.tables.ports[&ifindex].vxlan);
+    assert_eq!(ports, [Be16::default(), udp_port]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use router_common::port::{Carrier, Port, Role};
 use super::control::Control;
 use super::redundancy;
 use crate::cloudstack::{self, notices, remarks};
+use crate::compile::Vxlan;
 use crate::compile::{KernelTarget, Nic};
 use crate::dataplane::{CounterRow, FlowRecord, Outcome};
 use crate::error::ConfigError;
@@ -21,7 +22,7 @@ use crate::reconcile::guard;
 use crate::services::ServiceState;
 use crate::show::{
     Count, CounterView, FlowView, ListView, NatView, PortForwardView, PortView, RestView, RouteView,
-    RuleView, ServiceView, SourceNatView, StaticNatView, StatusView, TagsView,
+    RuleView, ServiceView, SourceNatView, StaticNatView, StatusView, TagsView, VxlanView,
 };
 use crate::trunks;
 
@@ -141,7 +142,8 @@ pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
             addresses: addresses.map(ToString::to_string).collect(),
             mtu: port.mtu,
             source_nat: (port.source_nat != Ipv4::UNSPECIFIED).then(|| port.source_nat.to_string()),
-            tags: carrier.map(|carrier| tags(control, carrier)),
+            tags: carrier.filter(|carrier| !carrier.is_tunnel()).map(|carrier| tags(control, carrier)),
+            vxlan: tables.tunnels.get(ifindex).map(|vxlan| tunnel(control, vxlan)),
             attach: fronts.get(&wire).map_or_else(|| "nothing".to_owned(), ToString::to_string),
             reason: attached.map_or("an earlier daemon attached it", |attached| &attached.reason).to_owned(),
             xdp_target: port.flags & Port::XDP_TARGET != 0,
@@ -167,9 +169,23 @@ pub fn ports(control: &mut Control) -> Result<Vec<PortView>> {
     Ok(views)
 }
 
+fn nic_name(control: &Control, ifindex: u32) -> String {
+    control.inventory.by_index(ifindex).map_or_else(String::new, |nic| nic.name.clone())
+}
+
+fn tunnel(control: &Control, Vxlan { tunnel, remotes }: &Vxlan) -> VxlanView {
+    VxlanView {
+        underlay: nic_name(control, tunnel.underlay),
+        vni: tunnel.vni,
+        local: tunnel.local.to_string(),
+        udp_port: tunnel.udp_port.get(),
+        remotes: remotes.iter().map(ToString::to_string).collect(),
+    }
+}
+
 fn tags(control: &Control, carrier: &Carrier) -> TagsView {
     TagsView {
-        trunk: control.inventory.by_index(carrier.trunk).map_or_else(String::new, |nic| nic.name.clone()),
+        trunk: nic_name(control, carrier.trunk),
         vlan: carrier.outer,
         inner_vlan: (carrier.inner != 0).then_some(carrier.inner),
     }

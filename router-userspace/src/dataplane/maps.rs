@@ -20,11 +20,13 @@ use router_common::nat::{
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List, RuleCount};
 use router_common::port::{Carrier, LANES, Lane, Local, LocalKey, Port, TagKey};
+use router_common::tunnel::{Remote, RemoteIndex, RemoteKey, StationKey, Tunnel, TunnelKey, Whereabouts};
 use router_common::unsolicited::Syn;
 use router_common::usage::AccountKey;
 
 use super::policy::PolicyTables;
 use super::pools::Pools;
+use super::tunnels::TunnelTables;
 use super::usage::UsageTables;
 use crate::compile::TableSet;
 use crate::compile::nat::{NatEntry, NatKey};
@@ -67,6 +69,11 @@ pub(super) const NAMES: &[&str] = &[
     "HELD6",
     "HOLDERS4",
     "HOLDERS6",
+    "TUNNELLED",
+    "TUNNELS",
+    "REMOTES",
+    "REMOTE_LIST",
+    "STATIONS",
 ];
 
 /// What frames are told by that are a port's.
@@ -128,6 +135,11 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<HeldKey<Ipv6>, Held>("HELD6", 0),
     shape::<LocalKey<Ipv4>, Tally>("HOLDERS4", 0),
     shape::<LocalKey<Ipv6>, Tally>("HOLDERS6", 0),
+    shape::<TunnelKey, u32>("TUNNELLED", 0),
+    shape::<u32, Tunnel>("TUNNELS", 0),
+    shape::<RemoteKey, Remote>("REMOTES", NO_PREALLOC),
+    shape::<RemoteIndex, Whereabouts>("REMOTE_LIST", NO_PREALLOC),
+    shape::<StationKey, Whereabouts>("STATIONS", 0),
 ];
 
 /// `RouterId` of the one router of a network namespace, see [`Port::router`].
@@ -140,6 +152,7 @@ pub struct Tables {
     lanes: Array<MapData, Lane>,
     tagged: HashMap<MapData, TagKey, u32>,
     carriers: HashMap<MapData, u32, Carrier>,
+    pub(super) tunnels: TunnelTables,
     local4: HashMap<MapData, LocalKey<Ipv4>, Local>,
     local6: HashMap<MapData, LocalKey<Ipv6>, Local>,
     pub(super) flows4: HashMap<MapData, FlowKey<Ipv4>, FlowEntry<Ipv4>>,
@@ -170,6 +183,7 @@ impl Tables {
             lanes: Array::try_from(map("LANES")?)?,
             tagged: HashMap::try_from(map("TAGGED")?)?,
             carriers: HashMap::try_from(map("CARRIERS")?)?,
+            tunnels: TunnelTables::take(&mut map)?,
             local4: HashMap::try_from(map("LOCAL4")?)?,
             local6: HashMap::try_from(map("LOCAL6")?)?,
             flows4: HashMap::try_from(map("FLOWS4")?)?,
@@ -260,6 +274,7 @@ impl Tables {
             tables.local6.insert(Ipv6Addr::from(key.address), local.ifindex);
         }
         tables.tags = self.observe_tags()?;
+        tables.tunnels = self.tunnels.observe()?;
         self.observe_nat(&mut tables)?;
         self.policy.observe(&mut tables)?;
         Ok(tables)
@@ -385,6 +400,9 @@ impl Tables {
             self.forget_tags(ifindex, &old)?;
         }
         self.carriers.insert(ifindex, carrier, 0).with_context(|| format!("write carrier {ifindex}"))?;
+        if carrier.is_tunnel() {
+            return Ok(());
+        }
         self.tagged.insert(tag_key(carrier), ifindex, 0).with_context(|| format!("write tags {ifindex}"))
     }
 
@@ -412,7 +430,9 @@ impl Tables {
         let mut tags = BTreeMap::new();
         for entry in self.carriers.iter() {
             let (ifindex, carrier) = entry.context("read CARRIERS")?;
-            if self.tagged.get(&tag_key(&carrier), 0).is_ok_and(|owner| owner == ifindex) {
+            if carrier.is_tunnel()
+                || self.tagged.get(&tag_key(&carrier), 0).is_ok_and(|owner| owner == ifindex)
+            {
                 tags.insert(ifindex, carrier);
             }
         }

@@ -22,6 +22,7 @@ mod pins;
 mod policy;
 mod pools;
 mod stats;
+mod tunnels;
 mod unsolicited;
 mod usage;
 
@@ -31,6 +32,7 @@ use anyhow::{Context, Result, bail};
 use aya::{Ebpf, EbpfLoader};
 use router_common::ABI_VERSION;
 use router_common::config::RouterConfig;
+use router_common::tunnel::MAX_REMOTES;
 
 pub use crate::model::Timeouts;
 pub use attach::{Attached, EGRESS_BLOCK, INGRESS_BLOCK};
@@ -103,6 +105,10 @@ impl Dataplane {
             ("PORTS", options.max_ports),
             ("TAGGED", options.max_ports),
             ("CARRIERS", options.max_ports),
+            ("TUNNELS", options.max_ports),
+            ("TUNNELLED", 2 * options.max_ports),
+            ("REMOTES", MAX_REMOTES * options.max_ports),
+            ("REMOTE_LIST", MAX_REMOTES * options.max_ports),
         ] {
             loader.map_max_entries(name, room);
         }

@@ -1,10 +1,11 @@
-//! Ports that are tags on a NIC, as the operator declares them.
+//! Ports that are tags on a NIC or VXLAN networks, as the operator declares them.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use super::port::Mac;
 
-/// A port that has tags: it has an interface of its own, which CloudStack's words name as they name a NIC.
+/// A port that has no NIC to itself: it has an interface of its own, which CloudStack's words name as they name a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaggedPort {
     /// What its interface is called.
@@ -13,14 +14,39 @@ pub struct TaggedPort {
     pub mac: Mac,
     /// The NIC that carries it.
     pub trunk: Trunk,
-    /// The outer tag, or the only one.
-    pub outer: Tag,
-    /// The inner tag.
-    pub inner: Option<Tag>,
-    /// The priority of its tags; `None` for that of the frames that are forwarded.
-    pub priority: Option<u8>,
-    /// Largest IP packet in bytes; `None` for what its trunk takes, less the inner tag.
+    /// What its frames are told by.
+    pub kind: Kind,
+    /// Largest IP packet in bytes; `None` for what its trunk takes, less the inner tag, or what is in front of frames.
     pub mtu: Option<u16>,
+}
+
+/// What a port's frames are told by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Tags.
+    Tags {
+        /// The outer tag, or the only one.
+        outer: Tag,
+        /// The inner tag.
+        inner: Option<Tag>,
+        /// The priority of its tags; `None` for that of the frames that are forwarded.
+        priority: Option<u8>,
+    },
+    /// Being in packets of a VXLAN network.
+    Vni(Vni),
+}
+
+/// A VXLAN network (RFC 7348).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vni {
+    /// Its number, 1 to 2^24 - 1.
+    pub id: u32,
+    /// The router's address on the NIC that carries it.
+    pub local: Ipv4Addr,
+    /// Where its other stations are.
+    pub remotes: Vec<Ipv4Addr>,
+    /// UDP port.
+    pub udp_port: u16,
 }
 
 /// How the NIC is found that carries tagged ports.

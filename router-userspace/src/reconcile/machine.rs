@@ -10,6 +10,7 @@ use super::announce::Announcer;
 use super::maps::Programs;
 use super::netlink::Netlink;
 use super::plan::{Change, Observed, ObservedAttachment, ObservedLink};
+use super::vteps::Ways;
 use super::{Backend, guard, nics, own_tcp, sysctl, trunks};
 use crate::compile::{Attachment, Compiled, Front, Inventory};
 use crate::dataplane::Attached;
@@ -30,6 +31,8 @@ pub struct Machine<P> {
     macs: BTreeMap<u32, Mac>,
     /// The programs of tagged ports' own interfaces are this process's.
     has_blocks: bool,
+    /// What the kernel has been asked to find.
+    ways: Ways,
 }
 
 impl<P: Programs> Machine<P> {
@@ -37,7 +40,8 @@ impl<P: Programs> Machine<P> {
     pub fn new(programs: P) -> Result<Self> {
         let (attached, macs) = (BTreeMap::new(), BTreeMap::new());
         let announcer = Announcer::open().context("open a packet socket")?;
-        Ok(Self { netlink: Netlink::open()?, announcer, programs, attached, macs, has_blocks: false })
+        let ways = Ways::default();
+        Ok(Self { netlink: Netlink::open()?, announcer, programs, attached, macs, has_blocks: false, ways })
     }
 
     /// The NICs there are, and what was learnt about them when programs were attached; with the interfaces of these
@@ -54,6 +58,8 @@ impl<P: Programs> Machine<P> {
         let mut inventory = nics::inventory(&self.netlink, &trunks.carriers).await?;
         inventory.port_rows = self.programs.port_rows()?;
         inventory.problems = trunks.problems;
+        inventory.tunnels = trunks.tunnels;
+        self.ways.keep(&inventory);
         for nic in &mut inventory.nics {
             // Where the kernel cannot say who takes XDP frames (before 6.3), a driver that did not
             // take the program takes no frames either.
@@ -71,8 +77,8 @@ impl<P: Programs> Machine<P> {
     /// # Errors
     /// The kernel does not tell.
     pub async fn tagged_ports(&mut self) -> Result<Vec<TaggedPort>> {
-        let tags = self.programs.observe_tables()?.tags;
-        trunks::known(&self.netlink, &tags).await
+        let tables = self.programs.observe_tables()?;
+        trunks::known(&self.netlink, &tables).await
     }
 
     /// What came of attaching programs to an interface, by this process.
@@ -161,6 +167,8 @@ impl<P: Programs> Backend for Machine<P> {
             Change::RemovePort(nic) => self.programs.remove_port(nic.ifindex),
             Change::SetTags(nic, carrier) => self.programs.set_tags(nic.ifindex, carrier),
             Change::RemoveTags(nic) => self.programs.remove_tags(nic.ifindex),
+            Change::SetTunnel(nic, vxlan) => self.programs.set_tunnel(nic.ifindex, vxlan),
+            Change::RemoveTunnel(nic) => self.programs.remove_tunnel(nic.ifindex),
             Change::SetLocal(nic, address) => self.programs.set_local(*address, nic.ifindex),
             Change::RemoveLocal(address) => self.programs.remove_local(*address),
             Change::SetNat(key, entry) => self.programs.set_nat(key, entry),

@@ -9,7 +9,7 @@ use router_common::port::{Carrier, Port};
 
 use crate::compile::nat::{NatEntry, NatKey};
 use crate::compile::policy::ListEntry;
-use crate::compile::{Attachment, Front, TableSet};
+use crate::compile::{Attachment, Front, TableSet, Vxlan};
 use crate::dataplane::{Attached, Dataplane};
 
 /// The loaded programs. [`Dataplane`] is the kernel's; tests of the rest have others.
@@ -38,6 +38,10 @@ pub trait Programs {
     fn set_tags(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()>;
     /// Removes the tags of a port; those that are not there are removed already.
     fn remove_tags(&mut self, ifindex: u32) -> Result<()>;
+    /// Writes the VXLAN network that a port is, by its own interface.
+    fn set_tunnel(&mut self, ifindex: u32, vxlan: &Vxlan) -> Result<()>;
+    /// Removes it; one that is not there is removed already.
+    fn remove_tunnel(&mut self, ifindex: u32) -> Result<()>;
     /// Writes an address of the router.
     fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()>;
     /// Removes an address of the router; one that is not there is removed already.
@@ -107,6 +111,14 @@ impl Programs for Dataplane {
 
     fn remove_tags(&mut self, ifindex: u32) -> Result<()> {
         self.tables().remove_tags(ifindex)
+    }
+
+    fn set_tunnel(&mut self, ifindex: u32, vxlan: &Vxlan) -> Result<()> {
+        self.tables().set_tunnel(ifindex, vxlan)
+    }
+
+    fn remove_tunnel(&mut self, ifindex: u32) -> Result<()> {
+        self.tables().remove_tunnel(ifindex)
     }
 
     fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()> {

@@ -25,6 +25,7 @@ pub mod plan;
 mod sysctl;
 pub mod takeover;
 mod trunks;
+mod vteps;
 
 use std::fmt;
 use std::future::Future;
@@ -65,6 +66,7 @@ pub struct Converged {
 /// # Errors
 /// The kernel refuses.
 pub async fn remove_tagged_ports() -> Result<()> {
+    vteps::forget()?;
     trunks::set(&Netlink::open()?, &[]).await.map(drop)
 }
 

@@ -34,7 +34,8 @@ pub async fn inventory(netlink: &Netlink, carriers: &BTreeMap<u32, Carrier>) -> 
             nic(link, &control, takes_xdp_frames.as_ref(), carrier)
         })
         .collect();
-    let trunks: BTreeSet<u32> = carriers.values().map(|carrier| carrier.trunk).collect();
+    let trunks = carriers.values().filter(|carrier| !carrier.is_tunnel());
+    let trunks: BTreeSet<u32> = trunks.map(|carrier| carrier.trunk).collect();
     for trunk in nics.iter_mut().filter(|nic| trunks.contains(&nic.ifindex)) {
         trunk.strips_tags = strips_tags(&control, &trunk.name);
     }

@@ -15,7 +15,7 @@ use router_common::port::{Carrier, Port, Role};
 
 use crate::compile::nat::{NatEntry, NatKey};
 use crate::compile::policy::ListEntry;
-use crate::compile::{Attachment, Compiled, Front, KernelRoute, KernelTarget, Link, TableSet};
+use crate::compile::{Attachment, Compiled, Front, KernelRoute, KernelTarget, Link, TableSet, Vxlan};
 use crate::model::Mac;
 
 /// What the system holds, as far as XVR is concerned.
@@ -108,6 +108,10 @@ pub enum Change {
     SetTags(NicName, Carrier),
     /// Make the programs forget the tags of a port.
     RemoveTags(NicName),
+    /// Tell the programs about the VXLAN network that a port is.
+    SetTunnel(NicName, Vxlan),
+    /// Make the programs forget it.
+    RemoveTunnel(NicName),
     /// Tell the programs about an address of the router.
     SetLocal(NicName, IpAddr),
     /// Make the programs forget an address of the router.
@@ -301,6 +305,11 @@ fn tables(
     if desired.ports_per_guest != observed.ports_per_guest {
         changes.push(Change::SetPortsPerGuest(desired.ports_per_guest));
     }
+    for (ifindex, vxlan) in differing(&desired.tunnels, &observed.tunnels) {
+        changes.push(Change::SetTunnel(names.of(*ifindex), vxlan.clone()));
+    }
+    let gone = observed.tunnels.keys().filter(|ifindex| !desired.tunnels.contains_key(ifindex));
+    removals.extend(gone.map(|ifindex| Change::RemoveTunnel(names.of(*ifindex))));
     // What leaves by a port has to find its tags.
     for (ifindex, carrier) in differing(&desired.tags, &observed.tags) {
         changes.push(Change::SetTags(names.of(*ifindex), *carrier));
@@ -421,11 +430,20 @@ impl fmt::Display for Change {
             }
             Self::SetPort(nic, port) => write!(f, "set port {nic}: {}", PortSentence(port)),
             Self::RemovePort(nic) => write!(f, "remove port {nic}"),
+            Self::SetTags(nic, carrier) if carrier.is_tunnel() => {
+                write!(f, "have frames of {nic} be in VXLAN packets")
+            }
             Self::SetTags(nic, carrier) => {
                 write!(f, "set the tags of {nic}: VLAN {}", carrier.outer)?;
                 if carrier.inner == 0 { Ok(()) } else { write!(f, ", inside it {}", carrier.inner) }
             }
             Self::RemoveTags(nic) => write!(f, "remove the tags of {nic}"),
+            Self::SetTunnel(nic, Vxlan { tunnel, remotes }) => {
+                write!(f, "set the network of {nic}: VNI {} of {} with ", tunnel.vni, tunnel.local)?;
+                let remotes: Vec<String> = remotes.iter().map(ToString::to_string).collect();
+                f.write_str(&remotes.join(", "))
+            }
+            Self::RemoveTunnel(nic) => write!(f, "remove the network of {nic}"),
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
             Self::RemoveLocal(address) => write!(f, "remove {address} from the router's own"),
             Self::SetNat(key, entry) => write!(f, "set {key} to {entry}"),

@@ -7,16 +7,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
+use router_common::net::Be16;
 use router_common::port::Carrier;
+use router_common::tunnel::Tunnel;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::Netlink;
 use super::{nics, sysctl};
+use crate::compile::{TableSet, VXLAN_OVERHEAD, Vxlan};
 use crate::dataplane::{EGRESS_BLOCK, INGRESS_BLOCK};
-use crate::model::trunk::{Tag, TagProtocol, TaggedPort, Trunk};
+use crate::model::trunk::{Kind, Tag, TagProtocol, TaggedPort, Trunk, Vni};
 use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, TC_KIND, exchange, traffic_control};
 
 /// How tagged ports' interfaces are carried, and what could not be had.
@@ -24,6 +29,8 @@ use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, TC_KIND, exchange, tra
 pub struct Trunks {
     /// By interface index.
     pub carriers: BTreeMap<u32, Carrier>,
+    /// Those that are VXLAN networks, by interface index.
+    pub tunnels: BTreeMap<u32, Vxlan>,
     /// Interfaces were made where there was none before: their blocks have no programs yet.
     pub are_new: bool,
     /// A sentence for each port that has no interface.
@@ -61,7 +68,8 @@ pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
     }
     remove(before.difference(&wanted).copied())?;
     make(missing.iter().map(|(port, trunk)| (*port, mtu(port, trunk))))?;
-    lift(carried.iter().map(|(.., trunk)| *trunk).chain(missing.iter().map(|(_, trunk)| *trunk)))?;
+    let all = carried.iter().map(|(_, port, trunk)| (*port, *trunk)).chain(missing.iter().copied());
+    lift(all)?;
     trunks.are_new = before.intersection(&wanted).next().is_none();
     if !missing.is_empty() {
         let links = netlink.links().await?;
@@ -74,31 +82,79 @@ pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
         finish(&made.iter().map(|(index, port, _)| (*index, port.name.as_str())).collect::<Vec<_>>())?;
         carried.extend(made);
     }
-    trunks.carriers = carried.into_iter().map(|(index, port, trunk)| (index, carries(port, trunk))).collect();
+    trunks.carriers = carried.iter().map(|(index, port, trunk)| (*index, carries(port, trunk))).collect();
+    let tunnels = carried.iter().filter_map(|(index, port, trunk)| match &port.kind {
+        Kind::Vni(vni) => Some((*index, port, vni, *trunk)),
+        Kind::Tags { .. } => None,
+    });
+    let tunnels: Vec<_> = tunnels.collect();
+    if !tunnels.is_empty() {
+        let addresses = netlink.addresses().await?;
+        for (index, port, vni, underlay) in tunnels {
+            trunks.problems.extend(absent(port, vni, underlay, &addresses));
+            trunks.tunnels.insert(index, tunnel(vni, underlay));
+        }
+    }
     Ok(trunks)
+}
+
+/// Nobody can send to an address that the underlay does not have.
+fn absent(
+    port: &TaggedPort,
+    vni: &Vni,
+    underlay: &LinkMessage,
+    addresses: &BTreeMap<u32, Vec<IpNet>>,
+) -> Option<String> {
+    let mut own = addresses.get(&underlay.header.index).into_iter().flatten();
+    let is_there = own.any(|own| own.addr() == IpAddr::V4(vni.local));
+    let name = nics::name(underlay).unwrap_or_default();
+    (!is_there).then(|| format!("{}: {} is no address of {name}", port.name, vni.local))
+}
+
+fn tunnel(vni: &Vni, underlay: &LinkMessage) -> Vxlan {
+    let tunnel = Tunnel {
+        underlay: underlay.header.index,
+        local: vni.local.into(),
+        vni: vni.id,
+        remotes: u32::try_from(vni.remotes.len()).unwrap_or(u32::MAX),
+        udp_port: Be16::new(vni.udp_port),
+        pad: [0; 2],
+    };
+    Vxlan { tunnel, remotes: vni.remotes.clone() }
 }
 
 /// The ports that the programs know by these tags, where nobody else can say which there are.
 ///
 /// # Errors
 /// The kernel does not tell.
-pub async fn known(netlink: &Netlink, tags: &BTreeMap<u32, Carrier>) -> Result<Vec<TaggedPort>> {
+pub async fn known(netlink: &Netlink, tables: &TableSet) -> Result<Vec<TaggedPort>> {
     let links = netlink.links().await?;
     let links: BTreeMap<u32, &LinkMessage> = links.iter().map(|link| (link.header.index, link)).collect();
     let port = |(index, carrier): (&u32, &Carrier)| {
         let (link, trunk) = (links.get(index)?, links.get(&carrier.trunk)?);
         let tag = |protocol, id| Some(Tag { protocol: TagProtocol::of_ethertype(protocol)?, id });
+        let kind = match tables.tunnels.get(index) {
+            Some(Vxlan { tunnel, remotes }) => Kind::Vni(Vni {
+                id: tunnel.vni,
+                local: tunnel.local.into(),
+                remotes: remotes.clone(),
+                udp_port: tunnel.udp_port.get(),
+            }),
+            None => Kind::Tags {
+                outer: tag(carrier.outer_protocol, carrier.outer)?,
+                inner: tag(carrier.inner_protocol, carrier.inner),
+                priority: u8::try_from(carrier.priority).ok().filter(|priority| *priority < 8),
+            },
+        };
         Some(TaggedPort {
             name: nics::name(link)?.to_owned(),
             mac: nics::mac(link)?,
             trunk: Trunk::Name(nics::name(trunk)?.to_owned()),
-            outer: tag(carrier.outer_protocol, carrier.outer)?,
-            inner: tag(carrier.inner_protocol, carrier.inner),
-            priority: u8::try_from(carrier.priority).ok().filter(|priority| *priority < 8),
+            kind,
             mtu: None,
         })
     };
-    Ok(tags.iter().filter_map(port).collect())
+    Ok(tables.tags.iter().filter_map(port).collect())
 }
 
 /// The NIC that carries a port.
@@ -118,21 +174,30 @@ fn carrier<'a>(
 }
 
 fn carries(port: &TaggedPort, trunk: &LinkMessage) -> Carrier {
-    Carrier {
-        trunk: trunk.header.index,
-        outer_protocol: port.outer.protocol.ethertype(),
-        outer: port.outer.id,
-        inner_protocol: port.inner.map_or(0, |tag| tag.protocol.ethertype()),
-        inner: port.inner.map_or(0, |tag| tag.id),
-        priority: port.priority.map_or(Carrier::KEEP_PRIORITY, u32::from),
+    let trunk = trunk.header.index;
+    match port.kind {
+        Kind::Tags { outer, inner, priority } => Carrier {
+            trunk,
+            outer_protocol: outer.protocol.ethertype(),
+            outer: outer.id,
+            inner_protocol: inner.map_or(0, |tag| tag.protocol.ethertype()),
+            inner: inner.map_or(0, |tag| tag.id),
+            priority: priority.map_or(Carrier::KEEP_PRIORITY, u32::from),
+        },
+        Kind::Vni(_) => Carrier::tunnel(trunk),
     }
 }
 
-/// The first tag is on top of a link's MTU everywhere; a second one is not.
+/// The first tag is on top of a link's MTU everywhere; a second one is not, nor is what is in front of a frame in a
+/// VXLAN packet.
 fn mtu(port: &TaggedPort, trunk: &LinkMessage) -> u32 {
     const TAG: u32 = 4;
     let most = nics::mtu(trunk).unwrap_or(1500);
-    let default = if port.inner.is_some() { most - TAG } else { most };
+    let (default, most) = match port.kind {
+        Kind::Tags { inner: None, .. } => (most, most),
+        Kind::Tags { inner: Some(_), .. } => (most.saturating_sub(TAG), most),
+        Kind::Vni(_) => (most.saturating_sub(VXLAN_OVERHEAD), most.saturating_sub(VXLAN_OVERHEAD)),
+    };
     port.mtu.map_or(default, u32::from).min(most)
 }
 
@@ -193,17 +258,24 @@ fn finish(interfaces: &[(u32, &str)]) -> Result<()> {
     send(on).context("switch on the interfaces of tagged ports")
 }
 
-/// Trunks are on, and take frames for other Ethernet addresses than their own.
-fn lift<'a>(trunks: impl Iterator<Item = &'a LinkMessage>) -> Result<()> {
-    let is_ready = |link: &LinkMessage| link.header.flags.contains(LinkFlags::Up | LinkFlags::Promisc);
-    let missing: BTreeMap<u32, &LinkMessage> =
-        trunks.filter(|link| !is_ready(link)).map(|link| (link.header.index, link)).collect();
-    for link in missing.values().filter(|link| !link.header.flags.contains(LinkFlags::Up)) {
+/// Trunks are on, and take frames for other Ethernet addresses than their own. What carries VXLAN packets need not.
+fn lift<'a>(ports: impl Iterator<Item = (&'a TaggedPort, &'a LinkMessage)>) -> Result<()> {
+    let mut missing: BTreeMap<u32, (&LinkMessage, u32)> = BTreeMap::new();
+    for (port, link) in ports {
+        let (wanted, flags) = match port.kind {
+            Kind::Tags { .. } => (LinkFlags::Up | LinkFlags::Promisc, UP | PROMISCUOUS),
+            Kind::Vni(_) => (LinkFlags::Up, UP),
+        };
+        if !link.header.flags.contains(wanted) {
+            missing.entry(link.header.index).or_insert((link, 0)).1 |= flags;
+        }
+    }
+    for (link, _) in missing.values().filter(|(link, _)| !link.header.flags.contains(LinkFlags::Up)) {
         silence(nics::name(link).unwrap_or_default())?;
     }
     let on = missing
-        .into_keys()
-        .map(|index| Message::new(SET_LINK, ACK, &link_header(index, UP | PROMISCUOUS, UP | PROMISCUOUS)));
+        .into_iter()
+        .map(|(index, (_, flags))| Message::new(SET_LINK, ACK, &link_header(index, flags, flags)));
     send(on).context("switch on the trunks")
 }
 

@@ -394,8 +394,13 @@ fn why(reason: DropReason) -> Why {
         DropReason::SourceRoute => Why::SourceRoute,
         DropReason::OverlappingFragment => Why::Overlap,
         DropReason::FragmentNotHeld => Why::NotHeld,
-        // The model has no policy.
-        DropReason::Policy => Why::Broken,
+        // The model has no policy, and no tunnels.
+        DropReason::Policy
+        | DropReason::UnknownVni
+        | DropReason::UnknownVtep
+        | DropReason::BadTunnel
+        | DropReason::Congested
+        | DropReason::NoWayToVtep => Why::Broken,
     }
 }
 
