@@ -317,7 +317,7 @@ mod tests {
             ("\"underlay\": \"eth1\", ", "", ": \"underlay\" is missing"),
             ("\"local\": \"192.0.2.1\", ", "", ": \"local\" is missing"),
             ("\"vni\": 4096", "\"vni\": 4096, \"vlan\": 7", "/vni: a port with a vlan is no VXLAN network"),
-            ("\"vni\": 4096", "\"vlan\": 7", "/underlay: only a port with a vni has one"),
+            ("\"vni\": 4096", "\"vlan\": 7", "/local: only a port with a vni has one"),
             ("eth1", "eth6", "/underlay: eth6 is a tagged port itself"),
         ] {
             assert_eq!(with(from, to), format!("ports.json#/ports/0{expected}"), "{from} {to}");

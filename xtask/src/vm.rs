@@ -22,7 +22,7 @@ const TESTS: &[(&str, &[&str])] = &[
     ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
     ("netns_restart", &["the_next_daemon_adopts"]),
     ("netns_people", &["people_call"]),
-    ("netns_kernel_peers", &["linux_itself"]),
+    ("netns_kernel_peers", &["by_tc"]),
 ];
 
 /// Programs of this machine that tests in the guest call.
