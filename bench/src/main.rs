@@ -3,6 +3,7 @@
 //! Everything is measured in one run on one machine, in turns, and as ratios: absolute numbers of a shared or
 //! throttled machine say little. See `bench/README.md`.
 
+mod blocks;
 mod chains;
 mod compare;
 mod control;

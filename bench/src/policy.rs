@@ -9,7 +9,6 @@ use anyhow::Result;
 use router_userspace::compile::policy::ListEntry;
 use serde_json::json;
 
-use crate::daemon;
 use crate::generator::{Frames, KNOWN, Passed, Window};
 use crate::lab::{Lab, Router};
 use crate::references::{Means, Reference};
@@ -17,6 +16,7 @@ use crate::report::{Report, Series, Time};
 use crate::rules::{Family, HITS, RuleSet, Shape};
 use crate::scale::Scale;
 use crate::xvr::Xvr;
+use crate::{blocks, daemon};
 
 use bench_programs::TUPLES;
 
@@ -29,8 +29,8 @@ const QUICK: usize = 10_000;
 /// What is to be measured.
 #[derive(Debug, Default, clap::Args)]
 pub struct Policy {
-    /// Only the lists of one shape, or the daemon.
-    #[arg(long, value_parser = ["acl", "fw", "ipc", "cloudstack", "daemon"])]
+    /// Only the lists of one shape, the blocks that packets look at, or the daemon.
+    #[arg(long, value_parser = ["acl", "fw", "ipc", "cloudstack", "blocks", "daemon"])]
     pub only: Option<String>,
     /// XVR alone, without Linux' own means beside it.
     #[arg(long)]
@@ -50,12 +50,19 @@ iptables: the chain that CloudStack writes; nft maps: the list as maps of interv
 /// # Errors
 /// Something cannot be set up or measured.
 pub fn run(arguments: &Policy, scale: Scale, report: &mut Report) -> Result<()> {
-    report.say(LEGEND);
     let is_wanted = |part: &str| arguments.only.as_ref().is_none_or(|only| only == part);
+    let sets = Shape::ALL.map(|shape| (shape, Family::V4)).into_iter().chain([(Shape::Acl, Family::V6)]);
+    let sets: Vec<_> = sets.collect();
+    if is_wanted("blocks") {
+        blocks::run(report, &sets, &SIZES[..scale.of(2, SIZES.len(), SIZES.len())])?;
+        if arguments.only.is_some() {
+            return Ok(());
+        }
+    }
+    report.say(LEGEND);
     let mut lab = Lab::new()?;
     let mut xvr = Xvr::new(&mut lab)?;
-    let sets = Shape::ALL.map(|shape| (shape, Family::V4)).into_iter().chain([(Shape::Acl, Family::V6)]);
-    for (shape, family) in sets.filter(|(shape, _)| is_wanted(&shape.to_string())) {
+    for (shape, family) in sets.into_iter().filter(|(shape, _)| is_wanted(&shape.to_string())) {
         one_shape(arguments, scale, report, &mut lab, &mut xvr, (shape, family))?;
     }
     if is_wanted("daemon") {

@@ -13,11 +13,14 @@
 //!
 //! ```text
 //! word   0      1          2   3          4  5  6  7         8 … 15
-//!        first  no bit     bit 1: 0, 1    bits 1-2: 0 … 3    bits 1-3: 0 … 7, and all that goes further
+//!        place  no bit     bit 1: 0, 1    bits 1-2: 0 … 3    bits 1-3: 0 … 7, and all that goes further
 //! ```
 //!
-//! A slot points to a rule, to a node of the next trie, or, the last eight, to a node for later bits of the same.
-//! Bits in between are not compared, since each rule says in full what it is about.
+//! A slot points to rules, to a node of the next trie, or, the last eight, to a node for later bits of the same.
+//! Bits in between are not compared, since each rule says in full what it is about. So a few rules are behind each
+//! other, whatever they are about, and only where there are more does a node tell them apart. A pointer says
+//! roughly how far in front the first rule is that it leads to: what it leads to need not be read to learn that
+//! nothing there decides.
 //!
 //! A block that may be read never changes. Another content is another list, which shares with the one before what
 //! is the same, and a port is switched from one to the other.
@@ -34,9 +37,6 @@ pub const NO_RULE: u32 = u32::MAX;
 pub const BLOCKS: u32 = 1 << 19;
 /// How many counters there are.
 pub const RULE_COUNTS: u32 = 1 << 18;
-/// So many rules at most are behind each other at one place of the first two tries; more make a trie.
-pub const MOST_CHAINED: usize = 16;
-
 abi! {
     /// What a list is besides its rules.
     pub struct List[36] {
@@ -56,9 +56,9 @@ abi! {
 }
 
 abi! {
-    /// A node or a rule.
+    /// A node, three rules of IPv4, or one of IPv6.
     pub struct Block[64] {
-        /// Of a node: the lowest [rank](Self::RANK) below it, then its slots. Of a rule: see the constants.
+        /// Of a node: its place, then its slots. Of rules: see the constants.
         pub words: [u32; 16],
     }
 }
@@ -66,33 +66,64 @@ abi! {
 impl Block {
     /// Nothing.
     pub const EMPTY: Self = Self { words: [0; 16] };
-    /// Of a rule: its place among the others of its list. Ranks ascend, with gaps.
+    /// Of a node: [which bits](Self::place) of its key it is for.
+    pub const PLACE: usize = 0;
+    /// Of rules: the [`Pointer`] to those behind them at the same place.
+    pub const NEXT: usize = 15;
+    /// Where the rules of IPv4 begin in a block, in their order; the others' words are counted from there. IPv6 has
+    /// the first.
+    pub const RULES: [usize; 3] = [0, 5, 10];
+    /// Of a rule: its place among the others of its list, and in the lowest bit whether it [allows](Self::ALLOWS).
+    /// Ranks are even, and ascend with gaps. [`NO_RULE`] where there is none.
     pub const RANK: usize = 0;
-    /// Of a rule: the [`Pointer`] to the one behind it at the same place.
-    pub const NEXT: usize = 1;
-    /// Of a rule: its counter.
-    pub const COUNTER: usize = 2;
-    /// Of a rule: whether it allows in the lowest bit, protocol in the second byte.
-    pub const MATCH: usize = 3;
+    /// See above.
+    pub const ALLOWS: u32 = 1;
+    /// Of a rule of IPv4: the source's network, with the bit behind those that count set; where all count, the last.
+    pub const SOURCE: usize = 1;
+    /// Of a rule of IPv4: the destination's likewise.
+    pub const DESTINATION: usize = 2;
     /// Of a rule: first and last port in the upper and the lower half; of ICMP type and code.
-    pub const PORTS: usize = 4;
-    /// Of a rule: which bits of a port are compared with those.
-    pub const PORT_MASK: usize = 5;
-    /// Of a rule in the third trie: the prefix it is there for, protocol and port in the upper 24 bits, and in the
-    /// lowest how many of those count, with [`IS_PLACE`](Self::IS_PLACE). 0 elsewhere.
-    pub const PLACE: usize = 6;
-    /// See above. Where there is a place, the rules behind one that does not match do not match either.
-    pub const IS_PLACE: u32 = 0x80;
-    /// Of a rule, from the lowest byte: how many of the first 64 bits of the source's network count, of the last
-    /// 64, the same of the destination's.
-    pub const LENGTHS: usize = 7;
-    /// Of a rule: the source's network, most significant word first; IPv4 has the first.
-    pub const SOURCE: usize = 8;
-    /// Of a rule: the destination's.
-    pub const DESTINATION: usize = 12;
+    pub const PORTS: usize = 3;
+    /// Of a rule: its counter, what is below, and the protocol in the upper byte.
+    pub const MATCH: usize = 4;
+    /// Which bits of those are the counter.
+    pub const COUNTER: u32 = RULE_COUNTS - 1;
+    /// Only the lower half of a port is compared.
+    pub const IS_CODE: u32 = 1 << 18;
+    /// Of IPv4: all bits of the source count, of the destination.
+    pub const WHOLE: [u32; 2] = [1 << 19, 1 << 20];
+    /// Either.
+    pub const ARE_WHOLE: u32 = Self::WHOLE[0] | Self::WHOLE[1];
+    /// What makes the last bits' flags of those.
+    pub const BEHIND_WHOLE: u32 = 1 << 2;
+    /// Of IPv4: the source's last bit, where all count.
+    pub const SOURCE_BIT: u32 = Self::WHOLE[0] * Self::BEHIND_WHOLE;
+    /// The destination's likewise.
+    pub const DESTINATION_BIT: u32 = Self::WHOLE[1] * Self::BEHIND_WHOLE;
+    /// The block's rules, and those behind them, are there for the same prefix of all three tries.
+    pub const IS_ONE_PLACE: u32 = 1 << 23;
+    /// Of a rule of IPv6, from the lowest byte: how many of the first 64 bits of the source's network count, of the
+    /// last 64, the same of the destination's.
+    pub const LENGTHS: usize = 1;
+    /// Of a rule of IPv6: the source's network, most significant word first.
+    pub const SOURCE6: usize = 5;
+    /// Of a rule of IPv6: the destination's.
+    pub const DESTINATION6: usize = 9;
+
+    /// Where the three bits of a level are, levels being counted by threes: up to 42 of an IPv6 address. Keys are in words
+    /// of 64 bits of which each begins 63 bits behind the one before, so that no three are in two words: which word,
+    /// and in the lowest six bits how many of it are in front.
+    pub const fn place(level: u32) -> u32 {
+        (level / 21) << 6 | (level % 21 * 3)
+    }
+
+    /// The level of a place.
+    pub const fn level(place: u32) -> u32 {
+        (place >> 6) * 21 + (place & 63) / 3
+    }
 }
 
-/// Which block, and what is there. 0 is none.
+/// Which block, what is there, and how far in front. 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pointer(pub u32);
 
@@ -105,12 +136,17 @@ impl Pointer {
     pub const BY_SOURCE: u32 = 1;
     /// Of the trie by protocol and port.
     pub const BY_PORT: u32 = 2;
-    /// Of a rule, and those behind it.
-    pub const RULE: u32 = 3;
-    /// To a block.
+    /// Of rules of IPv4, and those behind them.
+    pub const RULES4: u32 = 3;
+    /// Of a rule of IPv6, and those behind it.
+    pub const RULE6: u32 = 4;
+    /// Which bits of the lowest rank it has.
+    const RANK: u32 = u32::MAX << 22;
+
+    /// To a block, of which no rule that it leads to has a rank below that one.
     #[inline(always)]
-    pub const fn new(index: u32, kind: u32, level: u32) -> Self {
-        Self(index << 8 | kind << 6 | level)
+    pub const fn new(index: u32, kind: u32, lowest: u32) -> Self {
+        Self(lowest & Self::RANK | index << 3 | kind)
     }
 
     /// None.
@@ -122,19 +158,25 @@ impl Pointer {
     /// Which block.
     #[inline(always)]
     pub const fn index(self) -> u32 {
-        self.0 >> 8
+        self.0 >> 3 & (BLOCKS - 1)
     }
 
     /// What is there.
     #[inline(always)]
     pub const fn kind(self) -> u32 {
-        self.0 >> 6 & 3
+        self.0 & 7
     }
 
-    /// Of a node: which three bits of its key it is for, counted by threes: up to 42 of an IPv6 address.
+    /// No rule that it leads to has a lower rank.
     #[inline(always)]
-    pub const fn level(self) -> u32 {
-        self.0 & 0x3f
+    pub const fn lowest(self) -> u32 {
+        self.0 & Self::RANK
+    }
+
+    /// Whether it leads to something that may come before a rank.
+    #[inline(always)]
+    pub const fn leads_before(self, rank: u32) -> bool {
+        self.0.wrapping_sub(1) < rank | !Self::RANK
     }
 }
 

@@ -5,7 +5,7 @@
 //! place on the way down the trie by source that is there, and from each place on that way down the trie by
 //! protocol and port ([`router_common::policy`]). What is met on the way waits until what lies further has been
 //! looked at: it is for those that come before the others that there are rules about narrow networks, and what
-//! comes behind the best rule so far is left out.
+//! comes behind the best rule so far is left out, unread.
 //!
 //! Both families are one here: an address is 128 bits, an IPv4 address the first 32 of them.
 
@@ -13,7 +13,7 @@ use router_common::net::Be16;
 use router_common::policy::{ANY_PROTOCOL, Block, List, NO_RULE, Pointer};
 
 use crate::conntrack::Arrival;
-use crate::family::Family;
+use crate::family::{ETHERTYPE_IPV6, Family};
 use crate::parse::Transport;
 use crate::tables::Tables;
 
@@ -28,25 +28,21 @@ const ROUNDS: u32 = 64;
 /// A flow's first packet, and what is found out about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// What the tries are gone down by, by [`Pointer::kind`]: bits in host byte order, and some behind them that
-    /// are none.
+    /// What the tries are gone down by, by [`Pointer::kind`]: bits in host byte order, in words as [`Block::place`] has
+    /// them, and once more the last 64.
     pub keys: [[u64; 4]; 4],
     /// Destination port, host byte order; of ICMP type and code.
     pub port: u32,
     /// IP protocol number.
     pub protocol: u32,
-    /// Rank of the first rule that was found to match.
+    /// [`Block::RANK`] of the first rule that was found to match.
     pub rank: u32,
     /// Its counter.
     pub counter: u32,
-    /// Whether it lets the packet pass.
-    pub allows: u32,
     /// What is to be looked at next.
     pub next: Pointer,
     /// How many wait.
     pub count: u32,
-    /// Zero.
-    pub pad: u32,
     /// What waits; the last comes first.
     pub waiting: [Pointer; WAITING],
 }
@@ -59,10 +55,8 @@ impl Case {
         protocol: 0,
         rank: NO_RULE,
         counter: 0,
-        allows: 0,
         next: Pointer::NONE,
         count: 0,
-        pad: 0,
         waiting: [Pointer::NONE; WAITING],
     };
 
@@ -70,12 +64,16 @@ impl Case {
     #[inline(always)]
     pub fn ask<A: Family>(&mut self, (src, dst): (A, A), protocol: u8, port: Be16) {
         let (protocol, port) = (u32::from(protocol), u32::from(port.get()));
-        let ([src, src_rest], [dst, dst_rest]) = (src.bits(), dst.bits());
-        let place = u64::from(protocol) << 56 | u64::from(port) << 40;
         let [by_destination, by_source, by_port, _] = &mut self.keys;
-        (by_source[0], by_source[1]) = (src, src_rest);
-        (by_destination[0], by_destination[1]) = (dst, dst_rest);
-        by_port[0] = place;
+        for (key, address) in [(by_destination, dst), (by_source, src)] {
+            let [first, last] = address.bits();
+            key[0] = first;
+            // Nobody looks further where a rule is about IPv4.
+            if A::ETHERTYPE == ETHERTYPE_IPV6 {
+                [key[1], key[2], key[3]] = [first << 63 | last >> 1, last << 62, last];
+            }
+        }
+        by_port[0] = u64::from(protocol) << 56 | u64::from(port) << 40;
         (self.port, self.protocol) = (port, protocol);
     }
 
@@ -87,17 +85,6 @@ impl Case {
             _ => dst_port,
         };
         self.ask((arrival.key.src, dst), arrival.key.protocol, port);
-    }
-
-    #[inline(always)]
-    fn wait(&mut self, at: Pointer) {
-        if at.is_none() {
-            return;
-        }
-        if let Some(place) = self.waiting.get_mut(self.count as usize & (WAITING - 1)) {
-            *place = at;
-            self.count += 1;
-        }
     }
 
     /// The last that waits; none, if nothing does.
@@ -119,14 +106,18 @@ pub fn permits<A: Family, T: Tables>(
     bytes: u32,
     comes_again: bool,
 ) -> bool {
-    (case.rank, case.allows, case.counter) = (NO_RULE, u32::from(list.default_allows), list.counter);
+    (case.rank, case.counter) = (NO_RULE, list.counter);
     (case.next, case.count) = (A::root(list), 0);
     for _ in 0..ROUNDS {
         if tables.search(case) {
-            if case.allows == 0 || !comes_again {
+            let allows = match case.rank {
+                NO_RULE => list.default_allows != 0,
+                rank => rank & Block::ALLOWS != 0,
+            };
+            if !allows || !comes_again {
                 tables.count_rule(case.counter, bytes);
             }
-            return case.allows != 0;
+            return allows;
         }
     }
     false
@@ -142,10 +133,14 @@ pub fn search<T: Tables>(tables: &T, case: &mut Case) -> bool {
         }
         // How many wait is nothing that the verifier knows, who would follow each number that it may be.
         tables.read_again(case);
-        let Some(block) = tables.block(at.index()) else { return true };
         let mut next = Pointer::NONE;
-        if block.words[Block::RANK] < case.rank {
-            next = if at.kind() == Pointer::RULE { judge(case, &block) } else { descend(case, &block, at) };
+        if at.leads_before(case.rank) {
+            let Some(block) = tables.block(at.index()) else { return true };
+            next = match at.kind() {
+                Pointer::RULES4 => judge_three(case, &block),
+                Pointer::RULE6 => judge_one(case, &block),
+                _ => descend(case, &block, at),
+            };
         }
         at = if next.is_none() { case.come() } else { next };
     }
@@ -156,18 +151,20 @@ pub fn search<T: Tables>(tables: &T, case: &mut Case) -> bool {
 /// One node further, while what ends here waits.
 #[inline(always)]
 fn descend(case: &mut Case, node: &Block, at: Pointer) -> Pointer {
-    let word = |word: u32| {
-        let key = case.keys.get(at.kind() as usize & 3);
-        key.and_then(|key| key.get(word as usize & 3)).copied().unwrap_or_default()
-    };
-    // Three bits, without a branch, which the verifier would follow.
-    let from = 3 * at.level();
-    let (from, within) = (from >> 6, from & 63);
-    let bits = word(from).wrapping_shl(within) | word(from + 1).wrapping_shr(1).wrapping_shr(63 - within);
-    let three = (bits >> 61) as u32;
+    let place = node.words[Block::PLACE];
+    let key = case.keys.get(at.kind() as usize & 3).and_then(|key| key.get((place >> 6) as usize & 3));
+    let three = (key.copied().unwrap_or_default() << (place & 63) >> 61) as u32;
+    let mut count = case.count;
     for bits in 0..3 {
-        case.wait(slot(node, 1 << bits | three >> (3 - bits)));
+        let at = slot(node, 1 << bits | three >> (3 - bits));
+        if at.leads_before(case.rank)
+            && let Some(place) = case.waiting.get_mut(count as usize & (WAITING - 1))
+        {
+            *place = at;
+            count += 1;
+        }
     }
+    case.count = count;
     slot(node, 8 | three)
 }
 
@@ -176,35 +173,72 @@ fn slot(node: &Block, slot: u32) -> Pointer {
     Pointer(node.words.get(slot as usize & 15).copied().unwrap_or_default())
 }
 
-/// Keeps a rule that matches; the one behind it, if it does not and that one may.
+/// Keeps the first of three rules of IPv4, if it matches; where to go on, if none does.
 #[inline(always)]
-fn judge(case: &mut Case, rule: &Block) -> Pointer {
-    if !matches(rule, case) {
-        let is_alone = rule.words[Block::PLACE] != 0;
-        return if is_alone { Pointer::NONE } else { Pointer(rule.words[Block::NEXT]) };
+fn judge_three(case: &mut Case, rules: &Block) -> Pointer {
+    let [destination, source] = [case.keys[0][0], case.keys[1][0]].map(|key| (key >> 32) as u32);
+    let last_bits = ((source & 1) * Block::SOURCE_BIT) | ((destination & 1) * Block::DESTINATION_BIT);
+    for at in Block::RULES {
+        let word = |word: usize| rules.words.get(at + word).copied().unwrap_or_default();
+        // Those behind it come later still.
+        if word(Block::RANK) >= case.rank {
+            return Pointer::NONE;
+        }
+        if !is_within(destination, word(Block::DESTINATION)) || !is_within(source, word(Block::SOURCE)) {
+            continue;
+        }
+        let details = word(Block::MATCH);
+        let unlike = (details ^ last_bits) & ((details & Block::ARE_WHOLE) * Block::BEHIND_WHOLE);
+        if unlike == 0 && is_about(case, word(Block::PORTS), details) {
+            (case.rank, case.counter) = (word(Block::RANK), details & Block::COUNTER);
+            return Pointer::NONE;
+        }
     }
-    case.rank = rule.words[Block::RANK];
-    case.counter = rule.words[Block::COUNTER];
-    case.allows = rule.words[Block::MATCH] & 1;
-    Pointer::NONE
+    behind(rules)
 }
 
+/// The same of a rule of IPv6.
 #[inline(always)]
-fn matches(rule: &Block, case: &Case) -> bool {
-    let (protocol, ports) = (rule.words[Block::MATCH] >> 8 & 0xff, rule.words[Block::PORTS]);
+fn judge_one(case: &mut Case, rule: &Block) -> Pointer {
+    let [rank, lengths, _, ports, details, s0, s1, s2, s3, d0, d1, d2, d3, ..] = rule.words;
+    if rank >= case.rank {
+        return Pointer::NONE;
+    }
+    if is_about(case, ports, details)
+        && differs([s0, s1], case.keys[1][0], lengths) == 0
+        && differs([s2, s3], case.keys[1][3], lengths >> 8) == 0
+        && differs([d0, d1], case.keys[0][0], lengths >> 16) == 0
+        && differs([d2, d3], case.keys[0][3], lengths >> 24) == 0
+    {
+        (case.rank, case.counter) = (rank, details & Block::COUNTER);
+        return Pointer::NONE;
+    }
+    behind(rule)
+}
+
+/// Where to go on behind rules of which none matches.
+#[inline(always)]
+fn behind(rules: &Block) -> Pointer {
+    let is_one_place = rules.words[Block::MATCH] & Block::IS_ONE_PLACE != 0;
+    if is_one_place { Pointer::NONE } else { Pointer(rules.words[Block::NEXT]) }
+}
+
+/// Whether protocol and port are a rule's.
+#[inline(always)]
+fn is_about(case: &Case, ports: u32, details: u32) -> bool {
+    let protocol = details >> 24;
     if protocol != case.protocol && protocol != u32::from(ANY_PROTOCOL) {
         return false;
     }
-    let port = case.port & rule.words[Block::PORT_MASK];
-    if port < ports >> 16 || port > ports & 0xffff {
-        return false;
-    }
-    let lengths = rule.words[Block::LENGTHS];
-    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = rule.words;
-    differs([s0, s1], case.keys[1][0], lengths) == 0
-        && differs([s2, s3], case.keys[1][1], lengths >> 8) == 0
-        && differs([d0, d1], case.keys[0][0], lengths >> 16) == 0
-        && differs([d2, d3], case.keys[0][1], lengths >> 24) == 0
+    let port = if details & Block::IS_CODE == 0 { case.port } else { case.port & 0xff };
+    port >= ports >> 16 && port <= ports & 0xffff
+}
+
+/// Whether an address is in a network of IPv4 as a block has it, but for the last bit.
+#[inline(always)]
+const fn is_within(address: u32, network: u32) -> bool {
+    // The lowest bit that is set is the one behind those that count.
+    address ^ network <= network ^ network.wrapping_sub(1)
 }
 
 /// The bits of half an address that are not as those of a network, of which as many count as the lowest byte of

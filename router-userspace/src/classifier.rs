@@ -20,11 +20,11 @@ use router_common::policy::{Block, List, NO_RULE, Pointer, RuleCount};
 
 pub use store::{Full, Memory, OwnMemory};
 
-use self::record::{Dimension, records};
+use self::record::{Dimension, Key, records};
 use self::store::Store;
 use crate::model::policy::{AccessList, Action, Rule};
 
-/// Ranks are at most so far from each other, which leaves half of them for rules that come later.
+/// Ranks of rules that come later are at most so far from each other.
 const WIDEST_GAP: u32 = 1 << 16;
 
 /// What becomes of a list that the same flows were judged by as are by a new one.
@@ -185,8 +185,8 @@ impl<M: Memory> Classifier<M> {
         }
         let mut counters_by_rank = BTreeMap::new();
         for root in written.value.roots {
-            self.store.rules(Pointer(root), |block| {
-                counters_by_rank.insert(block.words[Block::RANK], block.words[Block::COUNTER]);
+            self.store.rules(Pointer(root), |record| {
+                counters_by_rank.insert(record.rank & !Block::ALLOWS, record.counter);
             });
         }
         let mut found = counters_by_rank.into_iter();
@@ -241,7 +241,9 @@ impl<M: Memory> Classifier<M> {
 
     /// A list that shares no block, and no counter; what rules have decided in an old one it goes on with.
     fn build(&mut self, list: &Arc<AccessList>, old: Option<&Written>) -> Result<Written, Full> {
-        let gap = (u32::MAX / 2 / (list.rules.len() as u32 + 1)).clamp(1, WIDEST_GAP);
+        // Half of them is left for rules that come later; the other half is made full use of, for the sake of pointers,
+        // which have ranks roughly.
+        let gap = (u32::MAX / 2 / (list.rules.len() as u32 + 1)).max(2) & !Block::ALLOWS;
         let ranks: Vec<u32> = (1..=list.rules.len() as u32).map(|place| place * gap).collect();
         let mut counters = Vec::with_capacity(ranks.len());
         for _ in &list.rules {
@@ -249,14 +251,18 @@ impl<M: Memory> Classifier<M> {
         }
         let counter = self.new_counter()?;
         let mut draft = Store::new(OwnMemory::new(self.store.memory.blocks(), 0));
+        let mut by_family = [Vec::new(), Vec::new()];
+        for ((rule, rank), counter) in list.rules.iter().zip(&ranks).zip(&counters) {
+            records(rule, *rank, *counter)
+                .into_iter()
+                .for_each(|(root, record)| by_family[root].push(record));
+        }
         let mut roots = [Pointer::NONE; 2];
         let mut is_short = false;
-        // From the last, so that each goes in front of those that are there.
-        for ((rule, rank), counter) in list.rules.iter().zip(&ranks).zip(&counters).rev() {
-            is_short |= put(&mut draft, &mut roots, rule, *rank, *counter)?;
-        }
-        for root in &mut roots {
-            *root = self.store.copy_in(&draft, *root)?;
+        for (root, records) in roots.iter_mut().zip(&by_family) {
+            let (arranged, short) = draft.arrange(Dimension::Destination, Key::ALL, records)?;
+            *root = self.store.copy_in(&draft, arranged)?;
+            is_short |= short;
         }
         let content = Content { list: Arc::clone(list), ranks, counters, is_short };
         let written = Written { value: value(list, roots, counter), content: Some(content) };
@@ -298,7 +304,7 @@ impl<M: Memory> Classifier<M> {
         }
         for gone in steps.gone {
             for (root, record) in records(&old.list.rules[gone], old.ranks[gone], old.counters[gone]) {
-                roots[root] = self.store.take_out(roots[root], Dimension::Destination, &record)?;
+                roots[root] = self.store.take_out(roots[root], Dimension::Destination, Key::ALL, &record)?;
             }
         }
         let mut is_short = false;
@@ -392,7 +398,7 @@ impl<M: Memory> Classifier<M> {
         }
         let roots = self.lists.values().flat_map(|written| written.value.roots).map(Pointer);
         let mut seen = Vec::new();
-        self.store.recount(roots, |block| seen.push(block.words[Block::COUNTER]));
+        self.store.recount(roots, |record| seen.push(record.counter));
         // Lists that nobody has said what they are keep theirs.
         for counter in seen {
             if counter < most && users.get(counter as usize).is_none_or(|users| *users == 0) {
@@ -416,7 +422,7 @@ fn put<M: Memory>(
 ) -> Result<bool, Full> {
     let mut is_short = false;
     for (root, record) in records(rule, rank, counter) {
-        let (put, short) = store.put(roots[root], Dimension::Destination, &record)?;
+        let (put, short) = store.put(roots[root], Dimension::Destination, Key::ALL, &record)?;
         roots[root] = put;
         is_short |= short;
     }
@@ -498,7 +504,7 @@ fn steps(base: &Content, list: &AccessList, (front, end): (usize, usize)) -> Opt
         let run = kept[rules.len()..].iter().take_while(|place| place.is_none()).count();
         let behind =
             kept.get(rules.len() + run).copied().flatten().map_or(NO_RULE, |place| base.ranks[place]);
-        let gap = ((behind - before) / (run as u32 + 1)).min(WIDEST_GAP);
+        let gap = ((behind - before) / (run as u32 + 1)).min(WIDEST_GAP) & !Block::ALLOWS;
         if gap == 0 {
             return None;
         }

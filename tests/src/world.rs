@@ -120,6 +120,8 @@ pub struct World {
     pub lists: RefCell<HashMap<u32, List>>,
     /// Their blocks.
     pub classifier: RefCell<Classifier<OwnMemory>>,
+    /// The blocks that were looked at, if somebody wants to know.
+    pub looked_at: RefCell<Option<Vec<u32>>>,
     /// What rules have decided: packets and bytes by counter.
     pub rule_counts: RefCell<HashMap<u32, (u64, u64)>>,
     /// Bindings by the guest's end.
@@ -172,6 +174,7 @@ impl Default for World {
             firewalls: RefCell::default(),
             lists: RefCell::default(),
             classifier: RefCell::new(Classifier::new(OwnMemory::new(1 << 16, 1 << 14), [])),
+            looked_at: RefCell::default(),
             rule_counts: RefCell::default(),
             bindings: RefCell::default(),
             externals: RefCell::default(),
@@ -335,6 +338,9 @@ impl Tables for World {
     }
 
     fn block(&self, index: u32) -> Option<FoundBlock> {
+        if let Some(looked_at) = &mut *self.looked_at.borrow_mut() {
+            looked_at.push(index);
+        }
         let classifier = self.classifier.borrow();
         let memory = classifier.memory();
         (index < memory.blocks()).then(|| FoundBlock(memory.block(index)))

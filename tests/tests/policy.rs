@@ -222,6 +222,31 @@ fn many_lists_that_were_made_from_each_other_say_what_each_says() {
     }
 }
 
+/// Nodes of all three tries come and go, and in the end a list is left that is short again.
+#[test]
+fn a_long_list_that_changes_again_and_again_says_what_it_should() {
+    let router = HostRouter::new(Hook::Tc);
+    let mut random = Random::new(7);
+    let mut asked = [0; 2];
+    let mut rules: Vec<_> = (0..1000).map(|_| rule(&mut random)).collect();
+    for number in 1..=60 {
+        let list = Arc::new(AccessList::new(rules.clone(), Action::Deny));
+        router.world.set_list(number, &list);
+        if number > 2 {
+            router.world.classifier.borrow_mut().forget(number - 2);
+        }
+        agree(&router, number, &list, &mut random, &mut asked);
+        for _ in 0..random.below(40) {
+            rules.remove(random.below(rules.len()));
+        }
+        if number < 30 {
+            rules.extend((0..random.below(40)).map(|_| rule(&mut random)));
+            rules.insert(random.below(rules.len()), rule(&mut random));
+        }
+    }
+    assert!(asked.iter().all(|answers| *answers > 1000), "{asked:?}");
+}
+
 #[test]
 fn a_list_that_is_not_there_lets_nothing_pass() {
     let router = HostRouter::new(Hook::Tc);

@@ -6,9 +6,10 @@
 
 use std::net::IpAddr;
 
-use router_common::policy::{ANY_PROTOCOL, Block, NO_RULE, Pointer};
+use router_common::policy::{Block, NO_RULE, Pointer};
 
-use super::record::{Dimension, Key, key};
+use super::record::{Key, Record};
+use super::store::is_rules;
 use super::{Classifier, Memory};
 use crate::model::policy::{Action, Question};
 
@@ -25,19 +26,21 @@ impl<M: Memory> Classifier<M> {
             if at.is_none() || at.index() >= memory.blocks() {
                 continue;
             }
-            let block = memory.block(at.index());
-            if block.words[Block::RANK] >= rank {
+            if !at.leads_before(rank) {
                 continue;
             }
-            match at.kind() {
-                Pointer::RULE if asked.is_about(&block) => {
-                    (rank, allows) = (block.words[Block::RANK], block.words[Block::MATCH] & 1 != 0);
+            let block = memory.block(at.index());
+            if !is_rules(at.kind()) {
+                let slots = asked.keys[at.kind() as usize].slots(Block::level(block.words[Block::PLACE]));
+                waiting.extend(slots.map(|slot| Pointer(block.words[slot])));
+                continue;
+            }
+            match Record::of(&block, at.kind()).find(|record| record.rank >= rank || asked.is_about(record)) {
+                Some(first) if first.rank < rank => {
+                    (rank, allows) = (first.rank, first.rank & Block::ALLOWS != 0);
                 }
-                Pointer::RULE => waiting.push(Pointer(block.words[Block::NEXT])),
-                kind => {
-                    let slots = asked.keys[kind as usize].slots(at.level());
-                    waiting.extend(slots.map(|slot| Pointer(block.words[slot])));
-                }
+                Some(_) => {}
+                None => waiting.push(Pointer(block.words[Block::NEXT])),
             }
         }
         Some(if allows { Action::Allow } else { Action::Deny })
@@ -48,8 +51,8 @@ impl<M: Memory> Classifier<M> {
 struct Asked {
     /// By [`Pointer::kind`], whole.
     keys: [Key; 3],
-    protocol: u32,
-    port: u32,
+    protocol: u8,
+    port: u16,
 }
 
 impl From<&Question> for Asked {
@@ -59,24 +62,16 @@ impl From<&Question> for Asked {
             IpAddr::V4(address) => whole(u128::from(address.to_bits()) << 96),
             IpAddr::V6(address) => whole(address.to_bits()),
         };
-        let (protocol, port) = (u32::from(question.protocol), u32::from(question.port));
-        let place = whole(u128::from(protocol << 16 | port) << 104);
-        Self { keys: [address(question.destination), address(question.source), place], protocol, port }
+        let Question { source, destination, protocol, port } = *question;
+        let place = whole((u128::from(protocol) << 16 | u128::from(port)) << 104);
+        Self { keys: [address(destination), address(source), place], protocol, port }
     }
 }
 
 impl Asked {
     /// Whether a rule is about it: on the way to it not all bits were compared.
-    fn is_about(&self, rule: &Block) -> bool {
-        let (protocol, ports) = (rule.words[Block::MATCH] >> 8 & 0xff, rule.words[Block::PORTS]);
-        let port = self.port & rule.words[Block::PORT_MASK];
-        let is_within = |dimension: Dimension| {
-            let network = key(rule, dimension);
-            network.common(self.keys[dimension as usize]) == network.length
-        };
-        (protocol == self.protocol || protocol == u32::from(ANY_PROTOCOL))
-            && (ports >> 16..=ports & 0xffff).contains(&port)
-            && is_within(Dimension::Destination)
-            && is_within(Dimension::Source)
+    fn is_about(&self, rule: &Record) -> bool {
+        let [destination, source, _] = self.keys;
+        rule.is_about(source, destination, self.protocol, self.port)
     }
 }

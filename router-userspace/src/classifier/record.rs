@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
-use router_common::policy::{ANY_PROTOCOL, Block, Pointer};
+use router_common::policy::{ANY_PROTOCOL, Block, NO_RULE, Pointer};
 
 use crate::compile::nat::prefixes;
 use crate::model::PortRange;
@@ -49,6 +49,15 @@ pub struct Key {
 }
 
 impl Key {
+    /// All there is.
+    pub const ALL: Self = Self { bits: 0, length: 0 };
+
+    /// Its first bits.
+    pub fn cut(self, length: u32) -> Self {
+        let behind = u128::MAX.checked_shr(length).unwrap_or(0);
+        Self { bits: self.bits & !behind, length }
+    }
+
     /// How many bits two keys have in common in front.
     pub fn common(self, other: Self) -> u32 {
         (self.bits ^ other.bits).leading_zeros().min(self.length).min(other.length)
@@ -66,6 +75,13 @@ impl Key {
         [0, 1, 2, 3].map(|bits| 1 << bits | three >> (3 - bits))
     }
 
+    /// What all have in common that belong to a slot, of a node that this one is below.
+    pub fn below(self, level: u32, slot: usize) -> Self {
+        let bits = slot.max(1).ilog2();
+        let within = (slot as u128 ^ 1 << bits).checked_shl(128 - bits).unwrap_or(0);
+        Self { bits: self.cut(3 * level).bits | within >> (3 * level), length: 3 * level + bits }
+    }
+
     fn three(self, level: u32) -> usize {
         ((self.bits << (3 * level)) >> 125) as usize
     }
@@ -74,65 +90,152 @@ impl Key {
 /// A rule for a family, a network of the source, one of the destination, and a protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    block: Block,
+    /// [`Pointer::kind`] of its block.
+    pub kind: u32,
+    /// [`Block::RANK`].
+    pub rank: u32,
+    /// Its counter.
+    pub counter: u32,
+    source: Key,
+    destination: Key,
+    protocol: u8,
+    /// First and last; with a mask of `0xff` an ICMP code of all types.
+    ports: (u16, u16),
+    mask: u16,
 }
 
 impl Record {
-    /// One that is there, or was.
-    pub fn of(block: &Block) -> Self {
-        let mut block = *block;
-        (block.words[Block::NEXT], block.words[Block::PLACE]) = (0, 0);
-        Self { block }
+    /// Shows its keys in a trie that are below a path.
+    pub fn each_key(&self, dimension: Dimension, path: Key, mut see: impl FnMut(Key)) {
+        match dimension {
+            Dimension::Destination => see(self.destination),
+            Dimension::Source => see(self.source),
+            Dimension::Port => self.each_place(|key| {
+                if key.common(path) == path.length {
+                    see(key);
+                }
+            }),
+        }
     }
 
-    /// Its rank.
-    pub const fn rank(&self) -> u32 {
-        self.block.words[Block::RANK]
+    /// One of them.
+    pub fn key(&self, dimension: Dimension, path: Key) -> Option<Key> {
+        let mut first = None;
+        self.each_key(dimension, path, |key| first = first.or(Some(key)));
+        first
     }
 
-    /// Its block for a place of the last trie, or for one of the others.
-    pub fn block(&self, place: u32) -> Block {
-        let mut block = self.block;
-        block.words[Block::PLACE] = place;
+    /// Its keys in the last trie.
+    fn each_place(&self, mut see: impl FnMut(Key)) {
+        let mut place = |port: u16, bits: u32| {
+            let bits_in_front = u128::from(self.protocol) << 16 | u128::from(port);
+            see(Key { bits: bits_in_front << 104, length: 8 + bits });
+        };
+        match (self.mask, PortRange::new(self.ports.0, self.ports.1)) {
+            _ if self.protocol == ANY_PROTOCOL => see(Key::ALL),
+            (0xff, _) => (0..=0xff).for_each(|kind| place(kind << 8 | self.ports.0, 16)),
+            (_, Ok(range)) if range != PortRange::ALL => {
+                prefixes(range).into_iter().for_each(|(port, bits)| place(port, u32::from(bits)));
+            }
+            _ => place(0, 0),
+        }
+    }
+
+    /// Blocks' rules that say so: as many as there are in one, or fewer.
+    pub fn block(records: &[Self], is_one_place: bool, next: Pointer) -> Block {
+        let mut block = Block::EMPTY;
+        block.words[Block::NEXT] = next.0;
+        for at in Block::RULES {
+            block.words[at + Block::RANK] = NO_RULE;
+        }
+        for (record, at) in records.iter().zip(Block::RULES) {
+            record.write(&mut block.words[at..]);
+            if is_one_place {
+                block.words[at + Block::MATCH] |= Block::IS_ONE_PLACE;
+            }
+        }
         block
     }
 
-    /// Its places in the last trie, as [`Block::PLACE`] has them.
-    pub fn places(&self) -> Vec<u32> {
-        let words = &self.block.words;
-        let protocol = words[Block::MATCH] >> 8 & 0xff;
-        let (first, last) = (words[Block::PORTS] >> 16, words[Block::PORTS] & 0xffff);
-        let place = |port: u32, bits: u32| protocol << 24 | port << 8 | Block::IS_PLACE | (8 + bits);
-        match words[Block::PORT_MASK] {
-            _ if protocol == u32::from(ANY_PROTOCOL) => vec![Block::IS_PLACE],
-            // A code of all types.
-            0xff => (0..=0xff).map(|kind| place(kind << 8 | first, 16)).collect(),
-            _ => match PortRange::new(first as u16, last as u16) {
-                Ok(range) if range.first() != 0 || range.last() != u16::MAX => {
-                    let places = prefixes(range).into_iter();
-                    places.map(|(port, bits)| place(u32::from(port), u32::from(bits))).collect()
+    /// How many of a kind are in a block.
+    pub const fn in_block(kind: u32) -> usize {
+        if kind == Pointer::RULES4 { Block::RULES.len() } else { 1 }
+    }
+
+    fn write(&self, words: &mut [u32]) {
+        words[Block::RANK] = self.rank;
+        words[Block::PORTS] = u32::from(self.ports.0) << 16 | u32::from(self.ports.1);
+        words[Block::MATCH] = u32::from(self.protocol) << 24 | self.counter;
+        if self.mask == 0xff {
+            words[Block::MATCH] |= Block::IS_CODE;
+        }
+        if self.kind == Pointer::RULES4 {
+            let ends = [(self.source, Block::SOURCE), (self.destination, Block::DESTINATION)];
+            for ((key, at), whole) in ends.into_iter().zip(Block::WHOLE) {
+                let network = (key.bits >> 96) as u32;
+                words[at] = network | 1 << 31_u32.saturating_sub(key.length);
+                if key.length == 32 {
+                    words[Block::MATCH] |= whole | ((network & 1) * whole * Block::BEHIND_WHOLE);
                 }
-                _ => vec![place(0, 0)],
-            },
+            }
+            return;
+        }
+        let halves = |key: Key| key.length.min(64) | key.length.saturating_sub(64) << 8;
+        words[Block::LENGTHS] = halves(self.source) | halves(self.destination) << 16;
+        for (at, key) in [(Block::SOURCE6, self.source), (Block::DESTINATION6, self.destination)] {
+            for (word, shift) in (at..at + 4).zip([96, 64, 32, 0]) {
+                words[word] = (key.bits >> shift) as u32;
+            }
         }
     }
-}
 
-/// What a block is found by in a trie.
-pub fn key(block: &Block, dimension: Dimension) -> Key {
-    let words = &block.words;
-    let address = |at: usize| words[at..at + 4].iter().fold(0, |bits, word| bits << 32 | u128::from(*word));
-    let [source, source_rest, destination, destination_rest] =
-        words[Block::LENGTHS].to_le_bytes().map(u32::from);
-    match dimension {
-        Dimension::Source => Key { bits: address(Block::SOURCE), length: source + source_rest },
-        Dimension::Destination => {
-            Key { bits: address(Block::DESTINATION), length: destination + destination_rest }
+    /// The rules of a block of a kind.
+    pub fn of(block: &Block, kind: u32) -> impl Iterator<Item = Self> + use<> {
+        let block = *block;
+        let rules = Block::RULES.into_iter().take(Self::in_block(kind));
+        let rules = rules.filter(move |at| block.words[at + Block::RANK] != NO_RULE);
+        rules.map(move |at| Self::read(&block.words[at..], kind))
+    }
+
+    fn read(words: &[u32], kind: u32) -> Self {
+        let details = words[Block::MATCH];
+        let (source, destination) = if kind == Pointer::RULES4 {
+            let key = |network: u32, whole: u32| {
+                if details & whole == 0 {
+                    let length = 31 - network.trailing_zeros().min(31);
+                    return Key { bits: u128::from(network) << 96, length }.cut(length);
+                }
+                let is_last = details & (whole * Block::BEHIND_WHOLE) != 0;
+                Key { bits: u128::from(network & !1 | u32::from(is_last)) << 96, length: 32 }
+            };
+            let [of_source, of_destination] = Block::WHOLE;
+            (key(words[Block::SOURCE], of_source), key(words[Block::DESTINATION], of_destination))
+        } else {
+            let bits =
+                |at: usize| words[at..at + 4].iter().fold(0, |bits, word| bits << 32 | u128::from(*word));
+            let [source, source_rest, destination, destination_rest] =
+                words[Block::LENGTHS].to_le_bytes().map(u32::from);
+            let source = Key { bits: bits(Block::SOURCE6), length: source + source_rest };
+            (source, Key { bits: bits(Block::DESTINATION6), length: destination + destination_rest })
+        };
+        Self {
+            kind,
+            rank: words[Block::RANK],
+            counter: details & Block::COUNTER,
+            source,
+            destination,
+            protocol: (details >> 24) as u8,
+            ports: ((words[Block::PORTS] >> 16) as u16, words[Block::PORTS] as u16),
+            mask: if details & Block::IS_CODE == 0 { u16::MAX } else { 0xff },
         }
-        Dimension::Port => {
-            let place = words[Block::PLACE];
-            Key { bits: u128::from(place >> 8) << 104, length: place & (Block::IS_PLACE - 1) }
-        }
+    }
+
+    /// Whether it is about a packet of these whole keys.
+    pub fn is_about(&self, source: Key, destination: Key, protocol: u8, port: u16) -> bool {
+        (protocol == self.protocol || self.protocol == ANY_PROTOCOL)
+            && (self.ports.0..=self.ports.1).contains(&(port & self.mask))
+            && self.source.common(source) == self.source.length
+            && self.destination.common(destination) == self.destination.length
     }
 }
 
@@ -145,20 +248,19 @@ pub fn records(rule: &Rule, rank: u32, counter: u32) -> Vec<(usize, Record)> {
         for source in &sources {
             for destination in &destinations {
                 for (protocol, ports, mask) in matches(rule.traffic, root) {
-                    let mut words = [0; 16];
-                    words[Block::RANK] = rank;
-                    words[Block::COUNTER] = counter;
-                    words[Block::MATCH] = u32::from(rule.action == Action::Allow) | u32::from(protocol) << 8;
-                    let halves = |key: &Key| key.length.min(64) | key.length.saturating_sub(64) << 8;
-                    words[Block::LENGTHS] = halves(source) | halves(destination) << 16;
-                    words[Block::PORTS] = u32::from(*ports.start()) << 16 | u32::from(*ports.end());
-                    words[Block::PORT_MASK] = u32::from(mask);
-                    for (at, key) in [(Block::SOURCE, source), (Block::DESTINATION, destination)] {
-                        for (word, shift) in (at..at + 4).zip([96, 64, 32, 0]) {
-                            words[word] = (key.bits >> shift) as u32;
-                        }
-                    }
-                    records.push((root, Record { block: Block { words } }));
+                    records.push((
+                        root,
+                        Record {
+                            kind: [Pointer::RULES4, Pointer::RULE6][root],
+                            rank: rank | u32::from(rule.action == Action::Allow),
+                            counter,
+                            source: *source,
+                            destination: *destination,
+                            protocol,
+                            ports: (*ports.start(), *ports.end()),
+                            mask,
+                        },
+                    ));
                 }
             }
         }
@@ -169,7 +271,7 @@ pub fn records(rule: &Rule, rank: u32, counter: u32) -> Vec<(usize, Record)> {
 /// The networks of a family, each once; all of it where none is named.
 fn networks(networks: &[IpNet], root: usize) -> Vec<Key> {
     if networks.is_empty() {
-        return vec![Key { bits: 0, length: 0 }];
+        return vec![Key::ALL];
     }
     let of_family = networks.iter().filter_map(|network| match (network.trunc(), root) {
         (IpNet::V4(network), 0) => {

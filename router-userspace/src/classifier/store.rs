@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use router_common::policy::{Block, Pointer, RuleCount};
 
+use super::record::Record;
+
 /// How long a packet may still be on its way through a list that nothing is judged by any more: far longer than
 /// a program runs.
 const LAST_LOOK: Duration = Duration::from_millis(10);
@@ -147,7 +149,7 @@ impl<M: Memory> Store<M> {
 
     /// Counts all references anew: only what the roots lead to is in use. `see` is shown each rule, also one that
     /// several lists share, once.
-    pub fn recount(&mut self, roots: impl IntoIterator<Item = Pointer>, mut see: impl FnMut(&Block)) {
+    pub fn recount(&mut self, roots: impl IntoIterator<Item = Pointer>, mut see: impl FnMut(Record)) {
         self.references.clear();
         self.references.push(1);
         let mut waiting: Vec<Pointer> = roots.into_iter().collect();
@@ -163,8 +165,8 @@ impl<M: Memory> Store<M> {
             self.references[index] += 1;
             if self.references[index] == 1 {
                 let block = self.memory.block(at.index());
-                if at.kind() == Pointer::RULE {
-                    see(&block);
+                if is_rules(at.kind()) {
+                    Record::of(&block, at.kind()).for_each(&mut see);
                 }
                 waiting.extend(pointers(&block, at.kind()));
             }
@@ -210,12 +212,11 @@ impl<M: Memory> Store<M> {
     ///
     /// # Errors
     /// All are in use.
-    pub fn make(&mut self, block: &Block, kind: u32, level: u32) -> Result<Pointer, Full> {
+    pub fn make(&mut self, block: &Block, kind: u32) -> Result<Pointer, Full> {
         let index = self.take()?;
         self.references[index as usize] = 1;
         self.made_by[index as usize] = self.edit;
-        self.memory.set_block(index, block);
-        Ok(Pointer::new(index, kind, level))
+        Ok(self.write(index, block, kind))
     }
 
     /// The block itself, if nobody else can see it, or a copy; one reference for another.
@@ -228,12 +229,22 @@ impl<M: Memory> Store<M> {
             return Ok(at);
         }
         let block = self.memory.block(at.index());
-        let copy = self.make(&block, at.kind(), at.level())?;
+        let copy = self.make(&block, at.kind())?;
         for pointer in pointers(&block, at.kind()) {
             self.hold(pointer);
         }
         self.release(at);
         Ok(copy)
+    }
+
+    /// Gives a block that nobody else can see another content.
+    pub fn write(&mut self, index: u32, block: &Block, kind: u32) -> Pointer {
+        self.memory.set_block(index, block);
+        let lowest = match is_rules(kind) {
+            true => Some(block.words[Block::RANK]),
+            false => pointers(block, kind).map(Pointer::lowest).min(),
+        };
+        Pointer::new(index, kind, lowest.unwrap_or_default())
     }
 
     /// A copy of what lies in another store, block behind block in the order in which packets go through them, so
@@ -252,7 +263,7 @@ impl<M: Memory> Store<M> {
             return Ok(at);
         }
         let mut block = from.memory.block(at.index());
-        let copy = self.make(&block, at.kind(), at.level())?;
+        let copy = self.make(&block, at.kind())?;
         for word in pointer_words(at.kind()) {
             block.words[word] = self.copy_below(from, Pointer(block.words[word]))?.0;
         }
@@ -292,8 +303,10 @@ pub fn pointers(block: &Block, kind: u32) -> impl Iterator<Item = Pointer> + use
 }
 
 fn pointer_words(kind: u32) -> RangeInclusive<usize> {
-    match kind {
-        Pointer::RULE => Block::NEXT..=Block::NEXT,
-        _ => 1..=15,
-    }
+    if is_rules(kind) { Block::NEXT..=Block::NEXT } else { 1..=15 }
+}
+
+/// Whether blocks of a kind are rules.
+pub const fn is_rules(kind: u32) -> bool {
+    kind >= Pointer::RULES4
 }
