@@ -22,6 +22,7 @@ const TESTS: &[(&str, &[&str])] = &[
     ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
     ("netns_restart", &["the_next_daemon_adopts"]),
     ("netns_people", &["people_call"]),
+    ("netns_site2site", &["connections_go_both_ways"]),
 ];
 
 /// Programs of this machine that tests in the guest call.
@@ -82,6 +83,7 @@ const MODULES: &[&str] = &[
     "nft_objref",
     "tun",
     "xfrm_user",
+    "xfrm_interface",
     "esp4",
     "crypto_null",
     "sha512_generic",

@@ -25,6 +25,7 @@ pub mod plan;
 mod sysctl;
 pub mod takeover;
 mod trunks;
+pub mod xfrm;
 
 use std::fmt;
 use std::future::Future;
