@@ -161,12 +161,9 @@ impl Charon {
         self.swanctl(&["--initiate", "--child", "tunnel", "--timeout", "50"])
     }
 
-    /// Has a site's tunnel get other keys before it is time.
-    pub fn change_keys(&self) -> Result<()> {
-        for what in [["--ike", "tunnel"], ["--child", "net0"]] {
-            self.swanctl(&[&["--rekey"], what.as_slice()].concat())?;
-        }
-        Ok(())
+    /// Has a site begin to change its tunnel's keys, or those of what it carries, before it is time.
+    pub fn change_keys(&self, kind: &str, name: &str) -> Result<()> {
+        self.swanctl(&["--rekey", kind, name]).map(drop)
     }
 
     /// Where it takes questions.

@@ -68,6 +68,10 @@ fn site(networks: &'static [&'static str]) -> Site<'static> {
 
 const ONE: &[&str] = &["10.99.0.0/16"];
 
+/// What a [`Site`] calls its tunnel, and the first of what it carries.
+const TUNNEL: &str = "tunnel";
+const CHILD: &str = "net0";
+
 /// Hosts at the other end, on its own loopback device.
 fn bring_hosts(far: &Host) -> Result<()> {
     far.namespace
@@ -377,21 +381,20 @@ fn a_connection_outlives_its_keys() -> Result<()> {
     wait_until_carried(&router, web1, INNER)?;
     let echo = TcpEcho::start(far)?;
     let mut conversation = Conversation::begin(web1, echo.at(INNER))?;
-    wait_until_keys_are_new(&peer)?;
+    wait_until_keys_are_new(&peer, TUNNEL)?;
+    wait_until_keys_are_new(&peer, CHILD)?;
     conversation.go_on()
 }
 
-/// Until neither the tunnel nor what it carries has its first keys.
-fn wait_until_keys_are_new(peer: &Charon) -> Result<()> {
+/// Until what a peer lists by a name has other keys than its first ones.
+fn wait_until_keys_are_new(peer: &Charon, name: &str) -> Result<()> {
     // `tunnel: #1, ESTABLISHED` and `net0: #1, reqid 1, INSTALLED`
-    let is_anew = |tunnels: &str, name: &str| {
+    let is_anew = |tunnels: String| {
         let mut lines =
             tunnels.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": #"));
         lines.any(|line| !line.starts_with("1,"))
     };
-    wait_until("all keys are new", TIME, || {
-        peer.tunnels().is_ok_and(|tunnels| is_anew(&tunnels, "tunnel") && is_anew(&tunnels, "net0"))
-    })
+    wait_until(&format!("{name} has new keys"), TIME, || peer.tunnels().is_ok_and(is_anew))
 }
 
 #[test]
@@ -430,9 +433,11 @@ fn connections_go_both_ways_as_they_are_where_lists_let_them_and_outlive_keys_an
             one.go_on().with_context(|| format!("{}'s conversation {when}", client.name))
         })
     };
-    peer.change_keys()?;
-    wait_until_keys_are_new(&peer)?;
-    go_on("with new keys")?;
+    for (kind, name) in [("--child", CHILD), ("--ike", TUNNEL)] {
+        peer.change_keys(kind, name)?;
+        wait_until_keys_are_new(&peer, name)?;
+        go_on("with new keys")?;
+    }
     let before = charon(&router)?;
     router.kill_daemon();
     go_on("without the daemon")?;

@@ -83,6 +83,14 @@ impl Esp {
         }
     }
 
+    /// charon adds routes to its TUN device. Those to what the kernel encrypts are ours.
+    const fn routes(self) -> &'static str {
+        match self {
+            Self::Kernel => "install_routes = no\n",
+            Self::UserSpace => "",
+        }
+    }
+
     /// charon's plugins for it.
     const fn plugins(self) -> &'static str {
         match self {
@@ -129,14 +137,13 @@ fn settings(files: &Files, esp: Esp) -> String {
         "{HEADER}charon-systemd {{\n\
          load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp socket-default {} resolve vici\n\
          retransmit_tries = 4\n\
-         install_virtual_ip = no\n\
-         install_routes = {}\n\
+         install_virtual_ip = no\n{}\
          plugins {{\nvici {{\nsocket = {}\n}}\n}}\n\
          filelog {{\nstderr {{\ndefault = 1\ntime_format = %FT%T\nflush_line = yes\n}}\n}}\n\
          journal {{\ndefault = -1\n}}\n}}\n\
          swanctl {{\nload = random openssl\n}}\n",
         esp.plugins(),
-        yes(esp == Esp::UserSpace),
+        esp.routes(),
         files.uri()
     )
 }
@@ -582,9 +589,7 @@ mod tests {
         assert!(has_number && !by_kernel.contains("libipsec") && by_kernel.contains("install_routes = no"));
         for kernel in [Kernel { esp: false, ..CAN }, Kernel { xfrm_interfaces: false, ..CAN }] {
             let (by_charon, has_number) = settings(kernel);
-            assert!(
-                !has_number && by_charon.contains("libipsec") && by_charon.contains("install_routes = yes")
-            );
+            assert!(!has_number && by_charon.contains("libipsec") && !by_charon.contains("install_routes"));
         }
     }
 
