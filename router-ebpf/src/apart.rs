@@ -35,7 +35,7 @@ use router_ebpf::{express, fragment, icmp, mss, nat, options, policy, ports, spl
 pub use help::xvr_tc_help4;
 pub use tunnel::{xvr_tc_take_out, xvr_xdp_take_out};
 
-use crate::frame::{TcFrame, XdpFrame};
+use crate::frame::{self, TcFrame, XdpFrame};
 use crate::maps::{
     Context, FamilyMaps, Maps, arrival, came, case, datagram, held_room, opening, own_errors, payload_room,
     piece, pool_in_place, set_covered, whole,
@@ -595,14 +595,15 @@ pub extern "C" fn xvr_tc_can_be_cut(skb: *mut __sk_buff, ingress: u32, egress: u
 
 /// Puts an Ethernet header in front of an IPv4 packet that has come in by a port without link layer, to that port's
 /// address, which is all zeroes. The kernel takes it off where it is handed such a packet, or sends it out by another
-/// such port. 0 if it could not be put there.
+/// such port. What it has decrypted itself has one already: that of the frame that it came in. 0 if it could not be put
+/// there.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_tc_header(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the program's own context, handed on by it.
     let (maps, ifindex) = unsafe { (Maps::new(Context::Absent), (*skb).ifindex) };
     let port = maps.port(ifindex);
-    if port.is_none_or(|port| port.flags & Port::WITHOUT_LINK == 0) {
+    if port.is_none_or(|port| port.flags & Port::WITHOUT_LINK == 0) || frame::has_header(skb) {
         return 1;
     }
     let ethertype = ETHERTYPE_IPV4.to_be_bytes();

@@ -6,12 +6,14 @@
 
 use core::arch::asm;
 
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode, xdp_md,
 };
 use aya_ebpf::helpers::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
-    bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head,
+    bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+    bpf_xdp_adjust_head,
 };
 use router_common::account::Hook;
 use router_common::net::Be16;
@@ -138,6 +140,20 @@ pub fn may_lack_header(skb: *mut __sk_buff) -> bool {
     // SAFETY: the program's own context, and nothing has moved its packet yet.
     let raw = unsafe { Raw::new((*skb).data as usize, (*skb).data_end as usize) };
     raw.load::<u8>(0).is_some_and(|first| first >> 4 == 4)
+}
+
+/// Whether there is something in front of a buffer's packet: then the last byte of its linear part is beyond the end
+/// when it is counted from where the packet begins.
+#[inline(always)]
+pub fn has_header(skb: *mut __sk_buff) -> bool {
+    let mut byte = 0u8;
+    // SAFETY: the program's own context; one byte on the stack.
+    unsafe {
+        // LLVM must not make it a computation in 32 bits, which the kernel refuses with pointers.
+        let length = opaque((*skb).data_end as usize - (*skb).data as usize);
+        let last = (length as u32).wrapping_sub(1);
+        bpf_skb_load_bytes_relative(skb.cast(), last, (&raw mut byte).cast(), 1, BPF_HDR_START_NET) != 0
+    }
 }
 
 /// Keeps LLVM from computing with a value at compile time: the verifier must see a comparison of

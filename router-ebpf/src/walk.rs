@@ -441,13 +441,15 @@ fn segment_size<A: Family, P: Packet>(
 
 /// Whether a frame is none that a router may forward: it forwards what is sent to its own
 /// Ethernet address and nothing else, no IP packets in broadcast frames (RFC 1812 §5.3.4), none
-/// for other stations; and nothing of the control network.
+/// for other stations; and nothing of the control network. By a port without link layer all is for it:
+/// what the kernel has decrypted is behind the addresses that it was carried by.
 #[inline(always)]
 fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntReason>, DropReason> {
     // In words: by bytes it would be as many loads.
     let destination: [u16; 3] = packet.load(0).ok_or(DropReason::Truncated)?;
     let [a, b, c, d, e, f] = port.mac;
-    if destination != [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes) {
+    if destination != [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes) && port.flags & Port::WITHOUT_LINK == 0
+    {
         let [first, _] = destination[0].to_ne_bytes();
         let group = first & 1 != 0;
         return Ok(Some(if group { PuntReason::LinkScope } else { PuntReason::OtherHost }));

@@ -93,6 +93,9 @@ enum Command {
     /// Look after the tunnels that strongSwan has; the daemon does so by itself
     #[command(hide = true)]
     TendTunnels,
+    /// Take away what strongSwan has left in the kernel; the daemon does so by itself
+    #[command(hide = true)]
+    ClearTunnels,
     /// Run xl2tpd; the daemon does so by itself
     #[command(hide = true, name = "serve-l2tp")]
     ServeL2tp,
@@ -200,6 +203,7 @@ impl Cli {
             Command::Ssh => Err(ssh::run(&root)),
             Command::LoadTunnels => charon::load(&root),
             Command::TendTunnels => charon::tend(&root),
+            Command::ClearTunnels => charon::clear(),
             Command::ServeL2tp => Err(l2tp::serve(&root)),
             Command::NoteSession { device, user, pid } => l2tp::note(&root, &device, &user, pid),
             Command::EndSessions => l2tp::end_sessions(&root),

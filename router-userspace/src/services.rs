@@ -31,6 +31,7 @@ use nix::sys::signal::Signal;
 
 use crate::compile::{Compiled, Inventory};
 use crate::model::Services;
+use crate::reconcile::kernel::Kernel;
 use crate::root::Root;
 
 pub use leases::Leases;
@@ -51,8 +52,10 @@ pub struct Service {
     pub folders: Vec<PathBuf>,
     /// A folder that holds nothing but files of this list.
     pub sole: Option<PathBuf>,
-    /// What makes what is missing and is not ours to render, as keys are; run before each start.
+    /// What makes what is missing and is not ours to render, as keys are; run before the files are put in place.
     pub prepare: Option<Call>,
+    /// What takes away what a process of it leaves behind; run before each start, and when it is wanted no longer.
+    pub clear: Option<Call>,
     /// The socket of another daemon, which has to answer there before this one is started.
     pub needs: Option<PathBuf>,
     /// What checks the first file, once the others are in place; its path is appended to the arguments.
@@ -85,6 +88,7 @@ impl Service {
             folders: Vec::new(),
             sole: None,
             prepare: None,
+            clear: None,
             needs: None,
             check: None,
             read_at_start: Vec::new(),
@@ -150,6 +154,8 @@ pub struct Place<'a> {
     pub compiled: &'a Compiled,
     /// The NICs.
     pub inventory: &'a Inventory,
+    /// What the kernel can do, where there are tunnels.
+    pub kernel: Kernel,
 }
 
 /// What their files begin with, where a comment begins so.
@@ -163,7 +169,7 @@ pub fn render(services: &Services, place: Place<'_>) -> Vec<Service> {
     let remote = services.remote.as_ref();
     let dhcp = services.dhcp.iter().filter_map(|dhcp| dnsmasq::render(dhcp, remote.is_some(), place));
     let balancer = services.balancer.iter().map(|balancer| balancer::render(balancer, place.root));
-    let vpn = charon::render(&services.tunnels, remote.map(|(server, _)| server), place.root);
+    let vpn = charon::render(&services.tunnels, remote.map(|(server, _)| server), place.kernel, place.root);
     let l2tp = remote.map(|(server, users)| l2tp::render(server, users, place.root));
     // Whom the other router of a pair serves is not served twice.
     let for_guests = dhcp.chain(balancer).chain(bgp).chain(vpn).chain(l2tp);

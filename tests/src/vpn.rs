@@ -1,5 +1,5 @@
-//! strongSwan at both ends of a tunnel: IKEv2 with a secret that both know. ESP is charon's own, by a
-//! TUN device, since not every kernel has it; so it always goes in UDP.
+//! strongSwan at both ends of a tunnel: IKEv2 with a secret that both know. A guest's ESP is charon's own, by a
+//! TUN device, since not every kernel has it; so it always goes in UDP. A site's is the kernel's where it can be.
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use router_userspace::reconcile::kernel::Kernel;
 
 use crate::daemons::{Scratch, log, start};
 use crate::lab::Host;
@@ -15,6 +16,22 @@ use crate::netns::{Process, run_bounded, wait_until};
 
 /// What a test with these needs.
 pub const PROGRAMS: [&str; 4] = ["charon-systemd", "swanctl", LIBIPSEC, "/dev/net/tun"];
+
+/// What a test with sites needs.
+pub fn programs_of_sites() -> &'static [&'static str] {
+    if kernel_can() { &PROGRAMS[..2] } else { &PROGRAMS }
+}
+
+/// Whether tunnels to other sites are the kernel's on this machine. In the guest of `cargo xtask vm-test` they have to be.
+///
+/// # Panics
+/// There, if they are not.
+pub fn kernel_can() -> bool {
+    let kernel = Kernel::look();
+    let must = std::env::var_os("XVR_TEST_GUEST").is_some();
+    assert!(!must || kernel.can_carry_tunnels(), "{kernel:?}");
+    kernel.can_carry_tunnels()
+}
 
 /// The plugin that does ESP.
 pub(crate) const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
@@ -78,8 +95,9 @@ impl Charon {
         Self::start(host, USER_SPACE, &connection, "")
     }
 
-    /// Starts an end of a site-to-site tunnel; `own` is the host's address.
+    /// Starts an end of a site-to-site tunnel, with the kernel's ESP where there is one; `own` is the host's address.
     pub fn site(host: &Host, site: &Site) -> Result<Self> {
+        let plugins = if kernel_can() { KERNEL } else { USER_SPACE };
         let Site { version, ike, esp, router, networks, is_split, begins } = site;
         let start = if *begins { "start_action = start\nclose_action = start\n" } else { "" };
         let child = |(number, network): (usize, &String)| {
@@ -99,7 +117,7 @@ impl Charon {
              children {{\n{children}}}\n",
             own = host.v4,
         );
-        Self::start(host, USER_SPACE, &connection, "")
+        Self::start(host, plugins, &connection, "")
     }
 
     /// Starts the end of somebody who calls a server of L2TP: it knows the lab's secret, and has the kernel's ESP.
@@ -141,6 +159,11 @@ impl Charon {
     /// Builds the tunnel; what charon said about it.
     pub fn call(&self) -> Result<String> {
         self.swanctl(&["--initiate", "--child", "tunnel", "--timeout", "50"])
+    }
+
+    /// Has a site begin to change its tunnel's keys, or those of what it carries, before it is time.
+    pub fn change_keys(&self, kind: &str, name: &str) -> Result<()> {
+        self.swanctl(&["--rekey", kind, name]).map(drop)
     }
 
     /// Where it takes questions.

@@ -23,6 +23,7 @@ const TESTS: &[(&str, &[&str])] = &[
     ("netns_restart", &["the_next_daemon_adopts"]),
     ("netns_people", &["people_call"]),
     ("netns_kernel_peers", &["by_tc"]),
+    ("netns_site2site", &["connections_go_both_ways"]),
 ];
 
 /// Programs of this machine that tests in the guest call.
@@ -84,6 +85,7 @@ const MODULES: &[&str] = &[
     "nft_objref",
     "tun",
     "xfrm_user",
+    "xfrm_interface",
     "esp4",
     "crypto_null",
     "sha512_generic",

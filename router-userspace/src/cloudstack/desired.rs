@@ -117,7 +117,8 @@ fn understand(bags: &Databags) -> Result<Meaning, ConfigError> {
     let tunnels = Tunnels::of(bags, &reading, &ports, &mut notices)?;
     routes.extend(tunnels.routes());
     placed.policy.openings.extend(tunnels.openings());
-    let remote = Remote::of(bags, &reading, &ports, tunnels.port().is_some(), &mut notices)?;
+    tunnels.admit(&mut placed);
+    let remote = Remote::of(bags, &reading, &ports, &mut notices)?;
     if let Some(remote) = &remote {
         routes.extend(remote.routes());
         remote.admit(&ports, &mut placed);

@@ -20,9 +20,7 @@ use super::memory::Memory;
 use super::pace::Pace;
 use super::{Options, health, import, inbox, redundancy, unsolicited, usage, views};
 use crate::cloudstack::wire::vmpassword::VmPassword;
-use crate::cloudstack::{
-    self, Command, Databags, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved,
-};
+use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane};
@@ -75,7 +73,7 @@ pub struct Control {
     /// What the router does in a pair, after the last look; unknown while it is alone.
     pub(super) role: RouterRole,
     /// What the kernel can do, as far as that was asked.
-    kernel: Cell<Kernel>,
+    kernel: Cell<Option<Kernel>>,
     /// Addresses that the pair shares, or shared lately, and how long who holds them may take to give them back.
     shared_until: BTreeMap<IpNet, Instant>,
 }
@@ -291,7 +289,7 @@ impl Control {
             // Which CloudStack's own router does with all of them.
             redundancy::take_part(self, true)?;
         }
-        for sentence in self.unserved(&self.memory.bags) {
+        for sentence in self.unserved(&self.memory) {
             if commands.iter().any(|(_, command)| sentence.file == format!("{}.json", command.type_name())) {
                 warnings.push(sentence.to_string());
             }
@@ -411,12 +409,15 @@ impl Control {
         self.http.follow(guest_networks, &metadata(&self.memory.bags), *serves);
         if let Ok(desired) = self.memory.known() {
             let (mut services, _) = cloudstack::services(&self.memory.bags, desired);
-            services.remote = services.remote.filter(|_| self.lack(true).is_none());
+            let has_tunnels = !services.tunnels.is_empty();
+            services.remote = services.remote.filter(|_| self.lack(true, has_tunnels).is_none());
+            let kernel = if has_tunnels { self.kernel() } else { Kernel::default() };
             if redundancy::is_stopped(&self.options.root) {
                 services.pair = None;
             }
             let Options { root, .. } = &self.options;
-            let place = services::Place { root, compiled: &self.compiled, inventory: &self.inventory };
+            let (compiled, inventory) = (&self.compiled, &self.inventory);
+            let place = services::Place { root, compiled, inventory, kernel };
             self.supervisor.want(services::render(&services, place));
         }
     }
@@ -445,7 +446,7 @@ impl Control {
         let compiled = self.compile(memory.known()?, &settings);
         let Plan { changes } = self.reconciler.plan(&compiled).await?;
         let said = notices(&memory.bags)?.into_iter().chain(remarks(&memory.bags)?);
-        let said = said.chain(self.unserved(&memory.bags));
+        let said = said.chain(self.unserved(&memory));
         Ok(Answer::Plan {
             changes: self.sentences(&settings, &changes),
             notices: said.map(|notice| notice.to_string()).collect(),
@@ -510,23 +511,31 @@ impl Control {
     }
 
     /// What the machine lacks for remote access, if it is wanted. Asked again until nothing is missing: modules may come.
-    fn lack(&self, is_wanted: bool) -> Option<&'static str> {
+    fn lack(&self, is_wanted: bool, has_tunnels: bool) -> Option<&'static str> {
         if !is_wanted {
             return None;
         }
-        if self.kernel.get().lack().is_some() {
-            self.kernel.set(Kernel::look());
-        }
-        self.kernel.get().lack()
+        self.kernel().lack(has_tunnels)?;
+        self.kernel.set(Some(Kernel::look()));
+        self.kernel().lack(has_tunnels)
+    }
+
+    /// What the kernel can do, as far as that was asked: tunnels are not taken from one ESP to another because a module
+    /// has come.
+    fn kernel(&self) -> Kernel {
+        let kernel = self.kernel.get().unwrap_or_else(Kernel::look);
+        self.kernel.set(Some(kernel));
+        kernel
     }
 
     /// What of databags is stored and not acted upon, and why.
-    pub(super) fn unserved(&self, bags: &Databags) -> Vec<ConfigError> {
-        unserved(bags, self.lack(bags.wants_remote_access()))
+    pub(super) fn unserved(&self, memory: &Memory) -> Vec<ConfigError> {
+        let has_tunnels = memory.known().is_ok_and(|desired| !desired.tunnels.is_empty());
+        unserved(&memory.bags, self.lack(memory.bags.wants_remote_access(), has_tunnels))
     }
 
     fn compile(&self, desired: &DesiredState, settings: &Settings) -> Compiled {
-        let lacks = self.lack(desired.remote.is_some()).is_some();
+        let lacks = self.lack(desired.remote.is_some(), !desired.tunnels.is_empty()).is_some();
         let without = lacks.then(|| DesiredState { remote: None, ..desired.clone() });
         let desired = without.as_ref().unwrap_or(desired);
         let mut compiled = compile(desired, settings, &self.inventory, self.options.attach, self.role);

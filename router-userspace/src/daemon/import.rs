@@ -24,7 +24,7 @@ pub async fn import(control: &mut Control, folder: &Path, only_say: bool) -> Res
     let begun = Instant::now();
     let after = read(folder)?;
     let notices: Vec<String> =
-        notices(&after.bags)?.iter().chain(&control.unserved(&after.bags)).map(ToString::to_string).collect();
+        notices(&after.bags)?.iter().chain(&control.unserved(&after)).map(ToString::to_string).collect();
     let compiled = control.compile_anew(&after).await?;
     let netlink = control.reconciler.backend.netlink().clone();
     let leftovers =

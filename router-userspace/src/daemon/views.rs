@@ -79,7 +79,7 @@ fn services(control: &Control) -> Vec<ServiceView> {
 fn said(control: &Control) -> Vec<String> {
     let bags = &control.memory.bags;
     let remarks = remarks(bags).unwrap_or_default();
-    remarks.iter().chain(&control.unserved(bags)).map(ToString::to_string).collect()
+    remarks.iter().chain(&control.unserved(&control.memory)).map(ToString::to_string).collect()
 }
 
 fn problems(control: &Control) -> Vec<String> {

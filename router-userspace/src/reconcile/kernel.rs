@@ -4,14 +4,18 @@ use std::fs::OpenOptions;
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use rtnetlink::sys::protocols::NETLINK_XFRM;
 
+use super::xfrm;
 use crate::raw_netlink::{ACK, CREATE, Message, exchange};
 
-/// What remote access needs of the kernel.
+/// What VPNs need of the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
     /// IPsec's ESP: user space has it in tunnel mode alone, and L2TP needs transport mode.
     pub esp: bool,
+    /// Devices that IPsec is behind.
+    pub xfrm_interfaces: bool,
     /// PPP.
     pub ppp: bool,
 }
@@ -21,12 +25,21 @@ impl Kernel {
     pub fn look() -> Self {
         let esp = try_esp().is_ok();
         let ppp = OpenOptions::new().read(true).write(true).open("/dev/ppp").is_ok();
-        Self { esp, ppp }
+        Self { esp, xfrm_interfaces: xfrm::is_known(), ppp }
     }
 
-    /// What remote access misses, in words; `None` where nothing is missing.
-    pub fn lack(self) -> Option<&'static str> {
+    /// Whether tunnels to other sites can be its own. Otherwise their ESP is in user space.
+    pub const fn can_carry_tunnels(self) -> bool {
+        self.esp && self.xfrm_interfaces
+    }
+
+    /// What remote access misses, in words, with tunnels to other sites or without; `None` where nothing is missing.
+    pub fn lack(self, has_tunnels: bool) -> Option<&'static str> {
         match (self.esp, self.ppp) {
+            (true, true) if has_tunnels && !self.xfrm_interfaces => Some(
+                "the kernel has no XFRM interfaces (module xfrm_interface), so tunnels to other sites have ESP in \
+                 user space, and not the kernel's",
+            ),
             (true, true) => None,
             (false, true) => Some("the kernel has no ESP (module esp4)"),
             (true, false) => Some("the kernel has no PPP (modules ppp_generic and l2tp_ppp)"),
@@ -39,7 +52,6 @@ impl Kernel {
 
 /// Adds a security association between two addresses that nobody has, and takes it away again.
 fn try_esp() -> Result<()> {
-    const NETLINK_XFRM: isize = 6;
     const NEW: u16 = 0x10;
     const DELETE: u16 = 0x11;
     const AUTHENTICATION: u16 = 1;
@@ -95,10 +107,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let lack = |esp, ppp| Kernel { esp, ppp }.lack().unwrap_or_default();
+        let lack = |esp, ppp| Kernel { esp, ppp, xfrm_interfaces: true }.lack(true).unwrap_or_default();
         assert_eq!(lack(true, true), "");
         assert!(lack(false, true).contains("ESP") && !lack(false, true).contains("PPP"));
         assert!(lack(true, false).contains("PPP") && !lack(true, false).contains("ESP"));
         assert!(lack(false, false).contains("neither"));
+        let without_interfaces = Kernel { esp: true, ppp: true, xfrm_interfaces: false };
+        assert_eq!(without_interfaces.lack(false), None);
+        assert!(without_interfaces.lack(true).is_some_and(|lack| lack.contains("XFRM")));
     }
 }

@@ -26,6 +26,7 @@ mod sysctl;
 pub mod takeover;
 mod trunks;
 mod vteps;
+pub mod xfrm;
 
 use std::fmt;
 use std::future::Future;

@@ -2,9 +2,10 @@
 //!
 //! All tunnels are behind one device, [`DEVICE`], which is a port of the router: what is to go into a tunnel the
 //! programs send there, and what comes out of one comes in by it, so that lists, flows and segment sizes are as on
-//! every port. It is charon's own TUN device, with ESP in user space.
+//! every port. Where the kernel has ESP it is an XFRM interface of the kernel's; otherwise it is charon's own TUN device,
+//! with ESP in user space.
 //!
-//! Whom people call ([`RemoteAccess`]) has the kernel's ESP, since L2TP is in transport mode.
+//! Whom people call ([`RemoteAccess`]) has the kernel's ESP or none, since L2TP is in transport mode.
 //!
 //! charon reads its tunnels when `xvr load-tunnels` has swanctl tell it: after each start and each change. A tunnel
 //! that has not changed goes on. `xvr tend-tunnels` looks after them from time to time.
@@ -22,33 +23,39 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Call, HEADER, Rendered, Service};
-use crate::model::vpn::{IkeVersion, Peer, RemoteAccess, Secret, Tunnel};
+use crate::model::vpn::{DEVICE, IkeVersion, Peer, RemoteAccess, Secret, Tunnel};
 use crate::program::{self, Ran};
+use crate::reconcile::kernel::Kernel;
+use crate::reconcile::xfrm;
 use crate::root::Root;
 
 /// The daemon for these tunnels, and for whom people call; none for nothing.
-pub fn render(tunnels: &[Tunnel], remote: Option<&RemoteAccess>, root: &Root) -> Option<Service> {
+pub fn render(
+    tunnels: &[Tunnel],
+    remote: Option<&RemoteAccess>,
+    kernel: Kernel,
+    root: &Root,
+) -> Option<Service> {
     if tunnels.is_empty() && remote.is_none() {
         return None;
     }
-    let esp = if remote.is_some() { Esp::Kernel } else { Esp::UserSpace };
+    let esp = Esp::of(tunnels, kernel);
     let files = Files::below(root);
+    let own = |command: &str| Call {
+        program: "/proc/self/exe",
+        arguments: [command, "--root", &root.path().display().to_string()].map(str::to_owned).to_vec(),
+    };
     Some(Service {
         environment: vec![("STRONGSWAN_CONF", files.settings.display().to_string())],
         files: vec![
             Rendered { path: files.settings.clone(), content: settings(&files, esp), mode: 0o644 },
-            Rendered { path: files.tunnels.clone(), content: connections(tunnels, remote), mode: 0o600 },
+            Rendered { path: files.tunnels.clone(), content: connections(tunnels, remote, esp), mode: 0o600 },
         ],
         read_at_start: vec![files.settings.clone()],
         folders: files.socket.parent().map(PathBuf::from).into_iter().collect(),
-        load: Some(Call {
-            program: "/proc/self/exe",
-            arguments: vec!["load-tunnels".into(), "--root".into(), root.path().display().to_string()],
-        }),
-        tend: Some(Call {
-            program: "/proc/self/exe",
-            arguments: vec!["tend-tunnels".into(), "--root".into(), root.path().display().to_string()],
-        }),
+        clear: Some(own("clear-tunnels")),
+        load: Some(own("load-tunnels")),
+        tend: Some(own("tend-tunnels")),
         about: Some(esp.about()),
         ..Service::new("charon", "charon-systemd", Vec::new())
     })
@@ -57,17 +64,30 @@ pub fn render(tunnels: &[Tunnel], remote: Option<&RemoteAccess>, root: &Root) ->
 /// Who encrypts packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Esp {
-    /// The kernel: what people call needs transport mode.
+    /// The kernel, where it can.
     Kernel,
-    /// charon itself, which not every kernel does.
+    /// charon itself, in tunnel mode alone.
     UserSpace,
 }
 
 impl Esp {
+    /// One charon has one. Whom people call needs the kernel's, and is not there without it.
+    const fn of(tunnels: &[Tunnel], kernel: Kernel) -> Self {
+        if tunnels.is_empty() || kernel.can_carry_tunnels() { Self::Kernel } else { Self::UserSpace }
+    }
+
     const fn about(self) -> &'static str {
         match self {
             Self::Kernel => "ESP is the kernel's",
             Self::UserSpace => "ESP is in user space",
+        }
+    }
+
+    /// charon adds routes to its TUN device. Those to what the kernel encrypts are ours.
+    const fn routes(self) -> &'static str {
+        match self {
+            Self::Kernel => "install_routes = no\n",
+            Self::UserSpace => "",
         }
     }
 
@@ -117,21 +137,22 @@ fn settings(files: &Files, esp: Esp) -> String {
         "{HEADER}charon-systemd {{\n\
          load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp socket-default {} resolve vici\n\
          retransmit_tries = 4\n\
-         install_virtual_ip = no\n\
+         install_virtual_ip = no\n{}\
          plugins {{\nvici {{\nsocket = {}\n}}\n}}\n\
          filelog {{\nstderr {{\ndefault = 1\ntime_format = %FT%T\nflush_line = yes\n}}\n}}\n\
          journal {{\ndefault = -1\n}}\n}}\n\
          swanctl {{\nload = random openssl\n}}\n",
         esp.plugins(),
+        esp.routes(),
         files.uri()
     )
 }
 
-fn connections(tunnels: &[Tunnel], remote: Option<&RemoteAccess>) -> String {
+fn connections(tunnels: &[Tunnel], remote: Option<&RemoteAccess>, esp: Esp) -> String {
     let mut text = String::from(HEADER);
     text += "connections {\n";
     for tunnel in tunnels {
-        connection(tunnel, &mut text);
+        connection(tunnel, esp, &mut text);
     }
     if let Some(RemoteAccess { server, .. }) = remote {
         text += &people(*server);
@@ -181,7 +202,7 @@ fn section(peer: &Peer) -> String {
     format!("vpn-{}", peer.to_string().replace('.', "_"))
 }
 
-fn connection(tunnel: &Tunnel, text: &mut String) {
+fn connection(tunnel: &Tunnel, esp: Esp, text: &mut String) {
     let Tunnel { peer, local, identity, ike_lifetime, .. } = tunnel;
     let _ = writeln!(text, "{} {{", section(peer));
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
@@ -217,16 +238,16 @@ fn connection(tunnel: &Tunnel, text: &mut String) {
     let _ = writeln!(text, "remote {{\nauth = psk\n{id}}}\nchildren {{");
     if tunnel.split {
         for (number, network) in (1..).zip(&tunnel.peer_networks) {
-            child(tunnel, number, &network.to_string(), text);
+            child(tunnel, number, &network.to_string(), esp, text);
         }
     } else {
         let networks: Vec<String> = tunnel.peer_networks.iter().map(ToString::to_string).collect();
-        child(tunnel, 1, &networks.join(","), text);
+        child(tunnel, 1, &networks.join(","), esp, text);
     }
     *text += "}\n}\n";
 }
 
-fn child(tunnel: &Tunnel, number: usize, networks: &str, text: &mut String) {
+fn child(tunnel: &Tunnel, number: usize, networks: &str, esp: Esp, text: &mut String) {
     let _ = writeln!(text, "net-{number} {{");
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
         let _ = writeln!(text, "{key} = {value}");
@@ -234,6 +255,10 @@ fn child(tunnel: &Tunnel, number: usize, networks: &str, text: &mut String) {
     line("local_ts", &tunnel.local_network);
     line("remote_ts", &networks);
     line("esp_proposals", &tunnel.esp.join(","));
+    if esp == Esp::Kernel {
+        line(IN_BY, &INTERFACE);
+        line("if_id_out", &INTERFACE);
+    }
     line("life_time", &format_args!("{}s", tunnel.esp_lifetime));
     line("rekey_time", &format_args!("{}s", most_of(tunnel.esp_lifetime)));
     if tunnel.passive {
@@ -247,6 +272,10 @@ fn child(tunnel: &Tunnel, number: usize, networks: &str, text: &mut String) {
     }
     *text += "}\n";
 }
+
+/// What the kernel knows [`DEVICE`] by where that is an XFRM interface.
+const INTERFACE: u32 = 1;
+const IN_BY: &str = "if_id_in";
 
 /// Nine tenths of a lifetime.
 const fn most_of(seconds: u32) -> u32 {
@@ -264,6 +293,7 @@ const fn yes(is_so: bool) -> &'static str {
 pub fn load(root: &Root) -> Result<()> {
     let files = Files::below(root);
     wait_for(&files)?;
+    provide_device(&read(&files)?)?;
     let tunnels = files.tunnels.display().to_string();
     swanctl(&files, &["--load-all", "--noprompt", "--file", &tunnels])?;
     tend(root)
@@ -276,8 +306,9 @@ pub fn load(root: &Root) -> Result<()> {
 /// charon does not answer.
 pub fn tend(root: &Root) -> Result<()> {
     let files = Files::below(root);
-    let text = fs::read_to_string(&files.tunnels);
-    let wanted = wanted(&text.with_context(|| format!("read {}", files.tunnels.display()))?);
+    let text = read(&files)?;
+    provide_device(&text)?;
+    let wanted = wanted(&text);
     let mut there = there(&swanctl(&files, &LIST)?);
     // Who does not answer is not waited for.
     for tunnel in there.extract_if(.., |own| own.state == "DELETING" || own.is_unwanted(&wanted)) {
@@ -298,6 +329,30 @@ pub fn tend(root: &Root) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn read(files: &Files) -> Result<String> {
+    fs::read_to_string(&files.tunnels).with_context(|| format!("read {}", files.tunnels.display()))
+}
+
+/// The device that the kernel's ESP is behind is ours to make, and to take away after the last tunnel.
+fn provide_device(connections: &str) -> Result<()> {
+    if connections.contains(&format!("\n{IN_BY} = ")) {
+        xfrm::make(DEVICE, INTERFACE)
+    } else if wanted(connections).is_empty() {
+        xfrm::remove(DEVICE)
+    } else {
+        Ok(())
+    }
+}
+
+/// `xvr clear-tunnels`: what charon has left in the kernel, should it have had no time to take that away itself.
+///
+/// # Errors
+/// It cannot be taken away.
+pub fn clear() -> Result<()> {
+    xfrm::remove(DEVICE)?;
+    xfrm::flush()
 }
 
 /// What is there of tunnels, in swanctl's raw form; `None` where no charon has the root's socket.
@@ -414,6 +469,8 @@ mod tests {
 
     use super::*;
 
+    const CAN: Kernel = Kernel { esp: true, xfrm_interfaces: true, ppp: true };
+
     fn tunnel() -> Tunnel {
         Tunnel {
             peer: Peer::Address([198, 51, 100, 201].into()),
@@ -435,7 +492,7 @@ mod tests {
     }
 
     fn rendered(tunnel: Tunnel) -> String {
-        let service = render(&[tunnel], None, &Root::new("/r")).expect("a service");
+        let service = render(&[tunnel], None, Kernel::default(), &Root::new("/r")).expect("a service");
         let [settings, tunnels] = service.files.as_slice() else { panic!("two files") };
         assert_eq!(settings.path, Path::new("/r/etc/strongswan.conf"));
         assert_eq!(tunnels.path, Path::new("/r/etc/swanctl/conf.d/xvr.conf"));
@@ -502,7 +559,7 @@ mod tests {
             clients: ([10, 1, 2, 2].into(), [10, 1, 2, 8].into()),
             openings: Vec::new(),
         };
-        let service = render(&[tunnel()], Some(&remote), &Root::new("/r")).expect("a service");
+        let service = render(&[tunnel()], Some(&remote), CAN, &Root::new("/r")).expect("a service");
         let [settings, tunnels] = service.files.as_slice() else { panic!("two files") };
         assert!(!settings.content.contains("libipsec"), "{}", settings.content);
         // Another ESP is another charon.
@@ -513,11 +570,27 @@ mod tests {
             "local_ts = dynamic[17/1701]",
             "mode = drop",
             "secret = 0x70736b",
+            "if_id_in = 1",
+            "if_id_out = 1",
         ] {
             assert!(tunnels.content.lines().any(|found| found == line), "{line} in {}", tunnels.content);
         }
         let own = BTreeMap::from([("vpn-198_51_100_201".to_owned(), vec!["net-1".to_owned()])]);
         assert_eq!(wanted(&tunnels.content), own);
+    }
+
+    #[test]
+    fn tunnels_are_the_kernels_where_it_has_all_that_they_need() {
+        let settings = |kernel| {
+            let service = render(&[tunnel()], None, kernel, &Root::new("/r")).expect("a service");
+            (service.files[0].content.clone(), service.files[1].content.contains(IN_BY))
+        };
+        let (by_kernel, has_number) = settings(CAN);
+        assert!(has_number && !by_kernel.contains("libipsec") && by_kernel.contains("install_routes = no"));
+        for kernel in [Kernel { esp: false, ..CAN }, Kernel { xfrm_interfaces: false, ..CAN }] {
+            let (by_charon, has_number) = settings(kernel);
+            assert!(!has_number && by_charon.contains("libipsec") && !by_charon.contains("install_routes"));
+        }
     }
 
     #[test]
@@ -531,6 +604,6 @@ mod tests {
 
     #[test]
     fn without_tunnels_there_is_no_daemon() {
-        assert_eq!(render(&[], None, &Root::new("/r")), None);
+        assert_eq!(render(&[], None, CAN, &Root::new("/r")), None);
     }
 }

@@ -159,17 +159,24 @@ impl Watcher {
     async fn watch(mut self) {
         let mut running = Process::find(&self.note);
         let mut pause = PAUSES.0;
+        let mut clear = None;
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             let Some(service) = wanted else {
                 if let Some(process) = running.take() {
                     self.stop(process).await;
                 }
+                if let Some(clear) = clear.take()
+                    && let Err(error) = call(&clear, None, CALL).await
+                {
+                    warn!("{}: {error:#}", self.name);
+                }
                 if self.wanted.changed().await.is_err() {
                     return;
                 }
                 continue;
             };
+            clear.clone_from(&service.clear);
             let (process, trouble) = self.bring_up(&service, running).await;
             running = process;
             let is_troubled = trouble.is_some();
@@ -275,6 +282,11 @@ impl Watcher {
         self.is_loaded = false;
         if let Some(socket) = &service.needs
             && let Err(error) = answer(socket).await
+        {
+            return Err((None, error));
+        }
+        if let Some(clear) = &service.clear
+            && let Err(error) = call(clear, None, CALL).await
         {
             return Err((None, error));
         }

@@ -6,6 +6,7 @@ use router_userspace::cloudstack::{self, Databags, desired};
 use router_userspace::compile::{AttachMode, Inventory, compile};
 use router_userspace::model::Settings;
 use router_userspace::model::redundancy::RouterRole;
+use router_userspace::reconcile::kernel::Kernel;
 use router_userspace::root::Root;
 use router_userspace::services::{Place, Service, render};
 use serde_json::{Value, json};
@@ -21,7 +22,8 @@ fn service(bags: &Databags, inventory: &Inventory) -> (Option<Service>, Vec<Stri
     let compiled = compile(&desired, &Settings::default(), inventory, AttachMode::Auto, RouterRole::Primary);
     let (services, notices) = cloudstack::services(bags, &desired);
     let root = Root::new("/r");
-    let rendered = render(&services, Place { root: &root, compiled: &compiled, inventory });
+    let kernel = Kernel::default();
+    let rendered = render(&services, Place { root: &root, compiled: &compiled, inventory, kernel });
     let found = rendered.into_iter().find(|service| service.name == "dnsmasq");
     (found, notices.iter().map(ToString::to_string).collect())
 }

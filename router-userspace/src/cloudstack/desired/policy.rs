@@ -9,6 +9,7 @@
 //! VPC                From           tier, private gateway      networkacl, egress           else allow; IPv6: deny
 //!                    To             tier, private gateway      networkacl, ingress          else deny
 //!   routed           both           as above                                                else deny
+//! tunnels            From           their device               peers' networks, inward      else deny
 //! remote access      To             the clients' devices       guests and clients           else deny
 //!                    and rules of its own before those of an isolated network ([`remote`](super::remote))
 //! ```

@@ -32,10 +32,6 @@ use crate::model::{Port, PortRange, PortSelector, Route, RouteTarget, SourceNat}
 
 const ESP: u8 = 50;
 
-/// One charon does not have both.
-const OTHERS_ESP: &str =
-    "there are tunnels to other sites, whose ESP is in user space; L2TP needs the kernel's";
-
 /// The server, and where clients are.
 pub(super) struct Remote {
     server: RemoteAccess,
@@ -52,7 +48,6 @@ impl Remote {
         bags: &Databags,
         reading: &Reading,
         ports: &[PlacedPort],
-        has_tunnels: bool,
         notices: &mut Vec<ConfigError>,
     ) -> Result<Option<Self>, ConfigError> {
         let bag = Place::document("remoteaccessvpn.json");
@@ -62,7 +57,6 @@ impl Remote {
             // CloudStack's own router may have stored a removal.
             let Some(access) = message.access else { continue };
             let read = match &found {
-                _ if has_tunnels => Err(("create", OTHERS_ESP.to_owned())),
                 Some(other) => {
                     Err(("vpn_server_ip", format!("there is one at {} already", other.server.server)))
                 }

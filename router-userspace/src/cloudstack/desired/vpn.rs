@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::Reading;
+use super::policy::PlacedPolicy;
 use super::ports::PlacedPort;
 use crate::cloudstack::databag::Databags;
 use crate::cloudstack::object::Object;
@@ -14,7 +15,7 @@ use crate::cloudstack::wire::cmdline::RouterKind;
 use crate::cloudstack::wire::site2sitevpn::{self as wire, Site2SiteVpn};
 use crate::error::ConfigError;
 use crate::json::Place;
-use crate::model::policy::{Action, Opening, Rule, Side, Traffic};
+use crate::model::policy::{Action, Opening, Rule, Scope, Side, Traffic};
 use crate::model::port::Role;
 use crate::model::vpn::{DEVICE, IkeVersion, Peer, Secret, Tunnel};
 use crate::model::{Port, PortRange, PortSelector, Route, RouteTarget, SourceNat};
@@ -57,7 +58,7 @@ impl<'a> Tunnels<'a> {
         let mtu = self.0.iter().map(|(_, port)| port.port.mtu.unwrap_or(ETHERNET)).min()?;
         Some(Port {
             name: DEVICE.to_owned(),
-            selector: PortSelector::Name(DEVICE.to_owned()),
+            selector: selector(),
             role: Role::Tunnel,
             addresses: Vec::new(),
             mtu: Some(mtu.saturating_sub(OVERHEAD)),
@@ -101,10 +102,26 @@ impl<'a> Tunnels<'a> {
         openings
     }
 
+    /// What comes out of a tunnel is of its networks. The kernel, where ESP is its own, asks about that only when it
+    /// forwards a packet itself.
+    pub(super) fn admit(&self, placed: &mut PlacedPolicy) {
+        let rule = |(tunnel, _): &(Tunnel, _)| {
+            let peers = tunnel.peer_networks.iter().copied().map(IpNet::from).collect();
+            Rule::new(0, Action::Allow, Traffic::Any, peers, vec![tunnel.local_network.into()])
+        };
+        if !self.0.is_empty() {
+            placed.add(Scope::From(selector()), self.0.iter().map(rule).collect());
+        }
+    }
+
     /// The tunnels alone.
     pub(super) fn into_tunnels(self) -> Vec<Tunnel> {
         self.0.into_iter().map(|(tunnel, _)| tunnel).collect()
     }
+}
+
+fn selector() -> PortSelector {
+    PortSelector::Name(DEVICE.to_owned())
 }
 
 /// Where in an entry, and what is wrong.
