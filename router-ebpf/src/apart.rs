@@ -20,7 +20,7 @@ use aya_ebpf::helpers::{
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
-use router_common::port::{LocalKey, Port};
+use router_common::port::{Carrier, LocalKey, Port};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::family::{ETHERTYPE_IPV4, Family};
@@ -122,44 +122,44 @@ pub extern "C" fn xvr_tc_take_tags(skb: *mut __sk_buff, ifindex: u32) -> u32 {
 
 /// Gives a frame the tags of the port that it leaves by: a [`Leaving`] as a number.
 #[inline(always)]
-fn give_tags<P: Packet>(mut frame: P, ifindex: u32, was_carried: u32) -> u32 {
-    // SAFETY: there is no context, and nothing here needs one.
-    let maps = unsafe { Maps::new(Context::Absent) };
+fn give_tags<P: Packet>(mut frame: P, carrier: &Carrier, was_carried: u32) -> u32 {
     let none = Tags::default();
-    let trunk = came().and_then(|came| {
-        tags::put_on(&mut frame, &maps, ifindex, if was_carried == 0 { &none } else { &*came })
-    });
+    let trunk = came()
+        .and_then(|came| tags::put_on(&mut frame, carrier, if was_carried == 0 { &none } else { &*came }));
     leaving_number(trunk.map(Leaving::By).ok_or(DropReason::RewriteFailed))
 }
 
-/// Whether the frames of a port are in VXLAN packets.
+/// How a port's frames are carried.
 #[inline(always)]
-fn is_tunnel(ifindex: u32) -> bool {
+fn carrier(ifindex: u32) -> Option<Carrier> {
     // SAFETY: there is no context, and nothing here needs one.
-    let maps = unsafe { Maps::new(Context::Absent) };
-    maps.carrier(ifindex).is_some_and(|carrier| carrier.is_tunnel())
+    unsafe { Maps::new(Context::Absent) }.carrier(ifindex)
 }
+
+const NO_CARRIER: u32 = leaving_number(Err(DropReason::RewriteFailed));
 
 /// [`tags::put_on`] in the XDP program, or [`tunnel::xvr_xdp_put_in`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_xdp_give_tags(ctx: *mut xdp_md, ifindex: u32, was_carried: u32) -> u32 {
-    if is_tunnel(ifindex) {
-        return tunnel::xvr_xdp_put_in(ctx, ifindex);
+    match carrier(ifindex) {
+        Some(carrier) if carrier.is_tunnel() => tunnel::xvr_xdp_put_in(ctx, ifindex),
+        // SAFETY: the program's own context, handed on by it.
+        Some(carrier) => give_tags(unsafe { XdpFrame::new(ctx) }, &carrier, was_carried),
+        None => NO_CARRIER,
     }
-    // SAFETY: the program's own context, handed on by it.
-    give_tags(unsafe { XdpFrame::new(ctx) }, ifindex, was_carried)
 }
 
 /// [`tags::put_on`] in the TC program, or [`tunnel::xvr_tc_put_in`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_tc_give_tags(skb: *mut __sk_buff, ifindex: u32, was_carried: u32) -> u32 {
-    if is_tunnel(ifindex) {
-        return tunnel::xvr_tc_put_in(skb, ifindex);
+    match carrier(ifindex) {
+        Some(carrier) if carrier.is_tunnel() => tunnel::xvr_tc_put_in(skb, ifindex),
+        // SAFETY: the program's own context, handed on by it.
+        Some(carrier) => give_tags(unsafe { TcFrame::new(skb) }, &carrier, was_carried),
+        None => NO_CARRIER,
     }
-    // SAFETY: the program's own context, handed on by it.
-    give_tags(unsafe { TcFrame::new(skb) }, ifindex, was_carried)
 }
 
 /// Gives a frame again what was taken off: first what it was inside of, then tags. Whether that could be done.

@@ -134,17 +134,16 @@ pub fn take_off<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) 
     }
 }
 
-/// Gives a frame that came with some tags or none, and is to leave by a port's own interface, that port's tags; the
-/// trunk that it leaves by.
+/// Gives a frame that came with some tags or none the tags of the port that it is to leave by; the trunk that it leaves
+/// by.
 #[inline(always)]
-pub fn put_on<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32, came: &Tags) -> Option<u32> {
-    let carrier = tables.carrier(ifindex)?;
+pub fn put_on<P: Packet>(packet: &mut P, carrier: &Carrier, came: &Tags) -> Option<u32> {
     let priority = match carrier.priority {
         Carrier::KEEP_PRIORITY if came.count == 0 => 0,
         Carrier::KEEP_PRIORITY => came.outer.priority(),
         priority => priority as u16,
     };
-    packet.tag(&of_carrier(&carrier, priority))?;
+    packet.tag(&of_carrier(carrier, priority))?;
     Some(carrier.trunk)
 }
 

@@ -743,11 +743,12 @@ impl tables::World for World {
         ifindex: u32,
         was_carried: bool,
     ) -> Result<Leaving, DropReason> {
-        if self.carrier(ifindex).is_some_and(|carrier| carrier.is_tunnel()) {
+        let carrier = self.carrier(ifindex).ok_or(DropReason::RewriteFailed)?;
+        if carrier.is_tunnel() {
             return tunnel::put_in(packet, self, ifindex, &mut Outer::default());
         }
         let came = if was_carried { self.came.get() } else { Tags::default() };
-        let trunk = tags::put_on(packet, self, ifindex, &came);
+        let trunk = tags::put_on(packet, &carrier, &came);
         trunk.map(Leaving::By).ok_or(DropReason::RewriteFailed)
     }
 

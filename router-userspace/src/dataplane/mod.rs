@@ -65,6 +65,10 @@ pub struct Options {
 /// Room for bindings as long as nobody asks for another: all ports of four addresses.
 pub const MAX_BINDINGS: u32 = 1 << 18;
 
+/// Room for stations of VXLAN networks at least, and where there are many ports. Who finds none sends to everybody.
+const STATIONS: u32 = 1 << 14;
+const STATIONS_PER_PORT: u32 = 16;
+
 /// The loaded programs and their tables.
 pub struct Dataplane {
     ebpf: Ebpf,
@@ -109,6 +113,7 @@ impl Dataplane {
             ("TUNNELLED", 2 * options.max_ports),
             ("REMOTES", MAX_REMOTES * options.max_ports),
             ("REMOTE_LIST", MAX_REMOTES * options.max_ports),
+            ("STATIONS", STATIONS.max(STATIONS_PER_PORT * options.max_ports)),
         ] {
             loader.map_max_entries(name, room);
         }
