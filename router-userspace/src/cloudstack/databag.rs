@@ -135,40 +135,64 @@ impl Databags {
     /// holds, a bag that is damaged: the command's own, or of a
     /// command about forwarding any that this rests on.
     pub fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
+        self.merge_all([command], inventory, |_| ())
+    }
+
+    /// The same with several, one after the other. `next` hears of each before it is merged, by its place.
+    ///
+    /// # Errors
+    ///
+    /// As [`merge`](Self::merge), about the one that `next` has heard of last.
+    pub fn merge_all<'a>(
+        &self,
+        commands: impl IntoIterator<Item = &'a Command>,
+        inventory: &Inventory,
+        mut next: impl FnMut(usize),
+    ) -> Result<Self, ConfigError> {
         let mut bags = self.clone();
-        if let Some(damage) = self.damage_for(command) {
-            let ConfigError { file, path, message } = damage;
-            return Err(ConfigError::new(
-                file,
-                path,
-                format_args!("{message}: a damaged databag is not written to"),
-            ));
-        }
-        if command.is_about_forwarding() {
-            bags.follow_nics(inventory);
-        }
-        match command {
-            Command::CmdLine(boot) => bags.merge_cmdline(boot, inventory)?,
-            Command::Ips(ips) => bags.merge_ips(ips, inventory)?,
-            Command::GuestNetwork(tier) => bags.merge_guestnetwork(tier, inventory)?,
-            Command::StaticRoutes(routes) => bags.merge_staticroutes(routes),
-            Command::ForwardRules(rules) => bags.merge_forwardrules(rules),
-            Command::StaticNatRules(rules) => bags.merge_staticnatrules(rules),
-            Command::FirewallRules(rules) => bags.merge_firewallrules(rules),
-            Command::NetworkAcl(acl) => bags.merge_networkacl(acl, inventory)?,
-            Command::MonitorService(message) => bags.merge_monitorservice(message),
-            Command::IpAliases(aliases) => bags.merge_ipaliases(aliases)?,
-            Command::DhcpEntry(entry) => bags.merge_dhcpentry(entry),
-            Command::LoadBalancer(configuration) => bags.merge_loadbalancer(configuration),
-            Command::Site2SiteVpn(tunnel) => bags.merge_site2sitevpn(tunnel),
-            Command::RemoteAccessVpn(server) => bags.merge_remoteaccessvpn(server),
-            Command::VpnUserList(users) => bags.merge_vpnuserlist(users),
-            Command::BgpPeers(peers) => bags.merge_bgppeers(peers),
-            Command::VmData(data) => bags.merge_vmdata(data),
-            Command::VmPassword(password) => bags.merge_vmpassword(password),
-            Command::Unknown { .. } => {}
+        let mut follows_nics = false;
+        for (place, command) in commands.into_iter().enumerate() {
+            next(place);
+            if let Some(damage) = self.damage_for(command) {
+                let ConfigError { file, path, message } = damage;
+                return Err(ConfigError::new(
+                    file,
+                    path,
+                    format_args!("{message}: a damaged databag is not written to"),
+                ));
+            }
+            if command.is_about_forwarding() && !follows_nics {
+                bags.follow_nics(inventory);
+                follows_nics = true;
+            }
+            bags.take(command, inventory)?;
         }
         Ok(bags)
+    }
+
+    fn take(&mut self, command: &Command, inventory: &Inventory) -> Result<(), ConfigError> {
+        match command {
+            Command::CmdLine(boot) => self.merge_cmdline(boot, inventory)?,
+            Command::Ips(ips) => self.merge_ips(ips, inventory)?,
+            Command::GuestNetwork(tier) => self.merge_guestnetwork(tier, inventory)?,
+            Command::StaticRoutes(routes) => self.merge_staticroutes(routes),
+            Command::ForwardRules(rules) => self.merge_forwardrules(rules),
+            Command::StaticNatRules(rules) => self.merge_staticnatrules(rules),
+            Command::FirewallRules(rules) => self.merge_firewallrules(rules),
+            Command::NetworkAcl(acl) => self.merge_networkacl(acl, inventory)?,
+            Command::MonitorService(message) => self.merge_monitorservice(message),
+            Command::IpAliases(aliases) => self.merge_ipaliases(aliases)?,
+            Command::DhcpEntry(entry) => self.merge_dhcpentry(entry),
+            Command::LoadBalancer(configuration) => self.merge_loadbalancer(configuration),
+            Command::Site2SiteVpn(tunnel) => self.merge_site2sitevpn(tunnel),
+            Command::RemoteAccessVpn(server) => self.merge_remoteaccessvpn(server),
+            Command::VpnUserList(users) => self.merge_vpnuserlist(users),
+            Command::BgpPeers(peers) => self.merge_bgppeers(peers),
+            Command::VmData(data) => self.merge_vmdata(data),
+            Command::VmPassword(password) => self.merge_vmpassword(password),
+            Command::Unknown { .. } => {}
+        }
+        Ok(())
     }
 
     /// Whether there is a boot line, on which everything else rests.

@@ -55,15 +55,16 @@ impl Memory {
         inventory: &Inventory,
         at: &mut &'a str,
     ) -> Result<Self> {
-        let mut bags = self.bags.clone();
-        for (name, command) in commands {
+        let first = commands.iter().find(|(_, command)| command.is_about_forwarding());
+        if let Some((name, _)) = first {
             *at = name;
-            if command.is_about_forwarding() {
-                self.forwarding()?;
-            }
-            bags = bags.merge(command, inventory)?;
+            self.forwarding()?;
         }
-        if !commands.iter().any(|(_, command)| command.is_about_forwarding()) {
+        let merged = commands.iter().map(|(_, command)| command);
+        let bags = self.bags.merge_all(merged, inventory, |place| {
+            *at = commands.get(place).map_or("", |(name, _)| name);
+        })?;
+        if first.is_none() {
             return Ok(Self { bags, desired: self.desired.clone() });
         }
         let error = match self.with(bags) {
