@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::guest::Guest;
 use crate::{build, root, setup};
@@ -117,7 +117,7 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         kernel_arguments: "",
         time_limit: TIME_LIMIT,
     };
-    guest.programs.push(("/usr/sbin/xvr".into(), build::programs().join("xvr")));
+    guest.programs.push(("/usr/sbin/xvr".into(), slim(&build::programs().join("xvr"))?));
     guest.add_programs(PROGRAMS);
     guest.programs.push(("/bin/sh".into(), "/usr/bin/dash".into()));
     let plugins =
@@ -150,7 +150,19 @@ fn test_programs() -> Result<Vec<(PathBuf, PathBuf)>> {
     });
     let programs: Vec<_> = programs.collect();
     ensure!(programs.len() == TESTS.len(), "built {} of {} tests", programs.len(), TESTS.len());
-    Ok(programs)
+    programs.into_iter().map(|(there, here)| Ok((there, slim(&here)?))).collect()
+}
+
+/// A program without what debuggers read, which is most of it: the guest unpacks all of them into half of its memory.
+fn slim(program: &Path) -> Result<PathBuf> {
+    let folder = root().join("target/vm/programs");
+    fs::create_dir_all(&folder)?;
+    let to = folder.join(program.file_name().context("a program has a name")?);
+    let mut command = Command::new("strip");
+    command.arg("--strip-debug").arg("-o").arg(&to).arg(program);
+    let status = command.status().context("run strip")?;
+    ensure!(status.success(), "strip {}: {status}", program.display());
+    Ok(to)
 }
 
 fn fixtures() -> Result<Vec<(PathBuf, PathBuf)>> {
