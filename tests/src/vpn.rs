@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use router_userspace::reconcile::kernel::Kernel;
+use serde_json::{Value, json};
 
 use crate::daemons::{Scratch, log, start};
 use crate::lab::Host;
+use crate::nat::SOURCE_NAT;
 use crate::netns::{Process, run_bounded, wait_until};
 
 /// What a test with these needs.
@@ -65,6 +67,33 @@ pub struct Site<'a> {
     pub is_split: bool,
     /// It calls, and does not only wait.
     pub begins: bool,
+}
+
+/// The other end that [`message`] is about.
+pub const SITE: Site<'static> = Site {
+    version: 2,
+    ike: "aes128-sha256-modp2048",
+    esp: "aes128-sha256",
+    router: SOURCE_NAT,
+    networks: &["10.99.0.0/16"],
+    is_split: false,
+    begins: false,
+};
+
+/// CloudStack's message about the tunnel of a VPC to a site, with other values for some keys.
+pub fn message(peer: Ipv4Addr, other: &Value) -> Value {
+    let mut message = json!({
+        "local_public_ip": SOURCE_NAT, "local_guest_cidr": VPC, "local_public_gateway": "203.0.113.1",
+        "peer_gateway_ip": peer, "peer_guest_cidr_list": "10.99.0.0/16",
+        "esp_policy": "aes128-sha256", "ike_policy": "aes128-sha256;modp2048", "ipsec_psk": SECRET,
+        "ike_version": "ikev2", "ike_lifetime": 86400, "esp_lifetime": 3600, "create": true, "dpd": true,
+        "passive": false, "encap": false, "split_connections": false,
+        "type": "site2sitevpn", "delete_from_processed_cache": false,
+    });
+    for (key, value) in other.as_object().into_iter().flatten() {
+        message[key] = value.clone();
+    }
+    message
 }
 
 /// charon, at one end.

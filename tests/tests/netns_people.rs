@@ -16,7 +16,7 @@ use router_tests::people::{self, Person};
 use router_tests::router::{ISOLATED_COMMANDS, Router, TIER1, VPC_COMMANDS};
 use router_tests::rules::{firewall, firewall_rule};
 use router_tests::servers::{Conversation, TcpEcho};
-use router_tests::vpn::{self, Charon, SECRET, Site};
+use router_tests::vpn::{self, Charon, SECRET, SITE};
 use router_userspace::reconcile::kernel::Kernel;
 use serde_json::{Value, json};
 
@@ -152,28 +152,6 @@ fn people_call_and_are_inside_until_their_user_goes() -> Result<()> {
 /// A host at the other end of a tunnel.
 const INNER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
-const SITE: Site<'_> = Site {
-    version: 2,
-    ike: "aes128-sha256-modp2048",
-    esp: "aes128-sha256",
-    router: SOURCE_NAT,
-    networks: &["10.99.0.0/16"],
-    is_split: false,
-    begins: false,
-};
-
-/// CloudStack's message about the tunnel to [`SITE`].
-fn tunnel(peer: Ipv4Addr) -> Value {
-    json!({
-        "local_public_ip": SOURCE_NAT, "local_guest_cidr": vpn::VPC, "local_public_gateway": "203.0.113.1",
-        "peer_gateway_ip": peer, "peer_guest_cidr_list": "10.99.0.0/16",
-        "esp_policy": "aes128-sha256", "ike_policy": "aes128-sha256;modp2048", "ipsec_psk": SECRET,
-        "ike_version": "ikev2", "ike_lifetime": 86400, "esp_lifetime": 3600, "create": true, "dpd": true,
-        "passive": false, "encap": false, "split_connections": false,
-        "type": "site2sitevpn", "delete_from_processed_cache": false,
-    })
-}
-
 #[test]
 fn people_call_a_vpc_that_has_a_tunnel_too_its_lists_decide_and_they_can_call_again_when_xl2tpd_has_died()
 -> Result<()> {
@@ -192,7 +170,7 @@ fn people_call_a_vpc_that_has_a_tunnel_too_its_lists_decide_and_they_can_call_ag
         wait_until("charon runs", SOON, || runs(&router, "charon"))?;
         far.namespace.ip(&format!("address add {INNER}/32 dev lo\nlink set lo up\n"))?;
         let _site = Charon::site(far, &SITE)?;
-        tell(&router, "site_2_site_vpn", &tunnel(far.v4))?;
+        tell(&router, "site_2_site_vpn", &vpn::message(far.v4, &json!({})))?;
         wait_until("the other site is reached", SOON, || reaches(web1, INNER))?;
         ensure!(reaches(far, web1.v4), "the other site does not reach a guest");
         let mut bob = Person::call(neighbour, SOURCE_NAT, "bob", "of bob")?;

@@ -13,7 +13,7 @@ use router_tests::nat::SOURCE_NAT;
 use router_tests::netns::{run_bounded, wait_until};
 use router_tests::router::{Router, VPC_COMMANDS, for_both_hooks};
 use router_tests::servers::{Conversation, Greeter, TcpEcho};
-use router_tests::vpn::{self, Charon, SECRET, Site};
+use router_tests::vpn::{self, Charon, SITE};
 use serde_json::{Value, json};
 
 const PROGRAMS: [&str; 8] =
@@ -36,14 +36,7 @@ fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<Router<'lab>> {
     let member = SocketAddr::from((lab.host("web1").v4, 8000));
     let pools = [Pool::new(BALANCED, "roundrobin", &[member])];
     balancer::send(&router, &balancer::message(&pools, None))?.ok()?;
-    let tunnel = json!({
-        "local_public_ip": SOURCE_NAT, "local_guest_cidr": vpn::VPC, "local_public_gateway": "203.0.113.1",
-        "peer_gateway_ip": lab.host("far").v4, "peer_guest_cidr_list": "10.99.0.0/16",
-        "esp_policy": "aes128-sha256", "ike_policy": "aes128-sha256;modp2048", "ipsec_psk": SECRET,
-        "ike_version": "ikev2", "ike_lifetime": 86400, "esp_lifetime": 3600, "create": true, "dpd": true,
-        "passive": false, "encap": false, "split_connections": false,
-        "type": "site2sitevpn", "delete_from_processed_cache": false,
-    });
+    let tunnel = vpn::message(lab.host("far").v4, &json!({}));
     router.update_config_with("site_2_site_vpn", tunnel.to_string().as_bytes())?.ok()?;
     Ok(router)
 }
@@ -99,18 +92,7 @@ fn daemons_that_are_killed_are_back_and_no_packet_notices() -> Result<()> {
         let lab = Lab::vpc()?;
         let (web1, db1, far) = (lab.host("web1"), lab.host("db1"), lab.host("far"));
         far.namespace.ip(&format!("address add {BEHIND_TUNNEL}/32 dev lo\nlink set lo up\n"))?;
-        let _site = Charon::site(
-            far,
-            &Site {
-                version: 2,
-                ike: "aes128-sha256-modp2048",
-                esp: "aes128-sha256",
-                router: SOURCE_NAT,
-                networks: &["10.99.0.0/16"],
-                is_split: false,
-                begins: false,
-            },
-        )?;
+        let _site = Charon::site(far, &SITE)?;
         let _member = Greeter::start_on(web1, 8000)?;
         let router = start(&lab, attach)?;
         for name in DAEMONS {

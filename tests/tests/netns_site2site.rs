@@ -14,7 +14,7 @@ use router_tests::nat::SOURCE_NAT;
 use router_tests::netns::wait_until;
 use router_tests::router::{Router, TIER1, VPC_COMMANDS, fixture, for_both_hooks};
 use router_tests::servers::{self, Conversation, HttpServer, TcpEcho};
-use router_tests::vpn::{self, Charon, SECRET, Site};
+use router_tests::vpn::{self, Charon, SECRET, SITE, Site};
 use serde_json::{Value, json};
 
 /// Hosts at the other end.
@@ -33,40 +33,9 @@ fn programs(further: &[&'static str]) -> Vec<&'static str> {
 
 const WITH_FILES: &[&str] = &["curl", "sha256sum", "tcpdump"];
 
-/// CloudStack's message, with other values for some keys.
-fn tunnel(peer: Ipv4Addr, other: &Value) -> Value {
-    let mut message = json!({
-        "local_public_ip": SOURCE_NAT, "local_guest_cidr": vpn::VPC, "local_public_gateway": "203.0.113.1",
-        "peer_gateway_ip": peer, "peer_guest_cidr_list": "10.99.0.0/16",
-        "esp_policy": "aes128-sha256", "ike_policy": "aes128-sha256;modp2048", "ipsec_psk": SECRET,
-        "ike_version": "ikev2", "ike_lifetime": 86400, "esp_lifetime": 3600, "create": true, "dpd": true,
-        "passive": false, "encap": false, "split_connections": false,
-        "type": "site2sitevpn", "delete_from_processed_cache": false,
-    });
-    for (key, value) in other.as_object().into_iter().flatten() {
-        message[key] = value.clone();
-    }
-    message
-}
-
 fn send(router: &Router<'_>, message: &Value) -> Result<()> {
     router.update_config_with("site_2_site_vpn", message.to_string().as_bytes())?.ok().map(drop)
 }
-
-/// The other end that fits [`tunnel`].
-fn site(networks: &'static [&'static str]) -> Site<'static> {
-    Site {
-        version: 2,
-        ike: "aes128-sha256-modp2048",
-        esp: "aes128-sha256",
-        router: SOURCE_NAT,
-        networks,
-        is_split: false,
-        begins: false,
-    }
-}
-
-const ONE: &[&str] = &["10.99.0.0/16"];
 
 /// What a [`Site`] calls its tunnel, and the first of what it carries.
 const TUNNEL: &str = "tunnel";
@@ -111,9 +80,9 @@ fn tcp_goes_both_ways_with_the_guests_own_addresses_and_nothing_of_it_is_seen_ou
         let router = start(&lab, attach)?;
         let public = lab.segment("public").router_port();
         let bare = Capture::start(&lab.wire, &public, Frames::All, "net 10.0.0.0/8")?;
-        let peer = Charon::site(far, &site(ONE))?;
+        let peer = Charon::site(far, &SITE)?;
         assert_eq!(status(&router, far.v4)?, format!("{}:11:{DOWN}&", far.v4));
-        send(&router, &tunnel(far.v4, &json!({})))?;
+        send(&router, &vpn::message(far.v4, &json!({})))?;
         wait_until_carried(&router, web1, INNER)?;
         assert!(is_up(&router, far.v4));
         assert!(reaches(far, web1.v4));
@@ -160,7 +129,7 @@ fn versions_of_ike_proposals_and_encapsulation_are_as_cloudstack_says() -> Resul
     for (other, site, words) in [
         (
             json!({ "ike_version": "ikev1", "ike_policy": "aes256-sha1;modp1536", "esp_policy": "aes256-sha1;modp1536" }),
-            Site { version: 1, ike: "aes256-sha1-modp1536", esp: "aes256-sha1-modp1536", ..site(ONE) },
+            Site { version: 1, ike: "aes256-sha1-modp1536", esp: "aes256-sha1-modp1536", ..SITE },
             [
                 "IKEv1",
                 "AES_CBC-256/HMAC_SHA1_96/PRF_HMAC_SHA1/MODP_1536",
@@ -174,7 +143,7 @@ fn versions_of_ike_proposals_and_encapsulation_are_as_cloudstack_says() -> Resul
                 "ike_policy": "aes128-sha1;modp1024,aes192-sha384;modp3072",
                 "esp_policy": "aes128-sha1,aes256-sha512",
             }),
-            Site { ike: "aes192-sha384-modp3072", esp: "aes256-sha512", ..site(ONE) },
+            Site { ike: "aes192-sha384-modp3072", esp: "aes256-sha512", ..SITE },
             [
                 "IKEv2",
                 "AES_CBC-192/HMAC_SHA2_384_192/PRF_HMAC_SHA2_384/MODP_3072",
@@ -183,17 +152,17 @@ fn versions_of_ike_proposals_and_encapsulation_are_as_cloudstack_says() -> Resul
         ),
         (
             json!({ "ike_policy": "3des-md5;modp1024", "esp_policy": "aes128-sha256;modp2048" }),
-            Site { ike: "3des-md5-modp1024", esp: "aes128-sha256-modp2048", ..site(ONE) },
+            Site { ike: "3des-md5-modp1024", esp: "aes128-sha256-modp2048", ..SITE },
             ["IKEv2", "3DES_CBC/HMAC_MD5_96/PRF_HMAC_MD5/MODP_1024", carried],
         ),
     ] {
         let peer = Charon::site(far, &site)?;
-        send(&router, &tunnel(far.v4, &other))?;
+        send(&router, &vpn::message(far.v4, &other))?;
         wait_until_carried(&router, web1, INNER).with_context(|| other.to_string())?;
         let tunnels = peer.tunnels()?;
         ensure!(words.iter().all(|word| tunnels.contains(word)), "{words:?} in {tunnels}");
         assert!(is_up(&router, far.v4));
-        send(&router, &tunnel(far.v4, &json!({ "create": false })))?;
+        send(&router, &vpn::message(far.v4, &json!({ "create": false })))?;
     }
     Ok(())
 }
@@ -209,19 +178,19 @@ fn each_network_of_a_split_tunnel_has_a_connection_of_its_own_and_so_it_is_with_
     let both: &[&str] = &["10.99.0.0/16", "10.97.0.0/16"];
     let networks = "10.99.0.0/16,10.97.0.0/16";
     for (other, site, connections) in [
-        (json!({ "split_connections": true }), Site { is_split: true, ..site(both) }, 2),
-        (json!({}), site(both), 1),
-        (json!({ "ike_version": "ikev1" }), Site { version: 1, is_split: true, ..site(both) }, 2),
+        (json!({ "split_connections": true }), Site { is_split: true, networks: both, ..SITE }, 2),
+        (json!({}), Site { networks: both, ..SITE }, 1),
+        (json!({ "ike_version": "ikev1" }), Site { version: 1, is_split: true, networks: both, ..SITE }, 2),
     ] {
         let peer = Charon::site(far, &site)?;
-        let mut message = tunnel(far.v4, &other);
+        let mut message = vpn::message(far.v4, &other);
         message["peer_guest_cidr_list"] = networks.into();
         send(&router, &message)?;
         wait_until_carried(&router, web1, INNER).with_context(|| other.to_string())?;
         wait_until_carried(&router, web1, SECOND).with_context(|| other.to_string())?;
         let tunnels = peer.tunnels()?;
         assert_eq!(tunnels.matches("INSTALLED").count(), connections, "{other}: {tunnels}");
-        send(&router, &tunnel(far.v4, &json!({ "create": false })))?;
+        send(&router, &vpn::message(far.v4, &json!({ "create": false })))?;
     }
     Ok(())
 }
@@ -236,20 +205,20 @@ fn a_passive_end_does_not_begin_and_takes_who_does() -> Result<()> {
     let router = start(&lab, "tc")?;
     let public = lab.segment("public").router_port();
     let called = Capture::start(&lab.wire, &public, Frames::All, "udp port 500")?;
-    let waiting = Charon::site(far, &site(ONE))?;
-    send(&router, &tunnel(far.v4, &json!({ "passive": true })))?;
+    let waiting = Charon::site(far, &SITE)?;
+    send(&router, &vpn::message(far.v4, &json!({ "passive": true })))?;
     let is_loaded =
         || router.log().contains("loaded connection") || router.log().contains("added vici connection");
     wait_until("charon knows its tunnel", TIME, is_loaded).with_context(|| router.log())?;
     assert!(!reaches(web1, INNER));
     drop(waiting);
-    let _begins = Charon::site(far, &Site { begins: true, ..site(ONE) })?;
+    let _begins = Charon::site(far, &Site { begins: true, ..SITE })?;
     wait_until_carried(&router, web1, INNER)?;
     let calls = called.stop()?.frames("")?;
     let first = calls.first().context("nobody called")?;
     ensure!(first.contains(&format!("IP {}.500 > {SOURCE_NAT}.500", far.v4)), "{first}");
     // A passive tunnel ends with its removal all the same.
-    send(&router, &tunnel(far.v4, &json!({ "create": false })))?;
+    send(&router, &vpn::message(far.v4, &json!({ "create": false })))?;
     wait_until("the tunnel is gone", TIME, || !reaches(far, web1.v4))
 }
 
@@ -262,9 +231,9 @@ fn without_the_tunnel_nothing_of_it_leaves_and_it_comes_back_by_itself() -> Resu
         let public = lab.segment("public").router_port();
         let leaked = Capture::start(&lab.wire, &public, Frames::All, "net 10.0.0.0/8")?;
         // Nobody is there.
-        send(&router, &tunnel(far.v4, &json!({})))?;
+        send(&router, &vpn::message(far.v4, &json!({})))?;
         assert!(!reaches(web1, INNER));
-        let peer = Charon::site(far, &site(ONE))?;
+        let peer = Charon::site(far, &SITE)?;
         wait_until_carried(&router, web1, INNER)?;
         // Its daemon ends, and is started again.
         let before = charon(&router)?;
@@ -318,8 +287,8 @@ fn a_tiers_lists_are_asked_about_what_goes_through_the_tunnel() -> Result<()> {
     let lab = Lab::vpc()?;
     let (web1, far) = (lab.host("web1"), lab.host("far"));
     let router = start(&lab, "tc")?;
-    let _peer = Charon::site(far, &site(ONE))?;
-    send(&router, &tunnel(far.v4, &json!({})))?;
+    let _peer = Charon::site(far, &SITE)?;
+    send(&router, &vpn::message(far.v4, &json!({})))?;
     wait_until_carried(&router, web1, INNER)?;
     let all = |cidr: &str, allowed: bool| json!([{ "type": "all", "cidr": cidr, "allowed": allowed }]);
     let (open, closed) = (all("0.0.0.0/0", true), all("0.0.0.0/0", false));
@@ -345,9 +314,10 @@ fn the_end_of_a_tunnel_is_its_end_and_another_one_goes_on() -> Result<()> {
     let router = start(&lab, "tc")?;
     let other = Ipv4Addr::new(10, 96, 0, 1);
     neighbour.namespace.ip(&format!("address add {other}/32 dev lo\nlink set lo up\n"))?;
-    let peers = (Charon::site(far, &site(ONE))?, Charon::site(neighbour, &site(&["10.96.0.0/16"]))?);
-    send(&router, &tunnel(far.v4, &json!({})))?;
-    send(&router, &tunnel(neighbour.v4, &json!({ "peer_guest_cidr_list": "10.96.0.0/16" })))?;
+    let other_site = Site { networks: &["10.96.0.0/16"], ..SITE };
+    let peers = (Charon::site(far, &SITE)?, Charon::site(neighbour, &other_site)?);
+    send(&router, &vpn::message(far.v4, &json!({})))?;
+    send(&router, &vpn::message(neighbour.v4, &json!({ "peer_guest_cidr_list": "10.96.0.0/16" })))?;
     wait_until_carried(&router, web1, INNER)?;
     wait_until_carried(&router, web1, other)?;
     let echo = TcpEcho::start(neighbour)?;
@@ -355,12 +325,12 @@ fn the_end_of_a_tunnel_is_its_end_and_another_one_goes_on() -> Result<()> {
     let both =
         router.script("checkbatchs2svpn.sh", &[&far.v4.to_string(), &neighbour.v4.to_string(), ""])?.ok()?;
     assert_eq!(both.stdout, format!("{}:0:{UP}&{}:0:{UP}&", far.v4, neighbour.v4));
-    send(&router, &tunnel(far.v4, &json!({ "create": false })))?;
+    send(&router, &vpn::message(far.v4, &json!({ "create": false })))?;
     wait_until("the peer knows", TIME, || peers.0.tunnels().is_ok_and(|tunnels| tunnels.trim().is_empty()))?;
     assert_eq!(status(&router, far.v4)?, format!("{}:11:{DOWN}&", far.v4));
     conversation.go_on()?;
     assert!(is_up(&router, neighbour.v4) && !reaches(far, web1.v4));
-    send(&router, &tunnel(neighbour.v4, &json!({ "create": false })))?;
+    send(&router, &vpn::message(neighbour.v4, &json!({ "create": false })))?;
     wait_until("charon has nothing to do", TIME, || charon(&router).is_err())?;
     wait_until("the peer knows", TIME, || peers.1.tunnels().is_ok_and(|tunnels| tunnels.trim().is_empty()))?;
     let routes = router.show("routes")?.to_string();
@@ -376,8 +346,8 @@ fn a_connection_outlives_its_keys() -> Result<()> {
     let lab = Lab::vpc()?;
     let (web1, far) = (lab.host("web1"), lab.host("far"));
     let router = start(&lab, "tc")?;
-    let peer = Charon::site(far, &site(ONE))?;
-    send(&router, &tunnel(far.v4, &json!({ "ike_lifetime": 30, "esp_lifetime": 20 })))?;
+    let peer = Charon::site(far, &SITE)?;
+    send(&router, &vpn::message(far.v4, &json!({ "ike_lifetime": 30, "esp_lifetime": 20 })))?;
     wait_until_carried(&router, web1, INNER)?;
     let echo = TcpEcho::start(far)?;
     let mut conversation = Conversation::begin(web1, echo.at(INNER))?;
@@ -405,8 +375,8 @@ fn connections_go_both_ways_as_they_are_where_lists_let_them_and_outlive_keys_an
     let lab = Lab::vpc()?;
     let (web1, far) = (lab.host("web1"), lab.host("far"));
     let mut router = start(&lab, "tc")?;
-    let peer = Charon::site(far, &site(ONE))?;
-    send(&router, &tunnel(far.v4, &json!({})))?;
+    let peer = Charon::site(far, &SITE)?;
+    send(&router, &vpn::message(far.v4, &json!({})))?;
     wait_until_carried(&router, web1, INNER)?;
     assert!(is_up(&router, far.v4));
     let all = |allowed: bool| json!([{ "type": "all", "cidr": "0.0.0.0/0", "allowed": allowed }]);
@@ -494,11 +464,11 @@ fn two_routers_are_both_ends_and_a_tier_of_one_reaches_a_tier_of_the_other() -> 
         one.apply(&VPC_COMMANDS)?;
         let other = bring_other_vpc(&lab, attach)?;
         assert!(!reaches(web1, OTHER_GUEST));
-        send(&one, &tunnel(OTHER_NAT, &json!({ "peer_guest_cidr_list": "10.20.0.0/16" })))?;
+        send(&one, &vpn::message(OTHER_NAT, &json!({ "peer_guest_cidr_list": "10.20.0.0/16" })))?;
         let towards_one = json!({
             "local_public_ip": OTHER_NAT, "local_guest_cidr": "10.20.0.0/16", "peer_guest_cidr_list": vpn::VPC,
         });
-        send(&other, &tunnel(SOURCE_NAT, &towards_one))?;
+        send(&other, &vpn::message(SOURCE_NAT, &towards_one))?;
         let public = lab.segment("public").router_port();
         let bare = Capture::start(&lab.wire, &public, Frames::All, "net 10.0.0.0/8")?;
         wait_until_carried(&one, web1, OTHER_GUEST).with_context(|| other.log())?;
@@ -515,7 +485,7 @@ fn two_routers_are_both_ends_and_a_tier_of_one_reaches_a_tier_of_the_other() -> 
         let bare = bare.stop()?.frames("")?;
         ensure!(bare.is_empty(), "outside the tunnel: {bare:#?}");
         // One end is enough to end it.
-        send(&other, &tunnel(SOURCE_NAT, &json!({ "create": false })))?;
+        send(&other, &vpn::message(SOURCE_NAT, &json!({ "create": false })))?;
         // Both may have begun at once: of the two associations the one that is left over ends when nobody answers.
         wait_until("the other end knows", Duration::from_secs(300), || !is_up(&one, OTHER_NAT))
             .with_context(|| format!("{}\n--- the other's log ---\n{}", one.log(), other.log()))?;
@@ -536,11 +506,11 @@ fn a_peer_that_was_gone_is_noticed_and_called_again() -> Result<()> {
     let lab = Lab::vpc()?;
     let (web1, far) = (lab.host("web1"), lab.host("far"));
     let router = start(&lab, "tc")?;
-    let peer = Charon::site(far, &site(ONE))?;
-    send(&router, &tunnel(far.v4, &json!({})))?;
+    let peer = Charon::site(far, &SITE)?;
+    send(&router, &vpn::message(far.v4, &json!({})))?;
     wait_until_carried(&router, web1, INNER)?;
     drop(peer);
     // It knows of no tunnel, and waits.
-    let _peer = Charon::site(far, &site(ONE))?;
+    let _peer = Charon::site(far, &SITE)?;
     wait_until("the tunnel is there again", MINUTES, || reaches(web1, INNER))
 }
