@@ -135,42 +135,45 @@ impl Databags {
     /// holds, a bag that is damaged: the command's own, or of a
     /// command about forwarding any that this rests on.
     pub fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
-        self.merge_all([command], inventory, |_| ())
+        let mut bags = self.clone();
+        if command.is_about_forwarding() {
+            bags.follow_nics(inventory);
+        }
+        bags.take(command, inventory)?;
+        Ok(bags)
     }
 
-    /// The same with several, one after the other. `next` hears of each before it is merged, by its place.
+    /// The same with several, one after the other. `at` becomes the name of the one that an error is about.
     ///
     /// # Errors
     ///
-    /// As [`merge`](Self::merge), about the one that `next` has heard of last.
+    /// As [`merge`](Self::merge).
     pub fn merge_all<'a>(
         &self,
-        commands: impl IntoIterator<Item = &'a Command>,
+        commands: &[(&'a str, Command)],
         inventory: &Inventory,
-        mut next: impl FnMut(usize),
+        at: &mut &'a str,
     ) -> Result<Self, ConfigError> {
         let mut bags = self.clone();
-        let mut follows_nics = false;
-        for (place, command) in commands.into_iter().enumerate() {
-            next(place);
-            if let Some(damage) = self.damage_for(command) {
-                let ConfigError { file, path, message } = damage;
-                return Err(ConfigError::new(
-                    file,
-                    path,
-                    format_args!("{message}: a damaged databag is not written to"),
-                ));
-            }
-            if command.is_about_forwarding() && !follows_nics {
-                bags.follow_nics(inventory);
-                follows_nics = true;
-            }
+        if commands.iter().any(|(_, command)| command.is_about_forwarding()) {
+            bags.follow_nics(inventory);
+        }
+        for (name, command) in commands {
+            *at = name;
             bags.take(command, inventory)?;
         }
         Ok(bags)
     }
 
     fn take(&mut self, command: &Command, inventory: &Inventory) -> Result<(), ConfigError> {
+        if let Some(damage) = self.damage_for(command) {
+            let ConfigError { file, path, message } = damage;
+            return Err(ConfigError::new(
+                file,
+                path,
+                format_args!("{message}: a damaged databag is not written to"),
+            ));
+        }
         match command {
             Command::CmdLine(boot) => self.merge_cmdline(boot, inventory)?,
             Command::Ips(ips) => self.merge_ips(ips, inventory)?,

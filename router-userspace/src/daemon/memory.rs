@@ -60,10 +60,7 @@ impl Memory {
             *at = name;
             self.forwarding()?;
         }
-        let merged = commands.iter().map(|(_, command)| command);
-        let bags = self.bags.merge_all(merged, inventory, |place| {
-            *at = commands.get(place).map_or("", |(name, _)| name);
-        })?;
+        let bags = self.bags.merge_all(commands, inventory, at)?;
         if first.is_none() {
             return Ok(Self { bags, desired: self.desired.clone() });
         }
