@@ -247,6 +247,29 @@ impl<'lab> Router<'lab> {
         Ok(())
     }
 
+    /// Writes `ports.json`, and has it read.
+    pub fn declare_ports(&self, declaration: &Value) -> Result<()> {
+        let folder = self.root().join("etc/xvr");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("ports.json"), declaration.to_string())?;
+        self.xvr(&["reload"])?.ok().map(drop)
+    }
+
+    /// Sends a tier, 10.10.`octet`.0/24, with further keys, which has to be taken.
+    pub fn add_tier(&self, (device, mac, gateway): Tier, octet: u8, further: &Value) -> Result<()> {
+        let mut message = serde_json::json!({
+            "add": true, "mac_address": mac, "device": device, "router_guest_ip": gateway,
+            "router_guest_netmask": "255.255.255.0", "router_guest_gateway": gateway, "cidr": "24",
+            "dns": "8.8.8.8", "domain_name": "cs2cloud.internal", "is_vr_guest_gateway": true,
+            "network_id": 300 + u32::from(octet), "type": "guestnetwork", "delete_from_processed_cache": false,
+        });
+        for (key, value) in further.as_object().into_iter().flatten() {
+            message[key] = value.clone();
+        }
+        let said = self.update_config_with("guest_network", message.to_string().as_bytes())?.ok();
+        said.map(drop).with_context(|| self.log())
+    }
+
     /// Sends a tier's network ACL, which has to be taken.
     pub fn apply_acl(&self, (device, mac, ip): Tier, ingress: &Value, egress: &Value) -> Result<()> {
         let message = serde_json::json!({

@@ -1,6 +1,5 @@
 //! Ports by tags and by VXLAN, and Linux' own devices at the other end: 8021q, 802.1ad with 802.1Q inside, vxlan.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -138,22 +137,10 @@ fn linux_is_at_the_other_end(attach: &str) -> Result<()> {
     let (_peer, stations, has_vlans) = plug(&lab)?;
     let router = Router::start(&lab, attach)?;
     router.apply(&VPC_COMMANDS)?;
-    let folder = router.root().join("etc/xvr");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("ports.json"), declaration(has_vlans).to_string())?;
-    router.xvr(&["reload"])?.ok()?;
+    router.declare_ports(&declaration(has_vlans))?;
     let everything = json!([{"type": "all", "cidr": "0.0.0.0/0", "allowed": true}]);
     for (tier, octet) in TIERS.into_iter().take(stations.len()) {
-        let (device, mac, gateway) = tier;
-        let message = json!({
-            "add": true, "mac_address": mac, "device": device, "router_guest_ip": gateway,
-            "router_guest_netmask": "255.255.255.0", "router_guest_gateway": gateway, "cidr": "24",
-            "dns": "8.8.8.8", "domain_name": "cs2cloud.internal", "is_vr_guest_gateway": true,
-            "network_id": 300 + u32::from(octet), "type": "guestnetwork",
-            "delete_from_processed_cache": false,
-        });
-        let said = router.update_config_with("guest_network", message.to_string().as_bytes())?.ok();
-        said.with_context(|| router.log())?;
+        router.add_tier(tier, octet, &json!({}))?;
         router.apply_acl(tier, &everything, &everything)?;
     }
     let (web, far) = (lab.host("web1"), lab.host("far"));

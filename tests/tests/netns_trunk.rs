@@ -54,26 +54,11 @@ fn declaration() -> Value {
     json!({"ports": TIERS.iter().map(port).collect::<Vec<_>>()})
 }
 
-fn declare(router: &Router<'_>, declaration: &Value) -> Result<()> {
-    let folder = router.root().join("etc/xvr");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("ports.json"), declaration.to_string())?;
-    router.xvr(&["reload"])?.ok().map(drop)
-}
-
 /// CloudStack's words about the tiers: it knows of NICs and of nothing else.
 fn add_tiers(router: &Router<'_>) -> Result<()> {
     let everything = json!([{"type": "all", "cidr": "0.0.0.0/0", "allowed": true}]);
     for (tier, octet, _) in TIERS {
-        let (device, mac, gateway) = tier;
-        let message = json!({
-            "add": true, "mac_address": mac, "device": device, "router_guest_ip": gateway,
-            "router_guest_netmask": "255.255.255.0", "router_guest_gateway": gateway, "cidr": "24",
-            "dns": "8.8.8.8", "domain_name": "cs2cloud.internal", "is_vr_guest_gateway": true,
-            "network_id": 300 + u32::from(octet), "type": "guestnetwork", "delete_from_processed_cache": false,
-        });
-        let said = router.update_config_with("guest_network", message.to_string().as_bytes())?.ok();
-        said.with_context(|| router.log())?;
+        router.add_tier(tier, octet, &json!({}))?;
         router.apply_acl(tier, &everything, &everything)?;
     }
     Ok(())
@@ -83,7 +68,7 @@ fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<(Router<'lab>, Switch)> {
     let switch = Switch::start(lab, TRUNK, &STATIONS)?;
     let router = Router::start(lab, attach)?;
     router.apply(&VPC_COMMANDS)?;
-    declare(&router, &declaration())?;
+    router.declare_ports(&declaration())?;
     add_tiers(&router)?;
     Ok((router, switch))
 }
@@ -230,24 +215,24 @@ fn what_is_declared_is_there_and_nothing_else() -> Result<()> {
         let problems = router.show("status")?["problems"].to_string();
         ensure!(problems.contains("ports.json#/ports/0/vlan"), "{problems}");
         assert_eq!(running.stop()?.lost(), 0, "{attach}");
-        declare(&router, &declaration())?;
+        router.declare_ports(&declaration())?;
 
         // Another VLAN for the same port: the old one is nobody's.
         let mut other = declaration();
         other["ports"][0]["vlan"] = json!(101);
-        declare(&router, &other)?;
+        router.declare_ports(&other)?;
         ensure!(ping(red, blue.v4.into(), 2, Duration::from_millis(20))?.lost() == 2, "the old VLAN goes on");
-        declare(&router, &declaration())?;
+        router.declare_ports(&declaration())?;
         reaches(red, blue.v4)?;
 
         // Without its declaration the tier has no NIC, and status says so.
         let mut less = declaration();
         less["ports"].as_array_mut().context("a list")?.remove(0);
-        declare(&router, &less)?;
+        router.declare_ports(&less)?;
         ensure!(!lab.router.has_interface("eth5"), "its interface stays");
         let problems = router.show("status")?["problems"].to_string();
         ensure!(problems.contains("eth5"), "{problems}");
-        declare(&router, &declaration())?;
+        router.declare_ports(&declaration())?;
         reaches(red, blue.v4)?;
 
         router.xvr(&["remove"])?.ok()?;

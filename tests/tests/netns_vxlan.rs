@@ -51,31 +51,18 @@ fn declaration() -> Value {
     ]})
 }
 
-fn declare(router: &Router<'_>, declaration: &Value) -> Result<()> {
-    let folder = router.root().join("etc/xvr");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("ports.json"), declaration.to_string())?;
-    router.xvr(&["reload"])?.ok().map(drop)
-}
-
 /// CloudStack's words about the tiers: it knows of NICs and of nothing else.
 fn add_tiers(router: &Router<'_>) -> Result<()> {
     let everything = json!([{"type": "all", "cidr": "0.0.0.0/0,::/0", "allowed": true}]);
     for (tier, octet) in TIERS {
-        let (device, mac, gateway) = tier;
         let gateway6 = format!("fd17:ac56:1234:{octet}::1");
-        let message = json!({
-            "add": true, "mac_address": mac, "device": device, "router_guest_ip": gateway,
-            "router_guest_netmask": "255.255.255.0", "router_guest_gateway": gateway, "cidr": "24", "cidr6": "64",
-            "dns": "8.8.8.8", "dns6": "2001:4860:4860::8888", "domain_name": "cs2cloud.internal",
-            "router_guest_ip6": gateway6, "router_guest_ip6_gateway": gateway6,
+        let ipv6 = json!({
+            "cidr6": "64", "dns6": "2001:4860:4860::8888", "router_guest_ip6": gateway6, "router_guest_ip6_gateway": gateway6,
             "router_guest_ip6_cidr": format!("fd17:ac56:1234:{octet}::/64"),
             "router_ip6": "2001:db8:100::1e00:a8ff:fe00:31", "router_ip6_gateway": "2001:db8:100::1",
-            "router_ip6_cidr": "2001:db8:100::/64", "is_vr_guest_gateway": true,
-            "network_id": 300 + u32::from(octet), "mtu": 1500, "type": "guestnetwork", "delete_from_processed_cache": false,
+            "router_ip6_cidr": "2001:db8:100::/64", "mtu": 1500,
         });
-        let said = router.update_config_with("guest_network", message.to_string().as_bytes())?.ok();
-        said.with_context(|| router.log())?;
+        router.add_tier(tier, octet, &ipv6)?;
         router.apply_acl(tier, &everything, &everything)?;
     }
     Ok(())
@@ -87,7 +74,7 @@ fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<(Router<'lab>, Overlay, S
     let switch = Switch::start(lab, TRUNK, &[GREEN])?;
     let router = Router::start(lab, attach)?;
     router.apply(&VPC_COMMANDS)?;
-    declare(&router, &declaration())?;
+    router.declare_ports(&declaration())?;
     add_tiers(&router)?;
     Ok((router, overlay, switch))
 }
@@ -231,7 +218,7 @@ fn what_is_declared_is_there_and_nothing_else() -> Result<()> {
         let problems = router.show("status")?["problems"].to_string();
         ensure!(problems.contains("ports.json#/ports/0/remotes/0"), "{problems}");
         assert_eq!(running.stop()?.lost(), 0, "{attach}");
-        declare(&router, &declaration())?;
+        router.declare_ports(&declaration())?;
         assert_eq!(router.plan()?, Vec::<String>::new());
 
         // What comes from elsewhere is nobody's, and what is sent there does not arrive.
@@ -239,21 +226,21 @@ fn what_is_declared_is_there_and_nothing_else() -> Result<()> {
         less["ports"][1]["remotes"] = json!([VTEPS[1]]);
         reaches(navy, Ipv4Addr::new(10, 10, 6, 1))?;
         let before = router.outcome("unknown-vtep")?;
-        declare(&router, &less)?;
+        router.declare_ports(&less)?;
         ensure!(ping(navy, red.v4.into(), 2, Duration::from_millis(20))?.lost() == 2, "navy is still there");
         ensure!(router.outcome("unknown-vtep")? > before, "its packets are not counted");
         reaches(blue, red.v4)?;
-        declare(&router, &declaration())?;
+        router.declare_ports(&declaration())?;
         reaches(navy, red.v4)?;
 
         // Another network: the old one is nobody's.
         let mut other = declaration();
         other["ports"][0]["vni"] = json!(101);
         let before = router.outcome("unknown-vni")?;
-        declare(&router, &other)?;
+        router.declare_ports(&other)?;
         ensure!(ping(red, blue.v4.into(), 2, Duration::from_millis(20))?.lost() == 2, "the old one goes on");
         ensure!(router.outcome("unknown-vni")? > before, "its packets are not counted");
-        declare(&router, &declaration())?;
+        router.declare_ports(&declaration())?;
         reaches(red, blue.v4)?;
 
         // The kernel's own devices beside ours: another port of UDP is theirs.
