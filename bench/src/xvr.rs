@@ -162,5 +162,6 @@ pub fn port(router: &Router, side: usize, role: Role) -> Port {
         flags: Port::XDP_TARGET,
         mac: router.macs[side],
         vxlan: Be16::default(),
+        bridge: 0,
     }
 }

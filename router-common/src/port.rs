@@ -17,11 +17,14 @@ pub enum Role {
     PrivateGateway = 3,
     /// The networks behind IPsec tunnels: a device without link layer.
     Tunnel = 4,
+    /// One of a bridge's: its frames are never routed.
+    Bridged = 5,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 5] = [Self::Control, Self::Public, Self::Guest, Self::PrivateGateway, Self::Tunnel];
+    pub const ALL: [Self; 6] =
+        [Self::Control, Self::Public, Self::Guest, Self::PrivateGateway, Self::Tunnel, Self::Bridged];
 
     /// The stable word for it.
     pub const fn label(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Role {
             Self::Guest => "guest",
             Self::PrivateGateway => "private-gateway",
             Self::Tunnel => "tunnel",
+            Self::Bridged => "bridged",
         }
     }
 }
@@ -86,7 +90,7 @@ impl Carrier {
 
 abi! {
     /// A port: one NIC of one router, or tags on one. Its key is its own interface's index.
-    pub struct Port[44] {
+    pub struct Port[48] {
         /// The port's row in the counters; 0 is the row of frames without a port.
         pub slot: u32,
         /// Largest IP packet the port takes, in bytes.
@@ -113,6 +117,8 @@ abi! {
         pub mac: [u8; 6],
         /// UDP port of VXLAN packets that come by it and are other ports' frames; 0 for none.
         pub vxlan: Be16,
+        /// Which bridge it is one of, 0 for none: the lowest interface index of its ports.
+        pub bridge: u32,
     }
 }
 
@@ -152,14 +158,14 @@ abi! {
 }
 
 impl Lane {
-    /// There is no port, or nothing is ever forwarded from it.
+    /// There is no port, or nothing is ever routed from it.
     pub const NONE: Self =
         Self { slot: 0, mac: 0, mac_end: 0, router: 0, flags: 0, role: 0, vxlan: Be16::from_raw(0) };
 }
 
 impl From<&Port> for Lane {
     fn from(port: &Port) -> Self {
-        if port.role == Role::Control as u8 {
+        if [Role::Control as u8, Role::Bridged as u8].contains(&port.role) {
             return Self::NONE;
         }
         let [a, b, c, d, e, f] = port.mac;

@@ -113,6 +113,12 @@ reasons! {
         Congested = 32 => "congested",
         /// The way to a remote end of a VXLAN network is not known, or which one the frame is for.
         NoWayToVtep = 33 => "no-way-to-vtep",
+        /// A frame on a bridge whose source is no single station.
+        GroupSource = 34 => "group-source",
+        /// A frame on a bridge for a station behind the port that it came in by.
+        SamePort = 35 => "same-port",
+        /// A frame on a bridge that is larger than the port of its station takes.
+        OversizeFrame = 36 => "oversize-frame",
     }
 }
 
@@ -167,5 +173,7 @@ reasons! {
         /// A frame of a VXLAN packet that only the kernel can look at: it comes in again by its port; or a packet that
         /// only TC can take it out of.
         Tunnelled = 105 => "tunnelled",
+        /// A frame on a bridge that is for several ports: only TC can copy it.
+        Flooded = 106 => "flooded",
     }
 }

@@ -6,6 +6,7 @@
 //! small frames, the two share the 512 bytes of stack, where one would not fit above the other.
 //! What the slow path needs of the packet lies in a per-CPU map.
 
+pub mod bridge;
 pub mod help;
 pub mod tunnel;
 mod unsolicited;
@@ -32,6 +33,7 @@ use router_ebpf::tags::{self, Tags};
 use router_ebpf::tunnel::{Leaving, leaving_number};
 use router_ebpf::{express, fragment, icmp, mss, nat, options, policy, ports, split, usage, walk};
 
+pub use bridge::{xvr_tc_bridge, xvr_tc_flood, xvr_xdp_bridge};
 pub use help::xvr_tc_help4;
 pub use tunnel::{xvr_tc_take_out, xvr_xdp_take_out};
 

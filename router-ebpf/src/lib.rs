@@ -12,6 +12,7 @@
 // Tests may panic.
 #![cfg_attr(not(test), forbid(clippy::indexing_slicing))]
 
+pub mod bridge;
 pub mod checksum;
 pub mod conntrack;
 pub mod express;

@@ -2,6 +2,7 @@
 //!
 //! One of the files that may write `unsafe` (with `packet.rs`, `frame.rs`, `apart.rs` and those in `maps/`).
 
+mod bridges;
 mod datagram;
 mod desk;
 mod pool;
@@ -52,6 +53,7 @@ use router_ebpf::tunnel::{self, Leaving, Opened};
 
 use crate::apart;
 
+pub use bridges::member;
 pub use datagram::{datagram, piece, set_covered};
 pub use pool::{PoolInPlace, pool_in_place};
 pub use tunnels::outer;
@@ -850,6 +852,15 @@ impl World for Maps {
     }
 
     #[inline(always)]
+    fn bridge<P: Packet>(&self, _packet: &mut P, ifindex: u32) -> Passage {
+        Passage::from_number(match self.ctx {
+            Context::Xdp(ctx) => apart::xvr_xdp_bridge(ctx, ifindex),
+            Context::Tc(skb) => apart::xvr_tc_bridge(skb, ifindex),
+            Context::Absent => 0,
+        })
+    }
+
+    #[inline(always)]
     fn express<P: Packet>(&self, _packet: &mut P, ifindex: u32) -> Option<Passage> {
         let Context::Xdp(ctx) = self.ctx else { return None };
         Some(apart::xvr_xdp_express(ctx, ifindex)).filter(|number| *number != 0).map(Passage::from_number)
@@ -870,7 +881,7 @@ impl World for Maps {
         let is_v6 = version == Ipv6::VERSION;
         apart::decoded(match (question, self.ctx) {
             // Asked elsewhere.
-            (_, Context::Absent) | (Question::Tunnel, _) => apart::NO_ROOM,
+            (_, Context::Absent) | (Question::Tunnel | Question::Bridge, _) => apart::NO_ROOM,
             (Question::Flow, Context::Xdp(ctx)) if is_v6 => apart::xvr_xdp_decide6(ctx),
             (Question::Flow, Context::Xdp(ctx)) => apart::xvr_xdp_decide4(ctx),
             (Question::Flow, Context::Tc(skb)) if is_v6 => apart::xvr_tc_decide6(skb),

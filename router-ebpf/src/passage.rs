@@ -29,6 +29,8 @@ pub enum Question {
     Datagram = 1,
     /// Whether there is another port's frame in it; of no IP version.
     Tunnel = 2,
+    /// Where on a bridge it goes; of no IP version.
+    Bridge = 3,
 }
 
 /// Where a passage ended.
@@ -87,10 +89,11 @@ impl Passage {
     /// All bits but the row.
     #[inline(always)]
     const fn sent(verdict: Verdict) -> u64 {
-        let (ifindex, neighbour, split) = match verdict {
+        let (ifindex, neighbour, how) = match verdict {
             Verdict::Forward { ifindex, neighbour } => (ifindex, neighbour, 0),
             Verdict::Split { ifindex, neighbour } => (ifindex, neighbour, SPLIT),
             Verdict::TooBig { mtu } => (mtu as u32, Neighbour::Resolved, 0),
+            Verdict::Sent => (0, Neighbour::Resolved, GONE),
             _ => (0, Neighbour::Resolved, 0),
         };
         let neighbour = match neighbour {
@@ -98,7 +101,7 @@ impl Passage {
             Neighbour::Tagged => TAGGED,
             Neighbour::Unresolved => UNRESOLVED,
         };
-        (ifindex as u64) << 32 | split | neighbour | verdict.outcome() as u64
+        (ifindex as u64) << 32 | how | neighbour | verdict.outcome() as u64
     }
 
     /// The number.
@@ -238,7 +241,7 @@ mod tests {
             .collect::<std::vec::Vec<_>>();
         let drops = DropReason::ALL.iter().filter(|reason| **reason != DropReason::TooBig);
         verdicts.extend(drops.map(|reason| Verdict::Drop(*reason)));
-        verdicts.push(Verdict::TooBig { mtu: 1400 });
+        verdicts.extend([Verdict::TooBig { mtu: 1400 }, Verdict::Sent]);
         verdicts.extend(PuntReason::ALL.iter().map(|reason| Verdict::Punt(*reason)));
         verdicts.extend(DeferReason::ALL.iter().map(|reason| Verdict::Defer(*reason)));
         for verdict in verdicts {

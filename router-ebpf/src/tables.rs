@@ -264,6 +264,9 @@ pub trait World: Desk + Flows<Ipv6> {
     /// done.
     fn give_back<P: Packet>(&self, packet: &mut P) -> bool;
 
+    /// [`bridge::pass`](crate::bridge::pass); the programs make it a function of its own.
+    fn bridge<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Passage;
+
     /// [`express::take`].
     fn express<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Option<Passage> {
         express::take(packet, self, ifindex)

@@ -52,7 +52,7 @@ pub enum Verdict {
         /// As in `Forward`.
         neighbour: Neighbour,
     },
-    /// Rewritten and sent, in copies: nothing is left to do.
+    /// Sent, in copies: nothing is left to do.
     Sent,
     /// Unchanged, to the kernel.
     Punt(PuntReason),
@@ -138,6 +138,9 @@ pub fn walk<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Wa
             Ok(Opened::Elsewhere) => tables.pass(packet, ifindex, Decided::Found),
             Err(reason) => passage.ending(reason.outcome()),
         };
+    }
+    if passage.asks(Question::Bridge).is_some() {
+        passage = tables.bridge(packet, ifindex);
     }
     if let Some(version) = passage.asks(Question::Datagram) {
         passage = match tables.decide(version, Question::Datagram, ifindex) {
@@ -227,7 +230,10 @@ fn steps<P: Packet, T: World>(
         return Ok(End::Undecided(0, Question::Tunnel));
     }
     if let Some(reason) = not_to_be_routed(packet, &port)? {
-        return Ok(Verdict::punt(packet, reason).into());
+        return Ok(match port.bridge {
+            0 => Verdict::punt(packet, reason).into(),
+            _ => End::Undecided(0, Question::Bridge),
+        });
     }
     let ingress = Ingress { port, ifindex };
     match ethertype {
@@ -441,7 +447,7 @@ fn segment_size<A: Family, P: Packet>(
 
 /// Whether a frame is none that a router may forward: it forwards what is sent to its own
 /// Ethernet address and nothing else, no IP packets in broadcast frames (RFC 1812 §5.3.4), none
-/// for other stations; and nothing of the control network. By a port without link layer all is for it:
+/// for other stations; nothing of the control network, and nothing that is on a bridge. By a port without link layer all is for it:
 /// what the kernel has decrypted is behind the addresses that it was carried by.
 #[inline(always)]
 fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntReason>, DropReason> {
@@ -454,7 +460,8 @@ fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntRea
         let group = first & 1 != 0;
         return Ok(Some(if group { PuntReason::LinkScope } else { PuntReason::OtherHost }));
     }
-    Ok((port.role == Role::Control as u8).then_some(PuntReason::ToRouter))
+    let is_never = port.role == Role::Control as u8 || port.role == Role::Bridged as u8;
+    Ok(is_never.then_some(PuntReason::ToRouter))
 }
 
 /// Whether the transport checksum may be one that the sender left to the hardware (`CHECKSUM_PARTIAL`). XDP is not told:

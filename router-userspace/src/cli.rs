@@ -167,6 +167,8 @@ enum What {
     Nat,
     /// Firewall rules and network ACLs in force, and what each has decided
     Rules,
+    /// Bridges of `ports.json`, and which station is behind which port
+    Bridges,
     /// What has passed between the outside and the tiers, by public address
     Usage,
     /// How the daemon is
@@ -273,6 +275,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         What::Routes => Request::Routes,
         What::Nat => Request::Nat,
         What::Rules => Request::Rules,
+        What::Bridges => Request::Bridges,
         What::Usage => Request::Usage,
         What::Status => Request::Status,
     };
@@ -283,6 +286,7 @@ fn show(root: &Root, what: What, json: bool, patience: Duration) -> Result<()> {
         Answer::Routes(routes) => print(&routes, json, |routes| show::routes(routes)),
         Answer::Nat(nat) => print(&nat, json, |nat| nat.text()),
         Answer::Rules(lists) => print(&lists, json, |lists| show::rules(lists)),
+        Answer::Bridges(bridges) => print(&bridges, json, |bridges| show::bridges(bridges)),
         Answer::Usage(usage) => print(&usage, json, |usage| usage.text()),
         Answer::Status(status) => print(&status, json, |status| status.text()),
         _ => confused(),

@@ -10,6 +10,7 @@
 //! kernel: the daemon may end at any point, however it ends, and the next one takes over.
 
 mod boot;
+mod bridges;
 mod control;
 mod health;
 mod import;

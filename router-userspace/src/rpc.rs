@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::HealthView;
 use crate::model::redundancy::RouterRole;
-use crate::show::{CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView, UsageView};
+use crate::show::{BridgeView, CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView, UsageView};
 
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub enum Request {
     Nat,
     /// The lists of rules in force, and what they have decided.
     Rules,
+    /// Its bridges, and who was heard of on them.
+    Bridges,
     /// What has passed between the outside and the tiers.
     Usage,
     /// Set that to zero.
@@ -151,6 +153,8 @@ pub enum Answer {
     Nat(NatView),
     /// To [`Request::Rules`].
     Rules(Vec<ListView>),
+    /// To [`Request::Bridges`].
+    Bridges(Vec<BridgeView>),
     /// To [`Request::Role`].
     Role(RouterRole),
     /// To [`Request::TakePart`]: it is to be so; `keepalived` in `xvr status` tells when it is.

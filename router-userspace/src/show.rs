@@ -1,12 +1,16 @@
 //! `xvr show`: what the daemon tells about itself, as JSON with stable names and as tables for
 //! people. An empty list says so in a sentence.
 
+mod bridges;
+
 use std::fmt::Write;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::RouterRole;
+
+pub use bridges::{BridgeView, StationView, bridges};
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

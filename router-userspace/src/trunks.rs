@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use router_common::bridge::MAX_MEMBERS;
 use router_common::tunnel::MAX_REMOTES;
 use serde_json::Value;
 
@@ -56,7 +57,7 @@ fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
     if has("vni") && has("vlan") {
         return Err(place.at("vni").error("a port with a vlan is no VXLAN network"));
     }
-    let (mut name, mut mac, mut trunk, mut mtu) = (None, None, None, None);
+    let (mut name, mut mac, mut trunk, mut mtu, mut bridge) = (None, None, None, None, None);
     let (mut vlan, mut inner, mut protocol, mut priority) = (None, None, None, None);
     let (mut vni, mut local, mut remotes, mut udp_port) = (None, None, None, None);
     let is_vni = has("vni");
@@ -65,6 +66,7 @@ fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
             "name" => name = Some(interface_name(&place, value)?),
             "mac" => mac = Some(address(&place, value)?),
             "mtu" => mtu = Some(number(&place, value, 68, u16::MAX)?),
+            "bridge" => bridge = Some(bridge_name(&place, value)?),
             "trunk" if !is_vni => trunk = Some(selector(&place, value)?),
             "vlan" => vlan = Some(number(&place, value, 1, 4094)?),
             "inner_vlan" if !is_vni => inner = Some(number(&place, value, 1, 4094)?),
@@ -108,6 +110,7 @@ fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
         trunk: trunk.ok_or_else(|| missing(carrier_key(&kind)))?,
         kind,
         mtu,
+        bridge,
     })
 }
 
@@ -165,6 +168,13 @@ fn interface_name(place: &Place, value: &Value) -> Result<String, ConfigError> {
         && !matches!(name, "." | "..")
         && !name.contains(|letter: char| letter == '/' || letter == ':' || letter.is_whitespace());
     if is_one { Ok(name.to_owned()) } else { Err(place.error(format_args!("{name:?} is no interface name"))) }
+}
+
+fn bridge_name(place: &Place, value: &Value) -> Result<String, ConfigError> {
+    match text(place, value)? {
+        "" => Err(place.error("is empty")),
+        name => Ok(name.to_owned()),
+    }
 }
 
 fn address(place: &Place, value: &Value) -> Result<Mac, ConfigError> {
@@ -244,8 +254,32 @@ fn tell_apart(ports: &[(TaggedPort, Place)]) -> Result<(), ConfigError> {
             let place = place.at(carrier_key(&port.kind));
             Err(place.error(format_args!("{} is a tagged port itself", port.trunk)))
         }
-        None => Ok(()),
+        None => bridges_have_several(ports),
     }
+}
+
+/// A bridge has two ports at least, or a name is misspelt, and no more than there is room for.
+fn bridges_have_several(ports: &[(TaggedPort, Place)]) -> Result<(), ConfigError> {
+    let mut bridges: BTreeMap<&str, Vec<&Place>> = BTreeMap::new();
+    for (port, place) in ports {
+        if let Some(bridge) = &port.bridge {
+            bridges.entry(bridge).or_default().push(place);
+        }
+    }
+    for (bridge, places) in bridges {
+        match places.as_slice() {
+            [only] => {
+                return Err(only.at("bridge").error(format_args!("{bridge:?} has no other port")));
+            }
+            many => {
+                if let Some(place) = many.get(MAX_MEMBERS as usize) {
+                    let message = format_args!("{bridge:?} has more than {MAX_MEMBERS} ports");
+                    return Err(place.at("bridge").error(message));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -327,6 +361,26 @@ mod tests {
         assert_eq!(two(&other), "ports.json#/ports/1/vni: another port of this underlay is the same network");
         let other = other.replace("4096", "4097, \"udp_port\": 8472");
         assert_eq!(two(&other), "ports.json#/ports/1/udp_port: other ports of this underlay have 4789");
+    }
+
+    #[test]
+    fn a_bridge_has_several_ports() {
+        let port = |number: usize, bridge: &str| {
+            format!(
+                r#"{{"name": "eth{number}", "mac": "02:00:00:00:00:{number:02x}", "trunk": "eth2",
+                    "vlan": {number}, "bridge": {bridge}}}"#
+            )
+        };
+        let file = |ports: &[String]| format!(r#"{{"ports": [{}]}}"#, ports.join(", "));
+        let two = file(&[port(3, "\"blue\""), PORT.replace("eth3", "eth9").replace(":03", ":09"), port(4, "\"blue\"")]);
+        let bridges: Vec<_> =
+            read(two.as_bytes()).unwrap().into_iter().map(|port| port.bridge).collect();
+        assert_eq!(bridges, [Some("blue".to_owned()), None, Some("blue".to_owned())]);
+        let alone = file(&[port(3, "\"blue\""), port(4, "\"bleu\"")]);
+        assert_eq!(error(&alone), "ports.json#/ports/1/bridge: \"bleu\" has no other port");
+        assert_eq!(error(&file(&[port(3, "\"\"")])), "ports.json#/ports/0/bridge: is empty");
+        let many: Vec<_> = (3..68).map(|number| port(number, "\"blue\"")).collect();
+        assert_eq!(error(&file(&many)), "ports.json#/ports/64/bridge: \"blue\" has more than 64 ports");
     }
 
     #[test]

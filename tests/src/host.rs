@@ -60,6 +60,7 @@ pub fn port(nic: Nic) -> Port {
         flags: Port::XDP_TARGET | partial,
         mac: nic.mac(),
         vxlan: Be16::default(),
+        bridge: 0,
     }
 }
 

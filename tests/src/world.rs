@@ -1,5 +1,6 @@
 //! `World`: the walk's tables in `HashMap`s, with a clock that tests set.
 
+mod bridges;
 mod tunnels;
 
 use std::cell::{Cell, RefCell};
@@ -23,6 +24,7 @@ use router_common::policy::{Block, List};
 use router_common::port::{Carrier, Lane, Local, LocalKey, Port, TagKey};
 use router_common::usage::{ACCOUNTS, AccountKey};
 use router_common::verdict::DropReason;
+use router_ebpf::bridge;
 use router_ebpf::conntrack::{self, Arrival, Claim, Decision, Opening};
 use router_ebpf::express;
 use router_ebpf::family::Family;
@@ -43,6 +45,7 @@ use router_userspace::classifier::{Classifier, Memory, OwnMemory};
 use router_userspace::compile::nat::{NatEntry, NatKey};
 use router_userspace::model::policy::AccessList;
 
+pub use self::bridges::BridgeTables;
 pub use self::tunnels::TunnelTables;
 
 /// One family's tables.
@@ -102,6 +105,8 @@ pub struct World {
     pub carriers: RefCell<HashMap<u32, Carrier>>,
     /// Ports that are VXLAN networks.
     pub tunnels: TunnelTables,
+    /// Ports that are on bridges.
+    pub bridges: BridgeTables,
     /// Counters: slot, hook, outcome → packets.
     pub counters: RefCell<HashMap<(u32, Hook, u32), u64>>,
     /// Numbers of accounts.
@@ -165,6 +170,7 @@ impl Default for World {
             came: Cell::default(),
             carriers: RefCell::default(),
             tunnels: TunnelTables::default(),
+            bridges: BridgeTables::default(),
             counters: RefCell::default(),
             accounts: RefCell::default(),
             usage: RefCell::default(),
@@ -755,6 +761,10 @@ impl tables::World for World {
     fn give_back<P: Packet>(&self, packet: &mut P) -> bool {
         let came = self.came.get();
         (!came.is_packet || packet.put_back().is_some()) && (came.count == 0 || packet.tag(&came).is_some())
+    }
+
+    fn bridge<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Passage {
+        bridge::pass(packet, self, ifindex)
     }
 
     fn decide(&self, version: u8, question: Question, _ifindex: u32) -> Result<Decision, DropReason> {

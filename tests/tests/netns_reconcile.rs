@@ -103,6 +103,14 @@ impl Programs for Memory {
         Ok(())
     }
 
+    fn set_bridge(&mut self, bridge: u32, members: &[u32]) -> Result<()> {
+        match members {
+            [] => drop(self.tables.bridges.remove(&bridge)),
+            members => drop(self.tables.bridges.insert(bridge, members.to_vec())),
+        }
+        Ok(())
+    }
+
     fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()> {
         match address {
             IpAddr::V4(address) => self.tables.local4.insert(address, ifindex),

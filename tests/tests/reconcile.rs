@@ -151,6 +151,7 @@ fn add_port(compiled: &mut Compiled, ifindex: u32, role: Role, addresses: &[&str
         flags: 0,
         mac: [0; 6],
         vxlan: Be16::default(),
+        bridge: 0,
     };
     compiled.tables.ports.insert(ifindex, port);
 }

@@ -6,6 +6,7 @@
 //! that is a reason to refuse a command is told by [`Compiled::refusals`].
 
 pub mod attach;
+mod bridge;
 pub mod nat;
 pub mod policy;
 mod port;
@@ -44,7 +45,8 @@ pub fn compile(
 ) -> Compiled {
     let stance = Stance::of(desired, role);
     let mut compiled = Compiled { serves: stance.serves, ..Compiled::default() };
-    let placed = port::place(&desired.ports, inventory, &mut compiled.problems);
+    let ports = bridge::ports(&desired.ports, settings);
+    let placed = port::place(&ports, inventory, &mut compiled.problems);
     for port in &placed {
         compiled.names.insert(port.nic.ifindex, port.name().to_owned());
         compiled.links.insert(port.nic.ifindex, stance.link(port));
@@ -61,6 +63,10 @@ pub fn compile(
     compiled.tables.ports_per_guest = settings.ports_per_guest.map_or(0, NonZeroU16::get);
     port::tables(&placed, inventory, settings, mode, &mut compiled);
     stance.tables(&placed, &mut compiled.tables);
+    // Its twin passes frames on as well: with both they would go round.
+    if stance.serves {
+        bridge::tables(settings, &placed, &mut compiled.tables);
+    }
     nat::tables(&desired.nat, &mut compiled.tables);
     let of_remote = desired.remote.as_ref().map(|remote| remote.openings.as_slice());
     policy::tables(&desired.policy, of_remote.unwrap_or_default(), &placed, &mut compiled);
@@ -214,6 +220,8 @@ pub struct TableSet {
     pub tags: BTreeMap<u32, Carrier>,
     /// Ports that are VXLAN networks, by the index of their own interfaces.
     pub tunnels: BTreeMap<u32, Vxlan>,
+    /// `MEMBERS`: the ports of bridges, in order, by [`Port::bridge`].
+    pub bridges: BTreeMap<u32, Vec<u32>>,
     /// `LOCAL4`: address → interface index.
     pub local4: BTreeMap<Ipv4Addr, u32>,
     /// `LOCAL6`: address → interface index.

@@ -52,7 +52,7 @@ pub(super) fn place<'a>(
     problems: &mut Vec<Problem>,
 ) -> Vec<Placed<'a>> {
     let slots = slots(ports, inventory.port_rows);
-    let mut owners: BTreeMap<u32, &str> = BTreeMap::new();
+    let mut owners: BTreeMap<u32, &Port> = BTreeMap::new();
     let mut placed = Vec::new();
     let by_mac = |port: &&Port| matches!(port.selector, PortSelector::Mac(_));
     for port in ports.iter().filter(by_mac).chain(ports.iter().filter(|port| !by_mac(port))) {
@@ -65,7 +65,7 @@ pub(super) fn place<'a>(
         }
         match find(port, inventory, &owners, &slots) {
             Ok((nic, slot)) => {
-                owners.insert(nic.ifindex, &port.name);
+                owners.insert(nic.ifindex, port);
                 let most = tunnel::room(inventory, nic.ifindex);
                 placed.push(Placed { port, nic, slot, most });
             }
@@ -83,7 +83,7 @@ pub(super) fn place<'a>(
 fn find<'a>(
     port: &Port,
     inventory: &'a Inventory,
-    owners: &BTreeMap<u32, &str>,
+    owners: &BTreeMap<u32, &Port>,
     slots: &BTreeMap<&str, u32>,
 ) -> Result<(&'a Nic, u32), String> {
     let nic = match &port.selector {
@@ -95,7 +95,10 @@ fn find<'a>(
         }
     };
     if let Some(owner) = owners.get(&nic.ifindex) {
-        return Err(format!("its NIC {} is already port {owner}", nic.name));
+        return Err(match owner.role {
+            Role::Bridged => format!("its NIC {} is on a bridge (ports.json)", nic.name),
+            _ => format!("its NIC {} is already port {}", nic.name, owner.name),
+        });
     }
     let slot = slots.get(port.name.as_str()).ok_or_else(|| no_row(port, inventory.port_rows))?;
     Ok((nic, *slot))
@@ -182,6 +185,7 @@ pub(super) fn tables(
                 | if port.role == Role::Tunnel { PortEntry::WITHOUT_LINK } else { 0 },
             mac: nic.mac.0,
             vxlan: vxlan.get(&nic.ifindex).copied().unwrap_or_default(),
+            bridge: 0,
         };
         compiled.tables.ports.insert(nic.ifindex, entry);
         compiled.tables.tags.extend(nic.carrier.map(|carrier| (nic.ifindex, carrier)));

@@ -58,10 +58,10 @@ fn ipv4(role: Role) -> [(&'static str, &'static str); 8] {
     // back leads out of (several public networks); elsewhere a source has one side it comes from.
     let rp_filter = match role {
         Role::Public | Role::PrivateGateway | Role::Tunnel => "0",
-        Role::Control | Role::Guest => "1",
+        Role::Control | Role::Guest | Role::Bridged => "1",
     };
-    // The control network is never forwarded, not even when the guard were gone.
-    let forwarding = if role == Role::Control { "0" } else { "1" };
+    // Never routed, not even when the guard were gone.
+    let forwarding = if matches!(role, Role::Control | Role::Bridged) { "0" } else { "1" };
     [
         ("forwarding", forwarding),
         ("rp_filter", rp_filter),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use router_common::config::RouterConfig;
 use router_common::nat::POOL_SLOTS;
 use router_common::net::Be16;
+use router_common::policy::NO_LIST;
 use router_common::port::{Port as PortEntry, Role};
 use router_common::tunnel::Tunnel;
 
@@ -12,6 +13,7 @@ use crate::model::policy::{AccessList, Action, Policy, Rule, Scope, Traffic};
 use crate::model::settings::{
     ExhaustedPorts, Filtering, HairpinSource, Helpers, Mapping, NetworkSettings, UnsolicitedSyn,
 };
+use crate::model::trunk::{Kind, Tag, TagProtocol, TaggedPort, Trunk};
 use crate::model::{Pair, Port, PortSelector, Route, RouteTarget, SharedAddress, SourceNat};
 
 const PUBLIC: u32 = 4;
@@ -433,6 +435,65 @@ fn a_vxlan_network_has_the_hook_of_its_underlay_and_leaves_room_for_headers() {
     assert_eq!(compiled.links[&NETWORK].mtu.map(u32::from), Some(mtu));
     let ports = [NETWORK, UNDERLAY].map(|ifindex| compiled.tables.ports[&ifindex].vxlan);
     assert_eq!(ports, [Be16::default(), udp_port]);
+}
+
+#[test]
+fn ports_on_a_bridge_are_never_routed_and_wait_while_another_router_serves() {
+    const TRUNK: u32 = 20;
+    let tags = |id| Kind::Tags { outer: Tag { protocol: TagProtocol::Customer, id }, inner: None, priority: None };
+    let declared = |ifindex: u32, bridge: Option<&str>| TaggedPort {
+        name: format!("eth{ifindex}"),
+        mac: mac(u8::try_from(ifindex).unwrap()),
+        trunk: Trunk::Name("ens9".to_owned()),
+        kind: tags(u16::try_from(ifindex).unwrap()),
+        mtu: None,
+        bridge: bridge.map(str::to_owned),
+    };
+    let tagged_ports = vec![
+        declared(24, Some("blue")),
+        declared(21, Some("red")),
+        declared(22, None),
+        declared(23, Some("blue")),
+        declared(25, Some("red")),
+        // Not there.
+        declared(26, Some("red")),
+    ];
+    let settings = Settings { tagged_ports, ..Settings::default() };
+    let mut inventory = inventory();
+    inventory.nics.push(nic(TRUNK, "ens9", "mlx5_core"));
+    for ifindex in 21..26 {
+        let outer = u16::try_from(ifindex).unwrap();
+        let carrier = Carrier { outer_protocol: 0x8100, outer, ..Carrier::tunnel(TRUNK) };
+        inventory.nics.push(Nic { carrier: Some(carrier), ..nic(ifindex, &format!("eth{ifindex}"), "") });
+    }
+    let of = |desired: &DesiredState, role| compile(desired, &settings, &inventory, AttachMode::Auto, role);
+    let compiled = of(&router(), RouterRole::Unknown);
+    assert_eq!(compiled.tables.bridges, BTreeMap::from([(21, vec![21, 25]), (23, vec![23, 24])]));
+    for ifindex in [21, 23, 24, 25] {
+        let port = &compiled.tables.ports[&ifindex];
+        assert_eq!((port.role, port.own_list), (Role::Bridged as u8, NO_LIST));
+        assert_eq!(port.bridge, if ifindex % 4 == 1 { 21 } else { 23 });
+        assert!(compiled.links[&ifindex].up && compiled.links[&ifindex].addresses.is_empty());
+        // The kernel says nothing there.
+        assert_eq!(compiled.sysctls[&format!("net/ipv6/conf/eth{ifindex}/disable_ipv6")], "1");
+    }
+    assert!(!compiled.tables.ports.contains_key(&22), "nobody has said what it is");
+    let absent = "port eth26: there is no NIC with the MAC address 02:00:00:00:00:1a";
+    assert_eq!(compiled.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [absent]);
+
+    // CloudStack's words about one of them come too late.
+    let mut desired = router();
+    desired.ports.push(port("eth3", by_mac(23), Role::Guest, &["10.1.9.1/24"]));
+    let problems = of(&desired, RouterRole::Unknown).problems;
+    let sentence = "port eth3: its NIC eth23 is on a bridge (ports.json)";
+    assert!(problems.iter().any(|problem| problem.to_string() == sentence), "{problems:?}");
+
+    let pair = Pair { shared: vec![], password: "secret".to_owned(), interval: std::num::NonZeroU8::MIN };
+    let desired = DesiredState { pair: Some(pair), ..router() };
+    assert_eq!(of(&desired, RouterRole::Primary).tables.bridges.len(), 2);
+    let waiting = of(&desired, RouterRole::Backup);
+    assert!(waiting.tables.bridges.is_empty());
+    assert!(waiting.tables.ports.values().all(|port| port.bridge == 0));
 }
 
 #[test]

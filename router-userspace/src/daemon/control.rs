@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::boot::{self, BootLine};
 use super::memory::Memory;
 use super::pace::Pace;
-use super::{Options, health, import, inbox, redundancy, unsolicited, usage, views};
+use super::{Options, bridges, health, import, inbox, redundancy, unsolicited, usage, views};
 use crate::cloudstack::wire::vmpassword::VmPassword;
 use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
@@ -185,6 +185,7 @@ impl Control {
             Request::Routes => views::routes(self).await.map(Answer::Routes),
             Request::Nat => views::nat(self).map(Answer::Nat),
             Request::Rules => views::rules(self).map(Answer::Rules),
+            Request::Bridges => bridges::view(self).map(Answer::Bridges),
             Request::Role => Ok(Answer::Role(redundancy::role(self))),
             Request::TakePart(does) => redundancy::take_part(self, does).map(|()| Answer::TakenPart),
             Request::Health => health::view(self).map(|view| Answer::Health(Box::new(view))),

@@ -400,7 +400,7 @@ pub(super) fn count(traffic: Traffic) -> Count {
 }
 
 /// The clock that flows' times are of.
-fn monotonic_now() -> u64 {
+pub(super) fn monotonic_now() -> u64 {
     // SAFETY: a zeroed timespec is one.
     let mut now: libc::timespec = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is valid during the call, which cannot fail for this clock.

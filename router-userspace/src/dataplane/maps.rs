@@ -9,6 +9,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use ipnet::Ipv4Net;
 use router_common::account::{CounterRow as CounterEntry, Traffic};
+use router_common::bridge::{FdbEntry, FdbKey, MemberKey};
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
@@ -24,6 +25,7 @@ use router_common::tunnel::{Remote, RemoteIndex, RemoteKey, StationKey, Tunnel, 
 use router_common::unsolicited::Syn;
 use router_common::usage::AccountKey;
 
+use super::bridges::BridgeTables;
 use super::policy::PolicyTables;
 use super::pools::Pools;
 use super::tunnels::TunnelTables;
@@ -74,6 +76,8 @@ pub(super) const NAMES: &[&str] = &[
     "REMOTES",
     "REMOTE_LIST",
     "STATIONS",
+    "MEMBERS",
+    "FDB",
 ];
 
 /// What frames are told by that are a port's.
@@ -140,6 +144,8 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<RemoteKey, Remote>("REMOTES", NO_PREALLOC),
     shape::<RemoteIndex, Whereabouts>("REMOTE_LIST", NO_PREALLOC),
     shape::<StationKey, Whereabouts>("STATIONS", 0),
+    shape::<MemberKey, u32>("MEMBERS", 0),
+    shape::<FdbKey, FdbEntry>("FDB", 0),
 ];
 
 /// `RouterId` of the one router of a network namespace, see [`Port::router`].
@@ -153,6 +159,7 @@ pub struct Tables {
     tagged: HashMap<MapData, TagKey, u32>,
     carriers: HashMap<MapData, u32, Carrier>,
     pub(super) tunnels: TunnelTables,
+    pub(super) bridges: BridgeTables,
     local4: HashMap<MapData, LocalKey<Ipv4>, Local>,
     local6: HashMap<MapData, LocalKey<Ipv6>, Local>,
     pub(super) flows4: HashMap<MapData, FlowKey<Ipv4>, FlowEntry<Ipv4>>,
@@ -184,6 +191,7 @@ impl Tables {
             tagged: HashMap::try_from(map("TAGGED")?)?,
             carriers: HashMap::try_from(map("CARRIERS")?)?,
             tunnels: TunnelTables::take(&mut map)?,
+            bridges: BridgeTables::take(&mut map)?,
             local4: HashMap::try_from(map("LOCAL4")?)?,
             local6: HashMap::try_from(map("LOCAL6")?)?,
             flows4: HashMap::try_from(map("FLOWS4")?)?,
@@ -275,6 +283,7 @@ impl Tables {
         }
         tables.tags = self.observe_tags()?;
         tables.tunnels = self.tunnels.observe()?;
+        tables.bridges = self.bridges.observe()?;
         self.observe_nat(&mut tables)?;
         self.policy.observe(&mut tables)?;
         Ok(tables)

@@ -12,6 +12,7 @@
 mod attach;
 mod batch;
 mod block;
+mod bridges;
 mod cutting;
 mod eviction;
 mod expiry;
@@ -36,6 +37,7 @@ use router_common::tunnel::MAX_REMOTES;
 
 pub use crate::model::Timeouts;
 pub use attach::{Attached, EGRESS_BLOCK, INGRESS_BLOCK};
+pub use bridges::Station;
 pub use eviction::{Evictions, HIGH};
 pub use expiry::Aged;
 pub use maps::Tables;
@@ -65,7 +67,8 @@ pub struct Options {
 /// Room for bindings as long as nobody asks for another: all ports of four addresses.
 pub const MAX_BINDINGS: u32 = 1 << 18;
 
-/// Room for stations of VXLAN networks at least, and where there are many ports. Who finds none sends to everybody.
+/// Room for stations of VXLAN networks, and of bridges, at least, and where there are many ports. Who finds none sends to
+/// everybody.
 const STATIONS: u32 = 1 << 14;
 const STATIONS_PER_PORT: u32 = 16;
 
@@ -114,6 +117,8 @@ impl Dataplane {
             ("REMOTES", MAX_REMOTES * options.max_ports),
             ("REMOTE_LIST", MAX_REMOTES * options.max_ports),
             ("STATIONS", STATIONS.max(STATIONS_PER_PORT * options.max_ports)),
+            ("MEMBERS", options.max_ports),
+            ("FDB", STATIONS.max(STATIONS_PER_PORT * options.max_ports)),
         ] {
             loader.map_max_entries(name, room);
         }

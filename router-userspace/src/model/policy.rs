@@ -44,7 +44,7 @@ pub struct Opening {
 /// Which ports an [`Opening`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// All but the control port.
+    /// All but the control port, and those that are never routed from.
     Any,
     /// Those of guests and private gateways.
     Inside,
@@ -58,7 +58,7 @@ impl Side {
     /// Whether a port of this role is one of them.
     pub fn has(self, role: Role) -> bool {
         match self {
-            Self::Any => role != Role::Control,
+            Self::Any => !matches!(role, Role::Control | Role::Bridged),
             Self::Inside => matches!(role, Role::Guest | Role::PrivateGateway),
             Self::Outside => role == Role::Public,
             Self::Tunnels => role == Role::Tunnel,

@@ -18,6 +18,8 @@ pub struct TaggedPort {
     pub kind: Kind,
     /// Largest IP packet in bytes; `None` for what its trunk takes, less the inner tag, or what is in front of frames.
     pub mtu: Option<u16>,
+    /// The bridge that it is on, if its frames are not routed.
+    pub bridge: Option<String>,
 }
 
 /// What a port's frames are told by.

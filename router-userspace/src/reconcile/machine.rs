@@ -169,6 +169,10 @@ impl<P: Programs> Backend for Machine<P> {
             Change::RemoveTags(nic) => self.programs.remove_tags(nic.ifindex),
             Change::SetTunnel(nic, vxlan) => self.programs.set_tunnel(nic.ifindex, vxlan),
             Change::RemoveTunnel(nic) => self.programs.remove_tunnel(nic.ifindex),
+            Change::SetBridge(bridge, members) => {
+                let members: Vec<u32> = members.iter().map(|member| member.ifindex).collect();
+                self.programs.set_bridge(*bridge, &members)
+            }
             Change::SetLocal(nic, address) => self.programs.set_local(*address, nic.ifindex),
             Change::RemoveLocal(address) => self.programs.remove_local(*address),
             Change::SetNat(key, entry) => self.programs.set_nat(key, entry),

@@ -42,6 +42,8 @@ pub trait Programs {
     fn set_tunnel(&mut self, ifindex: u32, vxlan: &Vxlan) -> Result<()>;
     /// Removes it; one that is not there is removed already.
     fn remove_tunnel(&mut self, ifindex: u32) -> Result<()>;
+    /// Writes the ports of a bridge; none to remove it.
+    fn set_bridge(&mut self, bridge: u32, members: &[u32]) -> Result<()>;
     /// Writes an address of the router.
     fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()>;
     /// Removes an address of the router; one that is not there is removed already.
@@ -119,6 +121,10 @@ impl Programs for Dataplane {
 
     fn remove_tunnel(&mut self, ifindex: u32) -> Result<()> {
         self.tables().remove_tunnel(ifindex)
+    }
+
+    fn set_bridge(&mut self, bridge: u32, members: &[u32]) -> Result<()> {
+        self.tables().set_bridge(bridge, members)
     }
 
     fn set_local(&mut self, address: IpAddr, ifindex: u32) -> Result<()> {

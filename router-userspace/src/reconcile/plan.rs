@@ -112,6 +112,8 @@ pub enum Change {
     SetTunnel(NicName, Vxlan),
     /// Make the programs forget it.
     RemoveTunnel(NicName),
+    /// Have frames go between these ports by their Ethernet addresses; between none: no more.
+    SetBridge(u32, Vec<NicName>),
     /// Tell the programs about an address of the router.
     SetLocal(NicName, IpAddr),
     /// Make the programs forget an address of the router.
@@ -319,6 +321,11 @@ fn tables(
     for (ifindex, port) in differing(&desired.ports, &observed.ports) {
         changes.push(Change::SetPort(names.of(*ifindex), *port));
     }
+    for (bridge, members) in differing(&desired.bridges, &observed.bridges) {
+        changes.push(Change::SetBridge(*bridge, members.iter().map(|member| names.of(*member)).collect()));
+    }
+    let gone = observed.bridges.keys().filter(|bridge| !desired.bridges.contains_key(bridge));
+    removals.extend(gone.map(|bridge| Change::SetBridge(*bridge, Vec::new())));
     for (address, ifindex) in differing(&desired.local4, &observed.local4) {
         changes.push(Change::SetLocal(names.of(*ifindex), (*address).into()));
     }
@@ -444,6 +451,11 @@ impl fmt::Display for Change {
                 f.write_str(&remotes.join(", "))
             }
             Self::RemoveTunnel(nic) => write!(f, "remove the network of {nic}"),
+            Self::SetBridge(bridge, members) if members.is_empty() => write!(f, "remove bridge {bridge}"),
+            Self::SetBridge(bridge, members) => {
+                let members: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+                write!(f, "set bridge {bridge}: {}", members.join(", "))
+            }
             Self::SetLocal(nic, address) => write!(f, "set {address} on {nic} as the router's own"),
             Self::RemoveLocal(address) => write!(f, "remove {address} from the router's own"),
             Self::SetNat(key, entry) => write!(f, "set {key} to {entry}"),

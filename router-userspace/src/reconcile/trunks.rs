@@ -152,6 +152,7 @@ pub async fn known(netlink: &Netlink, tables: &TableSet) -> Result<Vec<TaggedPor
             trunk: Trunk::Name(nics::name(trunk)?.to_owned()),
             kind,
             mtu: None,
+            bridge: tables.ports.get(index).filter(|port| port.bridge != 0).map(|port| port.bridge.to_string()),
         })
     };
     Ok(tables.tags.iter().filter_map(port).collect())

@@ -91,7 +91,7 @@ fn from_associations(
     let boot_mtu = match role {
         Role::Public => boot.public_mtu,
         Role::Guest => boot.private_mtu,
-        Role::Control | Role::PrivateGateway | Role::Tunnel => None,
+        Role::Control | Role::PrivateGateway | Role::Tunnel | Role::Bridged => None,
     };
     let mut port = PlacedPort {
         port: Port {
@@ -202,7 +202,7 @@ fn source_nat(boot: &CmdLine, role: Role, held: &[&IpAssociation]) -> SourceNat 
         Role::Public if is_translated => {
             boot_address.or(marked).or(boot.source_nat_ip.filter(|address| has(*address))).or(first)
         }
-        Role::Public | Role::Guest | Role::Control | Role::Tunnel => None,
+        Role::Public | Role::Guest | Role::Control | Role::Tunnel | Role::Bridged => None,
     };
     address.map_or(SourceNat::Off, SourceNat::To)
 }
