@@ -77,7 +77,8 @@ fn verdict<P: Packet, T: Bridges>(
     if ifindex_out == ifindex {
         return Err(DropReason::SamePort);
     }
-    if is_early && out.flags & Port::XDP_TARGET == 0 {
+    let is_in_pieces = is_early && packet.length() > packet.linear();
+    if is_early && out.flags & Port::XDP_TARGET == 0 || is_in_pieces && out.flags & Port::XDP_FRAGS == 0 {
         return Ok(Verdict::Defer(DeferReason::EgressWithoutXdp));
     }
     match length > out.mtu as usize {

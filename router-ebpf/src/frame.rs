@@ -13,7 +13,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
     bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
-    bpf_xdp_adjust_head,
+    bpf_xdp_adjust_head, bpf_xdp_get_buff_len,
 };
 use router_common::account::Hook;
 use router_common::net::Be16;
@@ -174,6 +174,9 @@ fn blur(offset: usize, unknown: usize) -> usize {
     opaque(opaque(offset ^ unknown) ^ unknown)
 }
 
+/// A frame that does not fill this lies in one buffer: of one in several the first has that much at least.
+const FIRST_BUFFER: usize = 128;
+
 /// A frame in the XDP program.
 pub struct XdpFrame {
     ctx: *mut xdp_md,
@@ -226,6 +229,15 @@ impl Packet for XdpFrame {
 
     #[inline(always)]
     fn length(&self) -> usize {
+        match self.linear() {
+            short if short < FIRST_BUFFER => short,
+            // SAFETY: the program's own context.
+            _ => unsafe { bpf_xdp_get_buff_len(self.ctx) as usize },
+        }
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> usize {
         self.raw.end - self.raw.start
     }
 

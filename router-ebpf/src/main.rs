@@ -21,8 +21,9 @@ use router_ebpf::walk::{Neighbour, Verdict, Walked, walk};
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{Context, Maps};
 
-/// In the driver or in the stack, in front of [`xvr_tc`]. What it cannot finish it passes on.
-#[xdp]
+/// In the driver or in the stack, in front of [`xvr_tc`]. What it cannot finish it passes on. Frames may lie in several
+/// buffers.
+#[xdp(frags)]
 pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the program's own context.
     let (mut frame, maps, ifindex) =

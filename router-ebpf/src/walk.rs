@@ -408,7 +408,10 @@ fn obstacle<A: Family, P: Packet>(
         if next_hop.flags & NextHop::RESOLVED == 0 {
             return Ok(Some(Verdict::Defer(DeferReason::NoNeighbour)));
         }
-        if next_hop.flags & NextHop::XDP_TARGET == 0 {
+        let is_in_pieces = parsed.l3 + parsed.length > packet.linear();
+        if next_hop.flags & NextHop::XDP_TARGET == 0
+            || is_in_pieces && next_hop.flags & NextHop::XDP_FRAGS == 0
+        {
             return Ok(Some(Verdict::Defer(DeferReason::EgressWithoutXdp)));
         }
         if size > usize::from(next_hop.mtu) {

@@ -22,7 +22,7 @@ use crate::raw_netlink::{ACK, DUMP, Message, attributes, exchange, find};
 /// `carriers` are those of tagged ports' interfaces.
 pub async fn inventory(netlink: &Netlink, carriers: &BTreeMap<u32, Carrier>) -> Result<Inventory> {
     let links = netlink.links().await?;
-    let takes_xdp_frames = xdp_targets().unwrap_or_else(|error| {
+    let targets = xdp_targets().unwrap_or_else(|error| {
         debug!("the kernel does not say which NICs take XDP frames: {error:#}");
         None
     });
@@ -31,7 +31,7 @@ pub async fn inventory(netlink: &Netlink, carriers: &BTreeMap<u32, Carrier>) -> 
         .iter()
         .filter_map(|link| {
             let carrier = carriers.get(&link.header.index).copied();
-            nic(link, &control, takes_xdp_frames.as_ref(), carrier)
+            nic(link, &control, targets.as_ref(), carrier)
         })
         .collect();
     let trunks = carriers.values().filter(|carrier| !carrier.is_tunnel());
@@ -70,7 +70,7 @@ pub fn mtu(link: &LinkMessage) -> Option<u32> {
 fn nic(
     link: &LinkMessage,
     control: &OwnedFd,
-    targets: Option<&BTreeMap<u32, bool>>,
+    targets: Option<&BTreeMap<u32, u64>>,
     carrier: Option<Carrier>,
 ) -> Option<Nic> {
     let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
@@ -87,13 +87,15 @@ fn nic(
         debug!("{name} does not name its driver: {error}");
         String::new()
     });
+    let features = targets.map(|targets| targets.get(&ifindex).copied().unwrap_or_default());
     Some(Nic {
         ifindex,
         mac,
         mtu: mtu(link)?,
         up: link.header.flags.contains(LinkFlags::Up),
         driver: Driver::from_name(&driver),
-        takes_xdp_frames: targets.map(|targets| targets.get(&ifindex).copied().unwrap_or(false)),
+        takes_xdp_frames: features.map(|features| features & NDO_XMIT != 0),
+        takes_xdp_frags: features.is_some_and(|features| features & NDO_XMIT_SG != 0),
         strips_tags: false,
         carrier,
         name,
@@ -172,9 +174,9 @@ fn ethtool<T>(control: &OwnedFd, name: &str, value: &mut T) -> io::Result<()> {
     }
 }
 
-/// By interface index: whether the device takes XDP frames. `None` where the kernel does not have
+/// By interface index: what the device can do with XDP frames (`NETDEV_XDP_ACT_*`). `None` where the kernel does not have
 /// the family that says so (before 6.3).
-fn xdp_targets() -> Result<Option<BTreeMap<u32, bool>>> {
+fn xdp_targets() -> Result<Option<BTreeMap<u32, u64>>> {
     let Some(family) = NetdevFamily::find()? else { return Ok(None) };
     let query = Message::new(family.id, DUMP, &[DEVICE_GET, 1, 0, 0]);
     let mut targets = BTreeMap::new();
@@ -185,7 +187,7 @@ fn xdp_targets() -> Result<Option<BTreeMap<u32, bool>>> {
         let features =
             find(body, XDP_FEATURES).and_then(|value| value.try_into().ok()).map(u64::from_ne_bytes);
         if let (Some(ifindex), Some(features)) = (ifindex, features) {
-            targets.insert(ifindex, features & NDO_XMIT != 0);
+            targets.insert(ifindex, features);
         }
     }
     Ok(Some(targets))
@@ -233,3 +235,4 @@ const DEVICE_GET: u8 = 1;
 const DEVICE_IFINDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 const NDO_XMIT: u64 = 4;
+const NDO_XMIT_SG: u64 = 64;
