@@ -166,7 +166,11 @@ impl Bench {
     fn frame(&self, row: &Row, packet: rows::Packet) -> Result<Vec<u8>> {
         let exit = self.exit(&row.between, packet.side)?;
         let wire = row.between.wire(packet.side as usize);
-        Ok(packet.bytes((exit.router_mac, exit.mac), wire))
+        let to = match row.between.is_bridge() {
+            true => self.exit(&row.between, packet.side.other())?.mac,
+            false => exit.router_mac,
+        };
+        Ok(packet.bytes((to, exit.mac), wire))
     }
 
     fn exit(&self, between: &Between, side: Side) -> Result<Exit> {

@@ -108,6 +108,8 @@ pub enum Outside {
     Public,
     /// Another tier.
     Tier,
+    /// The same network, on a bridge.
+    Bridge,
 }
 
 impl Between {
@@ -119,6 +121,16 @@ impl Between {
     /// XVR between two tiers.
     pub const fn tiers(wires: [Wire; 2]) -> Self {
         Self::Xvr { hook: Hook::Xdp, outside: Outside::Tier, list: None, wires }
+    }
+
+    /// XVR as a bridge.
+    pub const fn bridged(wires: [Wire; 2]) -> Self {
+        Self::Xvr { hook: Hook::Xdp, outside: Outside::Bridge, list: None, wires }
+    }
+
+    /// Frames are for the other end, and not for the router.
+    pub const fn is_bridge(&self) -> bool {
+        matches!(self, Self::Xvr { outside: Outside::Bridge, .. })
     }
 
     /// How frames are on a side.
@@ -268,12 +280,15 @@ impl Xvr {
 
     fn prepare(&mut self, outside: Outside, list: Option<&Listed>) -> Result<()> {
         let tables = self.dataplane.tables();
-        let guests = port(&self.router, 0, Role::Guest)?;
-        let other = match outside {
-            Outside::Public => port(&self.router, 1, Role::Public)?,
-            Outside::Tier => port(&self.router, 1, Role::Guest)?,
-        };
         let [inner, outer] = self.router.ifindexes;
+        let (near, far, bridge) = match outside {
+            Outside::Public => (Role::Guest, Role::Public, 0),
+            Outside::Tier => (Role::Guest, Role::Guest, 0),
+            Outside::Bridge => (Role::Bridged, Role::Bridged, inner),
+        };
+        let guests = Port { bridge, ..port(&self.router, 0, near)? };
+        let other = Port { bridge, ..port(&self.router, 1, far)? };
+        tables.set_bridge(inner, if bridge == 0 { &[] } else { &[inner, outer] })?;
         tables.set_port(inner, &guests)?;
         tables.set_port(outer, &other)?;
         if std::mem::take(&mut self.has_list) {

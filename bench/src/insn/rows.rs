@@ -55,6 +55,16 @@ pub enum Side {
     Outside = 1,
 }
 
+impl Side {
+    /// Where it goes to.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Inside => Self::Outside,
+            Self::Outside => Self::Inside,
+        }
+    }
+}
+
 /// A packet, without Ethernet addresses.
 pub struct Packet {
     /// Where it comes from.
@@ -200,6 +210,9 @@ pub fn all(references: bool) -> Vec<Row> {
         ),
         known("tier to tier, TCP, VNI to VNI", Between::tiers(VNIS), to_neighbour, |flow| {
             inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
+        }),
+        known("on a bridge, UDP, VLAN to VLAN", Between::bridged(VLANS), udp_as_it_is, |flow| {
+            inside(GUEST, FAR, udp(port(flow), 53))
         }),
         known("IPv6, TCP", public, over_ipv6, |flow| inside(GUEST6, FAR6, tcp(port(flow), 443, ACK))),
         known("ICMP error through source NAT", public, udp_both_ways, |flow| {
