@@ -182,6 +182,7 @@ where
 {
     let all = entries(flows)?;
     let (mut expired, mut victims) = (0, Vec::new());
+    let mut silent_ones = Vec::with_capacity(TOGETHER);
     for (key, entry) in &all {
         let reply_key = reply_key(key, entry);
         let other = all.get(&reply_key);
@@ -192,9 +193,11 @@ where
         let timeout = timeouts.of(key.protocol, entry, other).as_nanos() as u64;
         let seen = entry.last_seen.max(other.map_or(0, |other| other.last_seen));
         let silent = now.saturating_sub(seen);
-        if silent > timeout && !refreshed(flows, key, seen) && !refreshed(flows, &reply_key, seen) {
-            remove_flows(flows, [(*key, reply_key)].into_iter())?;
-            expired += 1;
+        if silent > timeout {
+            silent_ones.push(Silent { key, reply_key, entry, seen });
+            if silent_ones.len() == TOGETHER {
+                expired += end(flows, &mut silent_ones, &mut survives)?;
+            }
             continue;
         }
         let external = survives(key, entry);
@@ -203,8 +206,44 @@ where
             victims.push(Victim { worth, seen, key: *key, reply_key, external });
         }
     }
+    expired += end(flows, &mut silent_ones, &mut survives)?;
     let usage = Usage { taken: all.len().saturating_sub(expired * 2), room: room(flows.map())? };
     Ok(Swept { expired, usage, victims })
+}
+
+/// How many flows are ended with one call: of more, the first might have been used again meanwhile.
+const TOGETHER: usize = 64;
+
+/// A flow whose time is over, as the table was read.
+struct Silent<'a, A> {
+    key: &'a FlowKey<A>,
+    reply_key: FlowKey<A>,
+    entry: &'a FlowEntry<A>,
+    /// When a packet of either direction was last seen.
+    seen: u64,
+}
+
+/// Removes those of the flows that have not been used since the table was read; how many. `survives` as in [`sweep`].
+fn end<A>(
+    flows: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
+    silent: &mut Vec<Silent<'_, A>>,
+    survives: &mut impl FnMut(&FlowKey<A>, &FlowEntry<A>) -> Option<ExternalKey>,
+) -> Result<usize>
+where
+    A: Address + Hash,
+    FlowKey<A>: Pod,
+    FlowEntry<A>: Pod,
+{
+    silent.retain(|Silent { key, reply_key, entry, seen }| {
+        let is_used = refreshed(flows, key, *seen) || refreshed(flows, reply_key, *seen);
+        if is_used {
+            survives(key, entry);
+        }
+        !is_used
+    });
+    let ended = silent.len();
+    remove_flows(flows, silent.drain(..).map(|flow| (*flow.key, flow.reply_key)))?;
+    Ok(ended)
 }
 
 /// Removes flows by their keys and those of their replies, these first: a flow is opened where there is
