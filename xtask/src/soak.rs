@@ -37,15 +37,7 @@ pub fn run(arguments: &Soak) -> Result<()> {
     println!("then a daemon that is killed {} times amid messages", arguments.cuts);
     println!("meanwhile the timers, which take five minutes");
     let mut timers = build::cargo("test");
-    timers.args([
-        "-p",
-        "router-tests",
-        "--test",
-        "netns_timers",
-        "--test",
-        "netns_site2site",
-        "--no-fail-fast",
-    ]);
+    timers.args(["-p", "router-tests", "--test", "netns", "--no-fail-fast"]);
     timers.args(["--", "--ignored", "--nocapture"]);
     let mut timers = timers.spawn().with_context(|| format!("run {timers:?}"))?;
     let mut model = build::cargo("test");
@@ -60,7 +52,7 @@ pub fn run(arguments: &Soak) -> Result<()> {
         .env("XVR_POLICY_SEED", seed.to_string());
     let mut power = build::cargo("test");
     power
-        .args(["-p", "router-tests", "--test", "netns_power", "--", "--nocapture"])
+        .args(["-p", "router-tests", "--test", "netns", "--", "power::", "--nocapture"])
         .env("XVR_POWER_CUTS", arguments.cuts.to_string());
     // All to their ends, whatever becomes of the first.
     let packets = crate::run(&mut model).and_then(|()| crate::run(&mut policy));

@@ -19,11 +19,17 @@ const TESTS: &[(&str, &[&str])] = &[
         &["the_verifier", "every_scenario", "expiry_takes", "accounts_outlive", "a_flood_of_lone"],
     ),
     ("policy", &["program_says_what_the_list_says", "stays_cut"]),
-    ("netns_forward", &["tc::ping_and_traceroute", "xdp::the_first_packet"]),
-    ("netns_restart", &["the_next_daemon_adopts"]),
-    ("netns_people", &["people_call"]),
-    ("netns_kernel_peers", &["by_tc"]),
-    ("netns_site2site", &["connections_go_both_ways"]),
+    (
+        "netns",
+        &[
+            "forward::tc::ping_and_traceroute",
+            "forward::xdp::the_first_packet",
+            "restart::the_next_daemon_adopts",
+            "people::people_call",
+            "kernel_peers::linux_itself_is_at_the_other_end_by_tc",
+            "site2site::connections_go_both_ways",
+        ],
+    ),
 ];
 
 /// Programs of this machine that tests in the guest call.

@@ -1,5 +1,5 @@
 //! The daemons that work is left to are killed, again and again, while guests talk through the router: each is back by
-//! itself and does its work again, and no packet notices. Keepalived, which decides who serves, is in `netns_pair.rs`.
+//! itself and does its work again, and no packet notices. Keepalived, which decides who serves, is in `netns::pair.rs`.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
