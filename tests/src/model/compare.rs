@@ -400,7 +400,10 @@ fn why(reason: DropReason) -> Why {
         | DropReason::UnknownVtep
         | DropReason::BadTunnel
         | DropReason::Congested
-        | DropReason::NoWayToVtep => Why::Broken,
+        | DropReason::NoWayToVtep
+        | DropReason::GroupSource
+        | DropReason::SamePort
+        | DropReason::OversizeFrame => Why::Broken,
     }
 }
 
