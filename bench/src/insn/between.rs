@@ -288,7 +288,8 @@ impl Xvr {
         };
         let guests = Port { bridge, ..port(&self.router, 0, near)? };
         let other = Port { bridge, ..port(&self.router, 1, far)? };
-        tables.set_bridge(inner, if bridge == 0 { &[] } else { &[inner, outer] })?;
+        let members = [inner, outer];
+        tables.set_bridge(inner, if bridge == 0 { &[] } else { &members })?;
         tables.set_port(inner, &guests)?;
         tables.set_port(outer, &other)?;
         if std::mem::take(&mut self.has_list) {
