@@ -181,15 +181,37 @@ const FIRST_BUFFER: usize = 128;
 pub struct XdpFrame {
     ctx: *mut xdp_md,
     raw: Raw,
+    /// Bytes that lie in other buffers than the first.
+    beyond: usize,
 }
 
 impl XdpFrame {
+    /// The frame, for whoever asks for none but its first buffer's length.
+    ///
     /// # Safety
     /// `ctx` is the program's own context.
     #[inline(always)]
     pub unsafe fn new(ctx: *mut xdp_md) -> Self {
         // SAFETY: the context is valid for the program's run, see above.
-        unsafe { Self { ctx, raw: Raw::new((*ctx).data as usize, (*ctx).data_end as usize) } }
+        unsafe { Self { ctx, raw: Raw::new((*ctx).data as usize, (*ctx).data_end as usize), beyond: 0 } }
+    }
+
+    /// The frame, with what lies in other buffers.
+    ///
+    /// # Safety
+    /// `ctx` is the program's own context.
+    #[inline(always)]
+    pub unsafe fn whole(ctx: *mut xdp_md) -> Self {
+        // SAFETY: as in `new`.
+        unsafe {
+            let frame = Self::new(ctx);
+            let linear = frame.linear();
+            if linear < FIRST_BUFFER {
+                return frame;
+            }
+            let beyond = (bpf_xdp_get_buff_len(ctx) as usize).wrapping_sub(linear);
+            Self { beyond, ..Self::new(ctx) }
+        }
     }
 
     /// The same after what may have moved it.
@@ -229,11 +251,8 @@ impl Packet for XdpFrame {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        match self.linear() {
-            short if short < FIRST_BUFFER => short,
-            // SAFETY: the program's own context.
-            _ => unsafe { bpf_xdp_get_buff_len(self.ctx) as usize },
-        }
+        // LLVM must not add to the end of the first buffer, which the kernel refuses.
+        opaque(self.linear()) + self.beyond
     }
 
     #[inline(always)]

@@ -27,7 +27,7 @@ use crate::maps::{Context, Maps};
 pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the program's own context.
     let (mut frame, maps, ifindex) =
-        unsafe { (XdpFrame::new(ctx.ctx), Maps::new(Context::Xdp(ctx.ctx)), (*ctx.ctx).ingress_ifindex) };
+        unsafe { (XdpFrame::whole(ctx.ctx), Maps::new(Context::Xdp(ctx.ctx)), (*ctx.ctx).ingress_ifindex) };
     match walk(&mut frame, &maps, ifindex).passage.verdict() {
         // SAFETY: no pointers.
         Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },

@@ -239,7 +239,7 @@ impl Header for Ipv4 {
         if version_length >> 4 != Self::VERSION || header_length < Self::HEADER || length < header_length {
             return Err(DropReason::BadIpHeader);
         }
-        if packet.linear() < l3 + length && packet.length() < l3 + length {
+        if packet.length() < l3 + length {
             return Err(DropReason::Truncated);
         }
         let has_options = header_length > Self::HEADER;
@@ -326,7 +326,7 @@ impl Header for Ipv6 {
         if version >> 4 != Self::VERSION {
             return Err(DropReason::BadIpHeader);
         }
-        if packet.linear() < l3 + length && packet.length() < l3 + length {
+        if packet.length() < l3 + length {
             return Err(DropReason::Truncated);
         }
         let mut l4 = l3 + Self::HEADER;
