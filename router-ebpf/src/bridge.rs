@@ -59,9 +59,8 @@ fn verdict<P: Packet, T: Bridges>(
         return Ok(Verdict::Defer(DeferReason::PartialChecksum));
     }
     let (now, bridge) = (tables.now(), port.bridge);
-    let heard_lately = |entry: FdbEntry| {
-        entry.ifindex == ifindex && now.saturating_sub(entry.heard) < FdbEntry::LATELY
-    };
+    let heard_lately =
+        |entry: FdbEntry| entry.ifindex == ifindex && now.saturating_sub(entry.heard) < FdbEntry::LATELY;
     let station = FdbKey { bridge, mac: from, pad: [0; 2] };
     if !tables.heard(&station).is_some_and(heard_lately) {
         tables.hear(&station, &FdbEntry { heard: now, ifindex, pad: 0 });

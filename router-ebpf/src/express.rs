@@ -109,7 +109,8 @@ fn send<A: Bare, H: Head, T: Flows<A>>(
     // A turn in a connection's life is for the steps to see.
     if tcp_flags & (tcp_flags::SYN | tcp_flags::RST) != 0
         || !conntrack::is_fresh(&*flow, ifindex, now, generation)
-        || flow.next_hop.flags & !(NextHop::TAGGED | NextHop::XDP_FRAGS) != NextHop::RESOLVED | NextHop::XDP_TARGET
+        || flow.next_hop.flags & !(NextHop::TAGGED | NextHop::XDP_FRAGS)
+            != NextHop::RESOLVED | NextHop::XDP_TARGET
         || length > usize::from(flow.next_hop.mtu)
     {
         return None;

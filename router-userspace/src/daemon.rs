@@ -287,7 +287,8 @@ impl Daemon {
 
     async fn hear(&mut self, event: Event) {
         match event {
-            Event::Changed => {
+            Event::Forwarding(device) if !self.control.follows(device) => {}
+            Event::Changed | Event::Forwarding(_) => {
                 self.look_at.get_or_insert_with(|| Instant::now() + GATHER);
             }
             Event::Neighbour(neighbour) => self.control.hear_of(&neighbour).await,

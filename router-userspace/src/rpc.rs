@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::HealthView;
 use crate::model::redundancy::RouterRole;
-use crate::show::{BridgeView, CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView, UsageView};
+use crate::show::{
+    BridgeView, CounterView, FlowView, ListView, NatView, PortView, RouteView, StatusView, UsageView,
+};
 
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

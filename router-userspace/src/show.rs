@@ -562,7 +562,7 @@ pub fn ports(ports: &[PortView]) -> String {
             let _ = write!(text, " It is VLAN {vlan} of {trunk}{inside}.");
         }
         if let Some(VxlanView { underlay, vni, local, remotes, .. }) = &port.vxlan {
-            let remotes = remotes.join(", ");
+            let remotes = if remotes.is_empty() { "nobody yet".to_owned() } else { remotes.join(", ") };
             let _ = write!(text, " It is VNI {vni} by {underlay}, from {local} to {remotes}.");
         }
         if let Some(address) = &port.source_nat {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::error::ConfigError;
 use crate::json::{self, Place, choice, entries, kind, members, text};
 use crate::model::Mac;
-use crate::model::trunk::{Kind, Tag, TagProtocol, TaggedPort, Trunk, Vni};
+use crate::model::trunk::{Kind, Remotes, Tag, TagProtocol, TaggedPort, Trunk, Vni, is_vtep};
 
 /// What the file is called, in messages too.
 pub const NAME: &str = "ports.json";
@@ -59,7 +59,7 @@ fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
     }
     let (mut name, mut mac, mut trunk, mut mtu, mut bridge) = (None, None, None, None, None);
     let (mut vlan, mut inner, mut protocol, mut priority) = (None, None, None, None);
-    let (mut vni, mut local, mut remotes, mut udp_port) = (None, None, None, None);
+    let (mut vni, mut local, mut remotes, mut fdb, mut udp_port) = (None, None, None, None, None);
     let is_vni = has("vni");
     for (key, value, place) in entries(place, value)? {
         match key {
@@ -76,11 +76,12 @@ fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
             "underlay" if is_vni => trunk = Some(selector(&place, value)?),
             "local" if is_vni => local = Some(vtep(&place, value)?),
             "remotes" if is_vni => remotes = Some(self::remotes(&place, value)?),
+            "fdb" if is_vni => fdb = Some(interface_name(&place, value)?),
             "udp_port" if is_vni => udp_port = Some(number(&place, value, 1, u16::MAX)?),
             "trunk" | "inner_vlan" | "protocol" | "priority" => {
                 return Err(place.error("a VXLAN network has none"));
             }
-            "underlay" | "local" | "remotes" | "udp_port" => {
+            "underlay" | "local" | "remotes" | "fdb" | "udp_port" => {
                 return Err(place.error("only a port with a vni has one"));
             }
             _ => return Err(place.error("unknown key")),
@@ -90,10 +91,13 @@ fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
     let kind = match vni {
         Some(id) => {
             let local = local.ok_or_else(|| missing("local"))?;
-            let remotes = remotes.ok_or_else(|| missing("remotes"))?;
-            if let Some(index) = remotes.iter().position(|remote| *remote == local) {
-                return Err(place.at("remotes").at(index).error("is the router's own address"));
-            }
+            let remotes = match (remotes, fdb) {
+                (Some(remotes), None) => Remotes::Listed(remotes),
+                (None, Some(device)) => Remotes::Fdb(device),
+                (Some(_), Some(_)) => return Err(place.at("fdb").error("a port with remotes has none")),
+                (None, None) => return Err(place.error("\"remotes\" or \"fdb\" is missing")),
+            };
+            is_elsewhere(place, local, &remotes)?;
             Kind::Vni(Vni { id, local, remotes, udp_port: udp_port.unwrap_or(UDP_PORT) })
         }
         None => {
@@ -114,6 +118,15 @@ fn port(place: &Place, value: &Value) -> Result<TaggedPort, ConfigError> {
     })
 }
 
+/// No remote end is the router itself.
+fn is_elsewhere(place: &Place, local: Ipv4Addr, remotes: &Remotes) -> Result<(), ConfigError> {
+    let Remotes::Listed(remotes) = remotes else { return Ok(()) };
+    match remotes.iter().position(|remote| *remote == local) {
+        Some(index) => Err(place.at("remotes").at(index).error("is the router's own address")),
+        None => Ok(()),
+    }
+}
+
 /// The largest number of a VXLAN network.
 const MAX_VNI: u32 = (1 << 24) - 1;
 /// VXLAN's own (RFC 7348 §8).
@@ -132,11 +145,7 @@ fn vtep(place: &Place, value: &Value) -> Result<Ipv4Addr, ConfigError> {
     let text = text(place, value)?;
     let address: Ipv4Addr =
         text.parse().map_err(|_| place.error(format_args!("{text:?} is no IPv4 address")))?;
-    let is_single = !address.is_unspecified()
-        && !address.is_multicast()
-        && !address.is_broadcast()
-        && !address.is_loopback();
-    if is_single {
+    if is_vtep(address) {
         Ok(address)
     } else {
         Err(place.error(format_args!("{address} is no single host's address")))
@@ -321,6 +330,7 @@ mod tests {
 
     const VNI: &str = r#"{"name": "eth6", "mac": "02:00:00:00:00:06", "underlay": "eth1", "vni": 4096,
         "local": "192.0.2.1", "remotes": ["192.0.2.2", "198.51.100.7"]}"#;
+    const REMOTES: &str = r#""remotes": ["192.0.2.2", "198.51.100.7"]"#;
 
     #[test]
     fn a_port_is_a_vxlan_network() {
@@ -328,10 +338,16 @@ mod tests {
         let vni = Vni {
             id: 4096,
             local: Ipv4Addr::new(192, 0, 2, 1),
-            remotes: vec![Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(198, 51, 100, 7)],
+            remotes: Remotes::Listed(vec![Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(198, 51, 100, 7)]),
             udp_port: 4789,
         };
-        assert_eq!((&ports[1].trunk, &ports[1].kind), (&Trunk::Name("eth1".to_owned()), &Kind::Vni(vni)));
+        let trunk = Trunk::Name("eth1".to_owned());
+        assert_eq!((&ports[1].trunk, &ports[1].kind), (&trunk, &Kind::Vni(vni.clone())));
+
+        let text = VNI.replace(REMOTES, "\"fdb\": \"vx4096\"");
+        let ports = read(format!("{{\"ports\": [{text}]}}").as_bytes()).unwrap();
+        let followed = Vni { remotes: Remotes::Fdb("vx4096".to_owned()), ..vni };
+        assert_eq!(ports[0].kind, Kind::Vni(followed));
     }
 
     #[test]
@@ -346,6 +362,10 @@ mod tests {
             ("198.51.100.7", "192.0.2.2", "/remotes/1: 192.0.2.2 is there before"),
             ("198.51.100.7", "192.0.2.1", "/remotes/1: is the router's own address"),
             ("\"192.0.2.2\", \"198.51.100.7\"", "", "/remotes: is empty"),
+            (REMOTES, "\"fdb\": \"vx/7\"", "/fdb: \"vx/7\" is no interface name"),
+            (REMOTES, "\"fdb\": [\"vx7\"]", "/fdb: expected text, found a list"),
+            ("\"remotes\"", "\"fdb\": \"vx7\", \"remotes\"", "/fdb: a port with remotes has none"),
+            (format!(", {REMOTES}").as_str(), "", ": \"remotes\" or \"fdb\" is missing"),
             ("\"underlay\"", "\"trunk\"", "/trunk: a VXLAN network has none"),
             ("\"local\"", "\"inner_vlan\"", "/inner_vlan: a VXLAN network has none"),
             ("\"underlay\": \"eth1\", ", "", ": \"underlay\" is missing"),
@@ -372,9 +392,12 @@ mod tests {
             )
         };
         let file = |ports: &[String]| format!(r#"{{"ports": [{}]}}"#, ports.join(", "));
-        let two = file(&[port(3, "\"blue\""), PORT.replace("eth3", "eth9").replace(":03", ":09"), port(4, "\"blue\"")]);
-        let bridges: Vec<_> =
-            read(two.as_bytes()).unwrap().into_iter().map(|port| port.bridge).collect();
+        let two = file(&[
+            port(3, "\"blue\""),
+            PORT.replace("eth3", "eth9").replace(":03", ":09"),
+            port(4, "\"blue\""),
+        ]);
+        let bridges: Vec<_> = read(two.as_bytes()).unwrap().into_iter().map(|port| port.bridge).collect();
         assert_eq!(bridges, [Some("blue".to_owned()), None, Some("blue".to_owned())]);
         let alone = file(&[port(3, "\"blue\""), port(4, "\"bleu\"")]);
         assert_eq!(error(&alone), "ports.json#/ports/1/bridge: \"bleu\" has no other port");
@@ -399,6 +422,8 @@ mod tests {
             "ports.json#/ports/0/mac: 03:00:00:00:00:03 is no single interface's address"
         );
         assert_eq!(with("vlan", "vxlan"), "ports.json#/ports/0/vxlan: unknown key");
+        let fdb = with("\"vlan\": 100", "\"vlan\": 100, \"fdb\": \"vx7\"");
+        assert_eq!(fdb, "ports.json#/ports/0/fdb: only a port with a vni has one");
         assert_eq!(with("eth2", "eth3"), "ports.json#/ports/0/trunk: eth3 is a tagged port itself");
         let two = |other: &str| error(&format!("{{\"ports\": [{PORT}, {other}]}}"));
         assert_eq!(two(PORT), "ports.json#/ports/1/name: eth3 is another port's as well");

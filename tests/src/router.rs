@@ -287,6 +287,13 @@ impl<'lab> Router<'lab> {
         serde_json::from_str(&output.stdout).with_context(|| format!("xvr show {what}: {}", output.stdout))
     }
 
+    /// What `xvr show ports` says of the port whose interface has this name.
+    pub fn port(&self, nic: &str) -> Result<Value> {
+        let shown = self.show("ports")?;
+        let port = shown.as_array().and_then(|ports| ports.iter().find(|port| port["nic"] == nic));
+        port.cloned().with_context(|| format!("no port of {nic}: {shown}"))
+    }
+
     /// How many packets were not forwarded for a reason of `xvr show drops`, over all ports and
     /// hooks.
     pub fn outcome(&self, label: &str) -> Result<u64> {

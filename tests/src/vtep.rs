@@ -8,11 +8,14 @@
 //! ```
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use crate::lab::{Host, Lab};
-use crate::netns::{Lifetime, Namespace};
+use crate::netns::{Lifetime, Namespace, wait_until};
+use crate::router::Router;
 
 /// The router's NIC in the provider's network.
 pub const UNDERLAY: &str = "wan0";
@@ -121,6 +124,27 @@ impl Overlay {
         self.stations.push(host(name, namespace, octet, last)?);
         Ok(())
     }
+}
+
+/// Waits until a port, by its interface's name, has these remote ends and no others.
+///
+/// # Errors
+/// It has not within a minute.
+pub fn has_remotes(router: &Router<'_>, nic: &str, remotes: &[&str]) -> Result<()> {
+    let has = || router.port(nic).is_ok_and(|port| port["vxlan"]["remotes"] == json!(remotes));
+    let what = format!("the remote ends of {nic} are {remotes:?}");
+    wait_until(&what, Duration::from_secs(60), has).with_context(|| router.log())
+}
+
+/// How many packets a device of the kernel's has received, and sent.
+///
+/// # Errors
+/// There is none.
+pub fn carried(namespace: &Namespace, device: &str) -> Result<(u64, u64)> {
+    let said = namespace.run("ip", &["-json", "-statistics", "link", "show", "dev", device])?;
+    let links: Value = serde_json::from_str(&said)?;
+    let packets = |way: &str| links[0]["stats64"][way]["packets"].as_u64().context("no statistics");
+    Ok((packets("rx")?, packets("tx")?))
 }
 
 fn station(device: &str, octet: u8, last: u8) -> String {

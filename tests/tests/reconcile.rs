@@ -80,6 +80,13 @@ fn apply(system: &mut Observed, change: Change) {
         Change::RemoveTags(nic) => drop(system.tables.tags.remove(&nic.ifindex)),
         Change::SetTunnel(nic, vxlan) => drop(system.tables.tunnels.insert(nic.ifindex, vxlan)),
         Change::RemoveTunnel(nic) => drop(system.tables.tunnels.remove(&nic.ifindex)),
+        Change::SetBridge(bridge, members) if members.is_empty() => {
+            system.tables.bridges.remove(&bridge);
+        }
+        Change::SetBridge(bridge, members) => {
+            let members = members.into_iter().map(|member| member.ifindex).collect();
+            system.tables.bridges.insert(bridge, members);
+        }
         Change::SetLocal(nic, std::net::IpAddr::V4(address)) => {
             system.tables.local4.insert(address, nic.ifindex);
         }

@@ -120,14 +120,21 @@ pub struct Inventory {
     pub port_rows: u32,
     /// NICs that stand for VXLAN networks, by interface index.
     pub tunnels: BTreeMap<u32, Vxlan>,
+    /// VXLAN devices of the kernel's whose forwarding databases say where remote ends of those are, by interface index.
+    pub followed: BTreeSet<u32>,
     /// A sentence for each tagged port that has no interface, or cannot be reached.
     pub problems: Vec<String>,
 }
 
 impl Default for Inventory {
     fn default() -> Self {
-        let tunnels = BTreeMap::new();
-        Self { nics: Vec::new(), port_rows: COUNTER_SLOTS, tunnels, problems: Vec::new() }
+        Self {
+            nics: Vec::new(),
+            port_rows: COUNTER_SLOTS,
+            tunnels: BTreeMap::new(),
+            followed: BTreeSet::new(),
+            problems: Vec::new(),
+        }
     }
 }
 

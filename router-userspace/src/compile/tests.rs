@@ -441,7 +441,8 @@ fn a_vxlan_network_has_the_hook_of_its_underlay_and_leaves_room_for_headers() {
 #[test]
 fn ports_on_a_bridge_are_never_routed_and_wait_while_another_router_serves() {
     const TRUNK: u32 = 20;
-    let tags = |id| Kind::Tags { outer: Tag { protocol: TagProtocol::Customer, id }, inner: None, priority: None };
+    let tags =
+        |id| Kind::Tags { outer: Tag { protocol: TagProtocol::Customer, id }, inner: None, priority: None };
     let declared = |ifindex: u32, bridge: Option<&str>| TaggedPort {
         name: format!("eth{ifindex}"),
         mac: mac(u8::try_from(ifindex).unwrap()),

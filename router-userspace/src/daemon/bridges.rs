@@ -18,9 +18,11 @@ pub fn view(control: &mut Control) -> Result<Vec<BridgeView>> {
     let mut views = Vec::new();
     for (bridge, members) in bridges {
         let ports: Vec<String> = members.iter().map(|ifindex| names(control, *ifindex).name).collect();
-        let name = declared.iter().find(|port| ports.contains(&port.name)).and_then(|port| port.bridge.clone());
+        let name =
+            declared.iter().find(|port| ports.contains(&port.name)).and_then(|port| port.bridge.clone());
         // What has left the bridge is not there any more.
-        let here = stations.iter().filter(|station| station.bridge == bridge && members.contains(&station.ifindex));
+        let here =
+            stations.iter().filter(|station| station.bridge == bridge && members.contains(&station.ifindex));
         let stations = here.map(|station| StationView {
             mac: station.mac.to_string(),
             port: names(control, station.ifindex).name,

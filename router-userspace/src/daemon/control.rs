@@ -708,6 +708,11 @@ impl Control {
         }
     }
 
+    /// Whether the forwarding database of a VXLAN device of the kernel's says where a port's remote ends are.
+    pub fn follows(&self, device: u32) -> bool {
+        self.inventory.followed.contains(&device)
+    }
+
     /// Takes in news of a neighbour.
     pub async fn hear_of(&mut self, neighbour: &Neighbour) {
         let reaction = self.neighbours.note(neighbour, &self.ports);

@@ -46,9 +46,23 @@ pub struct Vni {
     /// The router's address on the NIC that carries it.
     pub local: Ipv4Addr,
     /// Where its other stations are.
-    pub remotes: Vec<Ipv4Addr>,
+    pub remotes: Remotes,
     /// UDP port.
     pub udp_port: u16,
+}
+
+/// Where the other stations of a VXLAN network are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remotes {
+    /// At these remote ends.
+    Listed(Vec<Ipv4Addr>),
+    /// At those that the forwarding database of the kernel's VXLAN device of this name has.
+    Fdb(String),
+}
+
+/// Whether an address may be a VTEP's: it is a single host's.
+pub const fn is_vtep(address: Ipv4Addr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast() && !address.is_loopback()
 }
 
 /// How the NIC is found that carries tagged ports.

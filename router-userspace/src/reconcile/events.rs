@@ -1,5 +1,5 @@
-//! What the kernel says unasked: links, addresses, routes, neighbours, and which NICs take XDP
-//! frames.
+//! What the kernel says unasked: links, addresses, routes, neighbours, remote ends of VXLAN devices, and which NICs take
+//! XDP frames.
 
 use std::collections::VecDeque;
 
@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use tracing::{debug, warn};
 
+use super::fdb::Entry;
 use super::neighbours::Neighbour;
 use super::nics::NetdevFamily;
 
@@ -22,6 +23,8 @@ pub enum Event {
     Changed,
     /// News of a neighbour.
     Neighbour(Neighbour),
+    /// The forwarding database of the VXLAN device with this interface index changed.
+    Forwarding(u32),
     /// News were lost: look at everything again.
     Lost,
 }
@@ -101,6 +104,11 @@ fn subscribe_routing() -> Result<Messages> {
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
     match message.payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message),
+        ) if message.header.family == AddressFamily::Bridge => {
+            Entry::from_message(&message).map(|entry| Event::Forwarding(entry.device))
+        }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
             Neighbour::from_message(&message).map(Event::Neighbour)
         }
@@ -126,5 +134,28 @@ async fn listen(socket: Option<&mut TokioSocket>) -> std::io::Result<()> {
     match socket {
         Some(socket) => socket.recv_from_full().await.map(drop),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+
+    use super::*;
+
+    #[test]
+    fn of_forwarding_databases_only_remote_ends_are_news() {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = 7;
+        // A bridge has learnt a station.
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 1]));
+        let said = |message: RouteNetlinkMessage| event(NetlinkMessage::from(message));
+        assert_eq!(said(RouteNetlinkMessage::NewNeighbour(message.clone())), None);
+        let remote = NeighbourAddress::Other(vec![192, 0, 2, 11]);
+        message.attributes.push(NeighbourAttribute::Destination(remote));
+        let news = Some(Event::Forwarding(7));
+        assert_eq!(said(RouteNetlinkMessage::NewNeighbour(message.clone())), news);
+        assert_eq!(said(RouteNetlinkMessage::DelNeighbour(message)), news);
     }
 }

@@ -59,6 +59,7 @@ impl<P: Programs> Machine<P> {
         inventory.port_rows = self.programs.port_rows()?;
         inventory.problems = trunks.problems;
         inventory.tunnels = trunks.tunnels;
+        inventory.followed = trunks.followed;
         self.ways.keep(&inventory);
         for nic in &mut inventory.nics {
             // Where the kernel cannot say who takes XDP frames (before 6.3), a driver that did not

@@ -12,6 +12,7 @@
 
 mod announce;
 pub mod events;
+mod fdb;
 pub mod guard;
 pub mod kernel;
 mod machine;

@@ -24,6 +24,7 @@ use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec};
 
+use super::fdb::Entry;
 use super::neighbours::Neighbour;
 use super::takeover::is_its_table;
 use crate::compile::{KernelRoute, KernelTarget, ROUTE_PROTOCOL};
@@ -146,6 +147,19 @@ impl Netlink {
             neighbours.extend(Neighbour::from_message(&message));
         }
         Ok(neighbours)
+    }
+
+    /// What the forwarding databases of VXLAN devices say of remote ends, by the devices' interface indices.
+    pub async fn forwarding_databases(&self) -> Result<BTreeMap<u32, Vec<Entry>>> {
+        let mut entries: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+        let mut messages = request.execute();
+        while let Some(message) = messages.try_next().await.context("list forwarding databases")? {
+            if let Some(entry) = Entry::from_message(&message) {
+                entries.entry(entry.device).or_default().push(entry);
+            }
+        }
+        Ok(entries)
     }
 
     /// Sets a link's MTU.

@@ -447,6 +447,9 @@ impl fmt::Display for Change {
             Self::RemoveTags(nic) => write!(f, "remove the tags of {nic}"),
             Self::SetTunnel(nic, Vxlan { tunnel, remotes }) => {
                 write!(f, "set the network of {nic}: VNI {} of {} with ", tunnel.vni, tunnel.local)?;
+                if remotes.is_empty() {
+                    return f.write_str("nobody");
+                }
                 let remotes: Vec<String> = remotes.iter().map(ToString::to_string).collect();
                 f.write_str(&remotes.join(", "))
             }

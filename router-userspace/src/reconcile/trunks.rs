@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -18,10 +18,10 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::Netlink;
-use super::{nics, sysctl};
+use super::{fdb, nics, sysctl};
 use crate::compile::{TableSet, VXLAN_OVERHEAD, Vxlan};
 use crate::dataplane::{EGRESS_BLOCK, INGRESS_BLOCK};
-use crate::model::trunk::{Kind, Tag, TagProtocol, TaggedPort, Trunk, Vni};
+use crate::model::trunk::{Kind, Remotes, Tag, TagProtocol, TaggedPort, Trunk, Vni};
 use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, TC_KIND, exchange, traffic_control};
 
 /// How tagged ports' interfaces are carried, and what could not be had.
@@ -31,9 +31,11 @@ pub struct Trunks {
     pub carriers: BTreeMap<u32, Carrier>,
     /// Those that are VXLAN networks, by interface index.
     pub tunnels: BTreeMap<u32, Vxlan>,
+    /// VXLAN devices of the kernel's that those follow, by interface index.
+    pub followed: BTreeSet<u32>,
     /// Interfaces were made where there was none before: their blocks have no programs yet.
     pub are_new: bool,
-    /// A sentence for each port that has no interface.
+    /// A sentence for each port that has no interface, or cannot be reached.
     pub problems: Vec<String>,
 }
 
@@ -90,9 +92,21 @@ pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
     let tunnels: Vec<_> = tunnels.collect();
     if !tunnels.is_empty() {
         let addresses = netlink.addresses().await?;
+        let follows = tunnels.iter().any(|(.., vni, _)| matches!(vni.remotes, Remotes::Fdb(_)));
+        let entries = if follows { netlink.forwarding_databases().await? } else { BTreeMap::new() };
         for (index, port, vni, underlay) in tunnels {
             trunks.problems.extend(absent(port, vni, underlay, &addresses));
-            trunks.tunnels.insert(index, tunnel(vni, underlay));
+            let remotes = match &vni.remotes {
+                Remotes::Listed(remotes) => remotes.clone(),
+                Remotes::Fdb(name) => {
+                    let device = names.get(name.as_str()).copied();
+                    trunks.followed.extend(device.map(|device| device.header.index));
+                    let (remotes, problem) = fdb::remotes(vni, name, device, &entries);
+                    trunks.problems.extend(problem.map(|problem| format!("{}: {problem}", port.name)));
+                    remotes
+                }
+            };
+            trunks.tunnels.insert(index, tunnel(vni, remotes, underlay));
         }
     }
     Ok(trunks)
@@ -111,19 +125,20 @@ fn absent(
     (!is_there).then(|| format!("{}: {} is no address of {name}", port.name, vni.local))
 }
 
-fn tunnel(vni: &Vni, underlay: &LinkMessage) -> Vxlan {
+fn tunnel(vni: &Vni, remotes: Vec<Ipv4Addr>, underlay: &LinkMessage) -> Vxlan {
     let tunnel = Tunnel {
         underlay: underlay.header.index,
         local: vni.local.into(),
         vni: vni.id,
-        remotes: u32::try_from(vni.remotes.len()).unwrap_or(u32::MAX),
+        remotes: u32::try_from(remotes.len()).unwrap_or(u32::MAX),
         udp_port: Be16::new(vni.udp_port),
         pad: [0; 2],
     };
-    Vxlan { tunnel, remotes: vni.remotes.clone() }
+    Vxlan { tunnel, remotes }
 }
 
-/// The ports that the programs know by these tags, where nobody else can say which there are.
+/// The ports that the programs know by these tags, where nobody else can say which there are. Whether somebody has
+/// listed their remote ends, or a forwarding database names them, nobody knows: they stay who they are.
 ///
 /// # Errors
 /// The kernel does not tell.
@@ -137,7 +152,7 @@ pub async fn known(netlink: &Netlink, tables: &TableSet) -> Result<Vec<TaggedPor
             Some(Vxlan { tunnel, remotes }) => Kind::Vni(Vni {
                 id: tunnel.vni,
                 local: tunnel.local.into(),
-                remotes: remotes.clone(),
+                remotes: Remotes::Listed(remotes.clone()),
                 udp_port: tunnel.udp_port.get(),
             }),
             None => Kind::Tags {
@@ -152,7 +167,11 @@ pub async fn known(netlink: &Netlink, tables: &TableSet) -> Result<Vec<TaggedPor
             trunk: Trunk::Name(nics::name(trunk)?.to_owned()),
             kind,
             mtu: None,
-            bridge: tables.ports.get(index).filter(|port| port.bridge != 0).map(|port| port.bridge.to_string()),
+            bridge: tables
+                .ports
+                .get(index)
+                .filter(|port| port.bridge != 0)
+                .map(|port| port.bridge.to_string()),
         })
     };
     Ok(tables.tags.iter().filter_map(port).collect())

@@ -137,7 +137,10 @@ fn networks_by_tags_and_by_vxlan_are_one() -> Result<()> {
         // One trunk serves both: the tier beside it is routed as ever.
         reaches(pink, lab.host("web1").v4)?;
         reaches(pink, lab.host("far").v4)?;
-        ensure!(ping(pink, cyan.v4.into(), 2, Duration::from_millis(20))?.lost() == 2, "a bridge is routed to");
+        ensure!(
+            ping(pink, cyan.v4.into(), 2, Duration::from_millis(20))?.lost() == 2,
+            "a bridge is routed to"
+        );
 
         // What two have to say to each other nobody else hears.
         switch.seen();
@@ -211,11 +214,17 @@ fn bridges_are_apart_and_the_router_is_silent_on_them() -> Result<()> {
         let path = router.root().join("etc/xvr/ports.json");
         std::fs::write(&path, less.to_string())?;
         let refused = router.xvr(&["reload"])?;
-        ensure!(refused.stderr.contains("ports.json#/ports/4/bridge: \"other\" has no other port"), "{refused:?}");
+        ensure!(
+            refused.stderr.contains("ports.json#/ports/4/bridge: \"other\" has no other port"),
+            "{refused:?}"
+        );
         reaches(gold, lime.v4)?;
         less["ports"].as_array_mut().context("a list")?.pop();
         router.declare_ports(&less)?;
-        ensure!(ping(gold, lime.v4.into(), 2, Duration::from_millis(20))?.lost() == 2, "a bridge that is gone goes on");
+        ensure!(
+            ping(gold, lime.v4.into(), 2, Duration::from_millis(20))?.lost() == 2,
+            "a bridge that is gone goes on"
+        );
         reaches(cyan, teal.v4)?;
         assert_eq!(router.plan()?, Vec::<String>::new());
         Ok(())
@@ -231,7 +240,10 @@ fn what_does_not_fit_is_counted() -> Result<()> {
         reaches(cyan, blue.v4)?;
         assert_eq!(router.outcome("oversize-frame")?, 0);
         clients::ping_once(cyan, blue.v4.into(), usize::from(MTU) - 28)?;
-        ensure!(clients::ping_once(cyan, blue.v4.into(), usize::from(MTU) - 27).is_err(), "{attach}: it fits");
+        ensure!(
+            clients::ping_once(cyan, blue.v4.into(), usize::from(MTU) - 27).is_err(),
+            "{attach}: it fits"
+        );
         ensure!(router.outcome("oversize-frame")? >= 1, "it is not counted");
         Ok(())
     })

@@ -23,7 +23,10 @@ fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<Router<'lab>> {
         host.namespace.ip(&format!("link set eth0 mtu {MTU}\n"))?;
     }
     for name in ["tier1", "tier2"] {
-        lab.wire.ip(&format!("link set {} mtu {MTU}\nlink set {name} mtu {MTU}\n", lab.segment(name).router_port()))?;
+        lab.wire.ip(&format!(
+            "link set {} mtu {MTU}\nlink set {name} mtu {MTU}\n",
+            lab.segment(name).router_port()
+        ))?;
     }
     let router = Router::start(lab, attach)?;
     router.apply(&VPC_COMMANDS[..2])?;

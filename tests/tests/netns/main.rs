@@ -7,6 +7,7 @@ mod bgp;
 mod bridge;
 mod control;
 mod dhcp;
+mod evpn;
 mod flood;
 mod forward;
 mod fragments;

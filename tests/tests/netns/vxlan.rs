@@ -13,7 +13,7 @@ use router_tests::netns::{run_bounded, wait_until};
 use router_tests::router::{Router, Tier, VPC_COMMANDS, for_both_hooks};
 use router_tests::servers::{HttpServer, sha256_of_body, write_body};
 use router_tests::trunk::{Station, Switch};
-use router_tests::vtep::{LOCAL, MTU, NETWORKS, Overlay, UNDERLAY, VTEPS};
+use router_tests::vtep::{LOCAL, MTU, NETWORKS, Overlay, UNDERLAY, VTEPS, carried, has_remotes};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -79,6 +79,12 @@ fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<(Router<'lab>, Overlay, S
     Ok((router, overlay, switch))
 }
 
+/// Waits until this problem is all that `xvr status` says.
+fn says(router: &Router<'_>, problem: &str) -> Result<()> {
+    let is_all = || router.show("status").is_ok_and(|status| status["problems"] == json!([problem]));
+    wait_until(problem, SOON, is_all).with_context(|| router.log())
+}
+
 fn reaches(from: &Host, to: impl Into<IpAddr>) -> Result<()> {
     let to = to.into();
     // The first ones may find neighbours that are not known, and IPv6 that is not settled.
@@ -101,9 +107,7 @@ fn tiers_by_vxlan_are_tiers_like_others() -> Result<()> {
         assert_eq!(router.plan()?, Vec::<String>::new());
         assert_eq!(router.show("status")?["problems"], json!([]));
         let hook = if attach == "xdp" { "xdp" } else { "tc" };
-        let ports = router.show("ports")?;
-        let port = ports.as_array().and_then(|ports| ports.iter().find(|port| port["nic"] == "eth5"));
-        let port = port.context("a port")?;
+        let port = router.port("eth5")?;
         assert_eq!((&port["attach"], &port["mtu"]), (&json!(hook), &json!(MTU)));
         assert_eq!(port["vxlan"]["remotes"], json!(VTEPS[..2]));
 
@@ -196,6 +200,86 @@ fn what_is_large_arrives_whole() -> Result<()> {
 }
 
 const LARGE: u64 = 100_000_000;
+
+#[test]
+fn remote_ends_are_whom_the_kernels_forwarding_database_names() -> Result<()> {
+    for_both_hooks(&[], |attach| {
+        let lab = Lab::vpc()?;
+        let (mut router, overlay, _switch) = start(&lab, attach)?;
+        let [red, blue, navy] = ["red", "blue", "navy"].map(|name| overlay.host(name));
+        let fdb = |line: &str| {
+            let words: Vec<&str> = std::iter::once("fdb").chain(line.split(' ')).collect();
+            lab.router.run("bridge", &words)
+        };
+        let device = |vni: u32| {
+            lab.router.ip(&format!(
+                "link add name vx200 type vxlan id {vni} local {LOCAL} dev {UNDERLAY} dstport 4789 nolearning\n"
+            ))?;
+            lab.router.sysctl("net/ipv6/conf/vx200/disable_ipv6", "1")?;
+            lab.router.ip("link set vx200 up\n")
+        };
+
+        // Nobody is there as long as the device is not, nor has an entry.
+        let mut followed = declaration();
+        let network = followed["ports"][1].as_object_mut().context("a port")?;
+        network.remove("remotes");
+        network.insert("fdb".to_owned(), json!("vx200"));
+        reaches(blue, red.v4)?;
+        router.declare_ports(&followed)?;
+        says(&router, "ports.json: eth6: there is no vx200 whose forwarding database it could follow")?;
+        has_remotes(&router, "eth6", &[])?;
+        ensure!(ping(blue, red.v4.into(), 2, Duration::from_millis(20))?.lost() == 2, "blue is still there");
+        device(201)?;
+        says(&router, "ports.json: eth6: vx200 is VNI 201, not 200")?;
+        lab.router.ip("link del vx200\n")?;
+        device(200)?;
+        says(&router, "ports.json: eth6: the forwarding database of vx200 has no remote end yet")?;
+
+        // One by what is for all, one by a station of its own.
+        fdb(&format!("append 00:00:00:00:00:00 dev vx200 dst {}", VTEPS[1]))?;
+        has_remotes(&router, "eth6", &VTEPS[1..2])?;
+        reaches(blue, red.v4).with_context(|| router.log())?;
+        let before = router.outcome("unknown-vtep")?;
+        ensure!(
+            ping(navy, red.v4.into(), 2, Duration::from_millis(20))?.lost() == 2,
+            "navy is there already"
+        );
+        ensure!(router.outcome("unknown-vtep")? > before, "its packets are not counted");
+        fdb(&format!("append 02:00:00:00:06:0c dev vx200 dst {}", VTEPS[2]))?;
+        has_remotes(&router, "eth6", &VTEPS[1..])?;
+        reaches(navy, red.v4).with_context(|| router.log())?;
+        reaches(blue, red.v4)?;
+        assert_eq!(router.show("status")?["problems"], json!([]));
+        assert_eq!(router.plan()?, Vec::<String>::new());
+
+        // Neither a daemon that starts anew loses a packet, nor one that cannot read whom it is to follow.
+        let running =
+            [blue, navy].map(|host| clients::start_ping(host, red.v4.into(), Duration::from_millis(20)));
+        router.kill_daemon();
+        router.start_daemon()?;
+        let path = router.root().join("etc/xvr/ports.json");
+        fs::write(&path, "{")?;
+        router.kill_daemon();
+        router.start_daemon()?;
+        assert_eq!(router.port("eth6")?["vxlan"]["remotes"], json!(VTEPS[1..]));
+        router.declare_ports(&followed)?;
+        for ping in running {
+            assert_eq!(ping?.stop()?.lost(), 0, "{attach}");
+        }
+
+        // One goes.
+        fdb(&format!("del 02:00:00:00:06:0c dev vx200 dst {}", VTEPS[2]))?;
+        has_remotes(&router, "eth6", &VTEPS[1..2])?;
+        let before = router.outcome("unknown-vtep")?;
+        ensure!(ping(navy, red.v4.into(), 2, Duration::from_millis(20))?.lost() == 2, "navy is still there");
+        ensure!(router.outcome("unknown-vtep")? > before, "its packets are not counted");
+        reaches(blue, red.v4)?;
+
+        // The device itself has carried nothing.
+        assert_eq!(carried(&lab.router, "vx200")?, (0, 0), "{attach}");
+        Ok(())
+    })
+}
 
 #[test]
 fn what_is_declared_is_there_and_nothing_else() -> Result<()> {
