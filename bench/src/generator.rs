@@ -343,7 +343,7 @@ impl Generator {
             is_v6: u8::from(family == Family::V6),
             is_grid: u8::from(counted.is_some()),
             first_port,
-            pad2: 0,
+            vlans: self.wire.vlans(),
             made,
             grid: counted.map_or(NO_GRID, |counted| counted.grid),
             front: self.wire.front() as u32,

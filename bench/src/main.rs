@@ -30,6 +30,7 @@ mod scale;
 mod start;
 mod stats;
 mod tcp;
+mod tiers;
 mod vlan;
 mod wire;
 mod xvr;
@@ -136,7 +137,7 @@ impl Suite {
             Self::Rules => control::run(scale, report),
             Self::Start => start::run(scale, report),
             Self::Tcp => tcp::run(scale, report),
-            Self::Vlan => vlan::run(scale, report),
+            Self::Vlan => vlan::run(scale, report).and_then(|()| tiers::run(scale, report)),
         }
         .with_context(|| format!("the suite {}", self.label()))
     }

@@ -4,6 +4,7 @@
 //! CPU, in a closed loop. *alone* is that without the same frame's cost over a hop that has no router. Ratios are of
 //! the whole, as rates of packets would be.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -49,6 +50,12 @@ pub fn outbound(bits: u32) -> Counted {
     let source_bits = (bits - port_bits).min(MOST_GUEST_BITS);
     let grid = Grid { source: GUESTS, destination: SERVERS, source_bits, port_bits, port: SERVICE, ports: 1 };
     Counted { grid, bits, is_inbound: false }
+}
+
+/// So many flows, each of a guest of its own, as a power of two.
+pub fn guests(bits: u32) -> Counted {
+    let counted = outbound(bits);
+    Counted { grid: Grid { source_bits: bits, port_bits: 0, ..counted.grid }, ..counted }
 }
 
 /// So many flows of guests, each by a socket of its own, as a power of two.
@@ -144,6 +151,18 @@ impl Subject {
         Ok(Self { wire: wires[0], is_wired: true, ..Self::new(name, target) })
     }
 
+    /// XVR with so many tiers on one trunk, over which the guests of these flows are spread.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn tiers(lab: &mut Lab, front: Front, name: &str, tiers: u16, flows: Counted) -> Result<Self> {
+        let Grid { source, source_bits, .. } = flows.grid;
+        let sources = (0..1 << source_bits).map(|number| Ipv4Addr::from(source + number));
+        let xvr = Xvr::tiers(lab, front, tiers, sources)?;
+        let target = Target::Xvr(Box::new(xvr));
+        Ok(Self { wire: Wire::Vlans(tiers), is_wired: true, ..Self::new(name, target) })
+    }
+
     /// Linux with rules.
     ///
     /// # Errors
@@ -215,7 +234,8 @@ impl Subject {
         if self.is_wired {
             // The sink reads no tags.
             lab.generator().use_wire(self.wire);
-            lab.send(Some(router), Frames::InTurn(flows), Window { frames: 1 << flows.bits, ..self.window })?;
+            let window = Window { frames: 1 << flows.bits, limit: Duration::MAX, ..self.window };
+            lab.send(Some(router), Frames::InTurn(flows), window)?;
             lab.generator().use_wire(Wire::Plain);
             return Ok((0, 0));
         }
@@ -460,6 +480,23 @@ mod tests {
                 let passed = subject.send(&mut lab, Frames::Scattered(flows), Window::of(1000))?;
                 assert_eq!((passed.sent, passed.arrived), (1000, 1000), "{front:?}: {from:?} to {to:?}");
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_frame_of_many_tiers_arrives() -> Result<()> {
+        if !needs::are_met(&["ip", "ethtool"]) {
+            return Ok(());
+        }
+        let mut lab = Lab::new()?;
+        let flows = guests(6);
+        for front in [Front::NativeXdp, Front::Nothing] {
+            let mut subject = Subject::tiers(&mut lab, front, "tiers", 30, flows)?;
+            subject.window = Window::of(1 << flows.bits);
+            subject.open(&mut lab, flows)?;
+            let passed = subject.send(&mut lab, Frames::Scattered(flows), Window::of(1000))?;
+            assert_eq!((passed.sent, passed.arrived), (1000, 1000), "{front:?}");
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ pub enum Wire {
     Plain,
     /// With a tag of this VLAN.
     Vlan(u16),
+    /// Each with the tag of a VLAN that its source is in, of so many from VLAN 1 on.
+    Vlans(u16),
     /// With two, the provider's one outside.
     Pair(u16, u16),
     /// In packets of this VXLAN network.
@@ -30,7 +32,8 @@ pub enum Wire {
 const LOCAL: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(223, 255, 0, 1)];
 const REMOTE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 2), Ipv4Addr::new(223, 255, 0, 2)];
 const UDP_PORT: u16 = 4789;
-const CUSTOMER: u16 = 0x8100;
+/// A customer's tag.
+pub const CUSTOMER: u16 = 0x8100;
 const PROVIDER: u16 = 0x88a8;
 
 impl Wire {
@@ -38,19 +41,28 @@ impl Wire {
     pub const fn front(self) -> usize {
         match self {
             Self::Plain => 0,
-            Self::Vlan(_) => 4,
+            Self::Vlan(_) | Self::Vlans(_) => 4,
             Self::Pair(..) => 8,
             Self::Vni(_) => 50,
         }
     }
 
-    /// A frame as it comes to a router on a side.
+    /// Over how many VLANs they are spread; 0 for none.
+    pub const fn vlans(self) -> u16 {
+        match self {
+            Self::Vlans(count) => count,
+            _ => 0,
+        }
+    }
+
+    /// A frame as it comes to a router on a side; of several VLANs that of the first.
     pub fn around(self, frame: &[u8], side: usize) -> Vec<u8> {
         let (macs, rest) = frame.split_at(12);
         let tag = |protocol: u16, id: u16| [protocol.to_be_bytes(), id.to_be_bytes()].concat();
         match self {
             Self::Plain => frame.to_vec(),
             Self::Vlan(id) => [macs, &tag(CUSTOMER, id), rest].concat(),
+            Self::Vlans(_) => [macs, &tag(CUSTOMER, 1), rest].concat(),
             Self::Pair(outer, inner) => [macs, &tag(PROVIDER, outer), &tag(CUSTOMER, inner), rest].concat(),
             Self::Vni(vni) => {
                 let mut data = vec![8, 0, 0, 0];
@@ -76,7 +88,8 @@ impl Wire {
             Carrier { trunk: ifindex, outer_protocol, outer, inner_protocol, inner, priority }
         };
         let carrier = match self {
-            Self::Plain => return Ok(()),
+            // Several VLANs are other ports, see `Xvr::tiers`.
+            Self::Plain | Self::Vlans(_) => return Ok(()),
             Self::Vlan(id) => carrier(CUSTOMER, id, 0, 0),
             Self::Pair(outer, inner) => carrier(PROVIDER, outer, CUSTOMER, inner),
             Self::Vni(vni) => {

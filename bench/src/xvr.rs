@@ -1,21 +1,22 @@
 //! XVR as a subject: its programs on a router's two ports, its tables filled directly, no daemon.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::Result;
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::{Be16, Ipv4};
-use router_common::port::{Port, Role};
+use router_common::port::{Carrier, Port, Role};
 use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
 use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{Attachment, TableSet, nat};
 use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Timeouts, mount_bpffs};
 use router_userspace::model::nat::{Nat, PortForward};
+use router_userspace::reconcile::links;
 
 use crate::lab::{GATEWAY, Lab, PUBLIC, Router, inside, pin_dir};
-use crate::wire::Wire;
+use crate::wire::{CUSTOMER, Wire};
 
 /// Room for flow entries: those of a window twice over.
 pub const MAX_FLOWS: u32 = 1 << 18;
@@ -42,10 +43,13 @@ impl Xvr {
     /// # Errors
     /// The kernel refuses.
     pub fn with(lab: &mut Lab, outside: Role, front: Front, max_flows: u32) -> Result<Self> {
+        Self::with_room(lab, outside, front, max_flows, COUNTER_SLOTS)
+    }
+
+    fn with_room(lab: &mut Lab, outside: Role, front: Front, max_flows: u32, max_ports: u32) -> Result<Self> {
         mount_bpffs()?;
         let router = lab.router()?;
-        let options =
-            Options { pin_dir: pin_dir(), max_flows, max_bindings: MAX_BINDINGS, max_ports: COUNTER_SLOTS };
+        let options = Options { pin_dir: pin_dir(), max_flows, max_bindings: MAX_BINDINGS, max_ports };
         let mut dataplane = Dataplane::open(&options)?;
         let tables = dataplane.tables();
         for (role, (side, ifindex)) in [Role::Guest, outside].into_iter().zip((0..).zip(router.ifindexes)) {
@@ -67,6 +71,51 @@ impl Xvr {
             lab.take_xdp_frames(&router)?;
         }
         Ok(Self { router, dataplane })
+    }
+
+    /// From many tiers to one: each of the many is a VLAN, from 1 on, on the guests' side, and has these sources in turn.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn tiers(
+        lab: &mut Lab,
+        front: Front,
+        tiers: u16,
+        sources: impl Iterator<Item = Ipv4Addr>,
+    ) -> Result<Self> {
+        // Row 0 is nobody's, and there are two ports besides.
+        let rows = u32::from(tiers) + 3;
+        let mut xvr = Self::with_room(lab, Role::Guest, front, MAX_FLOWS, rows)?;
+        let router = &xvr.router;
+        let station = router.forth.mac.map(|octet| format!("{octet:02x}")).join(":");
+        let mut lines: String =
+            (1..=tiers).map(|tier| format!("link add t{tier} type ifb\nlink set t{tier} up\n")).collect();
+        for (source, tier) in sources.zip((1..=tiers).cycle()) {
+            lines += &format!(
+                "route add {source} dev t{tier}\n\
+                 neighbour add {source} lladdr {station} dev t{tier} nud permanent\n"
+            );
+        }
+        router.namespace.ip(&lines)?;
+        let links = inside(&router.namespace, links::list)??;
+        let tables = xvr.dataplane.tables();
+        for link in links {
+            let number = link.name.strip_prefix('t').and_then(|number| number.parse::<u16>().ok());
+            let Some(number) = number else { continue };
+            let of_guests = port(router, 0, Role::Guest);
+            let flags = of_guests.flags | Port::TAGGED;
+            tables.set_port(link.index, &Port { slot: u32::from(number) + 2, flags, ..of_guests })?;
+            let carrier = Carrier {
+                trunk: router.ifindexes[0],
+                outer_protocol: CUSTOMER,
+                outer: number,
+                inner_protocol: 0,
+                inner: 0,
+                priority: Carrier::KEEP_PRIORITY,
+            };
+            tables.set_tags(link.index, &carrier)?;
+        }
+        Ok(xvr)
     }
 
     /// Writes port forwardings of the public address.

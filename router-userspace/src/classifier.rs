@@ -115,10 +115,11 @@ impl<M: Memory> Classifier<M> {
     /// # Errors
     /// As [`Self::write_after`].
     pub fn write(&mut self, number: u32, list: &Arc<AccessList>) -> Result<List, Full> {
-        self.write_after(number, list, |_| Some(Former::Leaves))
+        let all: Vec<_> = self.lists.keys().map(|there| (*there, Former::Leaves)).collect();
+        self.write_after(number, list, &all)
     }
 
-    /// A list for the programs, beside those that are there, of which `former` tells those that the same flows
+    /// A list for the programs, beside those that are there, of which `formers` are those that the same flows
     /// were judged by. What rules have decided that are in one of these, and that list's default, is counted on:
     /// by the same counters where it leaves. Where it stays, or where the two have little in common, each has
     /// counters of its own from now on, and the new list is made anew, since a rule's block names its counter.
@@ -129,14 +130,14 @@ impl<M: Memory> Classifier<M> {
         &mut self,
         number: u32,
         list: &Arc<AccessList>,
-        former: impl Fn(u32) -> Option<Former>,
+        formers: &[(u32, Former)],
     ) -> Result<List, Full> {
         self.store.begin();
-        let leaves = |number: u32| former(number) == Some(Former::Leaves);
-        let result = match self.like(list, leaves).filter(Alike::is_base) {
+        let leaving = formers.iter().filter(|(_, former)| *former == Former::Leaves);
+        let result = match self.like(list, leaving).filter(Alike::is_base) {
             Some(base) => self.derive(&base, list),
             None => {
-                let old = self.like(list, |number| former(number).is_some());
+                let old = self.like(list, formers);
                 self.build(list, old.map(|old| old.written).as_ref())
             }
         };
@@ -230,9 +231,14 @@ impl<M: Memory> Classifier<M> {
     }
 
     /// Of these, the list with the most rules in front and at the end that this one has there, too.
-    fn like(&self, list: &AccessList, is_one: impl Fn(u32) -> bool) -> Option<Alike> {
-        let alike = self.lists.iter().filter_map(|(number, written)| {
-            let content = written.content.as_ref().filter(|_| is_one(*number))?;
+    fn like<'a>(
+        &self,
+        list: &AccessList,
+        formers: impl IntoIterator<Item = &'a (u32, Former)>,
+    ) -> Option<Alike> {
+        let alike = formers.into_iter().filter_map(|(number, _)| {
+            let written = self.lists.get(number)?;
+            let content = written.content.as_ref()?;
             Some((ends(&content.list.rules, &list.rules), written))
         });
         let (ends, written) = alike.max_by_key(|((front, end), _)| front + end)?;

@@ -38,7 +38,7 @@ use futures_util::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::compile::AttachMode;
 use crate::dataplane;
@@ -76,6 +76,7 @@ const GATHER: Duration = Duration::from_millis(20);
 pub fn run(options: Options) -> Result<()> {
     let started = Instant::now();
     log::start(&options.root);
+    raise_descriptors();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
@@ -85,6 +86,23 @@ pub fn run(options: Options) -> Result<()> {
         daemon.end(end).await;
         Ok(())
     })
+}
+
+/// Lets this process, and those that it starts, have more descriptors than the thousand that are usual: each guest network
+/// takes two for those who ask for metadata and passwords there, and dnsmasq as many.
+fn raise_descriptors() {
+    const ENOUGH: libc::rlim_t = 65_536;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is valid during the call.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    let wanted = limit.rlim_max.min(ENOUGH);
+    if known && limit.rlim_cur < wanted {
+        limit.rlim_cur = wanted;
+        // SAFETY: as above.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+            warn!("no more than the usual number of descriptors: {}", io::Error::last_os_error());
+        }
+    }
 }
 
 /// Takes the programs away where no daemon runs that would.
@@ -104,9 +122,7 @@ pub fn remove(root: &Root, guard: Guard) -> Result<()> {
         })?
         .remove()?;
     }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    runtime.block_on(remove_tagged_ports())?;
+    remove_tagged_ports()?;
     own_tcp::remove()?;
     remove_guard(guard)
 }

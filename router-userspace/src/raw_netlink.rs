@@ -1,4 +1,4 @@
-//! Netlink families that rtnetlink does not speak: generic netlink and nftables.
+//! Netlink families that rtnetlink does not speak: generic netlink and nftables; and of routing what there are thousands of.
 //!
 //! Synchronous: the kernel answers these within the call that asks.
 
@@ -17,6 +17,9 @@ pub const CREATE: u16 = 0x400;
 pub const EXCLUSIVE: u16 = 0x200;
 /// All there are.
 pub const DUMP: u16 = 0x300;
+
+/// The longest datagram of an answer, in bytes: the kernel makes those of a list of up to 32 KiB, if there is room.
+const LONGEST: usize = 64 << 10;
 
 const HEADER: usize = 16;
 const ERROR: u16 = 2;
@@ -100,29 +103,74 @@ fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 /// the family's own header, until `answers` acknowledgements or the end of a dump have come. The
 /// kernel's refusal is the error.
 pub fn exchange(protocol: isize, messages: Vec<Message>, answers: usize) -> Result<Vec<(u16, Vec<u8>)>> {
+    let mut bodies = Vec::new();
+    let mut acknowledged = 0;
+    converse(protocol, messages, |kind, body| {
+        match kind {
+            ERROR => acknowledgement(body)?.map(|()| acknowledged += 1)?,
+            DONE => acknowledged = answers,
+            _ => bodies.push((kind, body.to_vec())),
+        }
+        Ok(acknowledged < answers)
+    })?;
+    Ok(bodies)
+}
+
+/// Sends messages that want an acknowledgement each, some of them at a time, and gives what came of each.
+pub fn exchange_each(protocol: isize, messages: Vec<Message>) -> Result<Vec<io::Result<()>>> {
+    let mut results = Vec::new();
+    let mut messages = messages.into_iter();
+    loop {
+        let some: Vec<_> = messages.by_ref().take(AT_ONCE).collect();
+        let wanted = results.len() + some.len();
+        if some.is_empty() {
+            return Ok(results);
+        }
+        converse(protocol, some, |kind, body| {
+            if kind == ERROR {
+                results.push(acknowledgement(body)?);
+            }
+            Ok(results.len() < wanted)
+        })?;
+    }
+}
+
+/// How many acknowledgements a socket's buffer has room for.
+const AT_ONCE: usize = 128;
+
+/// Sends messages in one go, and shows the answers' types and bodies to `hear` until that has heard enough.
+fn converse(
+    protocol: isize,
+    messages: Vec<Message>,
+    mut hear: impl FnMut(u16, &[u8]) -> Result<bool>,
+) -> Result<()> {
     let socket = Socket::new(protocol).context("open a netlink socket")?;
     let bytes: Vec<u8> = messages.into_iter().flat_map(Message::finish).collect();
     socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).context("send to the kernel")?;
-    let mut bodies = Vec::new();
-    let mut acknowledged = 0;
-    while acknowledged < answers {
-        let (datagram, _) = socket.recv_from_full().context("receive from the kernel")?;
+    let mut datagram = Vec::with_capacity(LONGEST);
+    loop {
+        datagram.clear();
+        let length = socket.recv(&mut datagram, libc::MSG_TRUNC).context("receive from the kernel")?;
+        if length > datagram.len() {
+            bail!("the kernel's answer has {length} bytes, more than {LONGEST}");
+        }
+        let mut goes_on = true;
         for (kind, body) in split(&datagram) {
-            match kind {
-                ERROR => {
-                    let code = body.get(..4).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes);
-                    match code {
-                        Some(0) => acknowledged += 1,
-                        Some(code) => bail!(io::Error::from_raw_os_error(-code)),
-                        None => bail!("the kernel's answer is cut off"),
-                    }
-                }
-                DONE => acknowledged = answers,
-                _ => bodies.push((kind, body.to_vec())),
-            }
+            goes_on = hear(kind, body)?;
+        }
+        if !goes_on {
+            return Ok(());
         }
     }
-    Ok(bodies)
+}
+
+/// What the kernel says of a message.
+fn acknowledgement(body: &[u8]) -> Result<io::Result<()>> {
+    match body.get(..4).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
+        Some(0) => Ok(Ok(())),
+        Some(code) => Ok(Err(io::Error::from_raw_os_error(-code))),
+        None => bail!("the kernel's answer is cut off"),
+    }
 }
 
 /// The messages of a datagram: type and body.

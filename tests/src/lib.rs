@@ -26,6 +26,7 @@ pub mod router;
 pub mod rules;
 pub mod scenario;
 pub mod servers;
+pub mod tiers;
 pub mod trunk;
 pub mod vpn;
 pub mod vtep;

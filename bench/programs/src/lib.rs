@@ -56,8 +56,8 @@ abi! {
         pub is_grid: u8,
         /// Source port of the first flow, host byte order; an echo's identifier likewise.
         pub first_port: u16,
-        /// Zero.
-        pub pad2: u16,
+        /// Over how many VLANs the sources of a grid are spread, from VLAN 1 on; 0: frames are all as the cover has them.
+        pub vlans: u16,
         /// How many frames were made.
         pub made: u32,
         /// The grid.

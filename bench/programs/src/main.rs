@@ -161,6 +161,12 @@ fn make_at<const FRONT: usize>(ctx: &XdpContext) -> Option<()> {
         for (index, word) in making.cover.iter().take(words).enumerate() {
             Frame(start).put(index * 4, *word);
         }
+        if FRONT == 4
+            && let Some(tier) =
+                (flow & ((1 << (making.grid.source_bits & 31)) - 1)).checked_rem(making.vlans.into())
+        {
+            Frame(start).put(ETHERNET, (tier as u16 + 1).to_be());
+        }
         return Some(());
     }
     let tuple = TABLE.get(flow & (TUPLES - 1))?;

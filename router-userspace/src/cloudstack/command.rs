@@ -21,7 +21,7 @@ use super::wire::staticroutes::StaticRoutes;
 use super::wire::vmdata::VmData;
 use super::wire::vmpassword::VmPassword;
 use super::wire::vpnuserlist::VpnUserList;
-use crate::compile::Inventory;
+use crate::compile::Index;
 use crate::error::ConfigError;
 use crate::json::{Place, depth, document};
 use crate::model::Mac;
@@ -210,7 +210,7 @@ impl Command {
 
     /// MAC addresses that the command needs and no NIC has: what a caller may wait for, since
     /// hypervisors plug NICs while they send. [`merge`](super::Databags::merge) fails on them.
-    pub fn absent_nics(&self, inventory: &Inventory) -> Vec<Mac> {
+    pub fn absent_nics(&self, nics: &Index<'_>) -> Vec<Mac> {
         let mut macs: Vec<Mac> = match self {
             Self::CmdLine(boot) => boot.nics.iter().filter_map(|nic| nic.mac).collect(),
             Self::Ips(ips) => {
@@ -234,7 +234,7 @@ impl Command {
             | Self::VmPassword(_)
             | Self::Unknown { .. } => Vec::new(),
         };
-        macs.retain(|mac| inventory.by_mac(*mac).is_none());
+        macs.retain(|mac| nics.by_mac(*mac).is_none());
         macs.sort_unstable();
         macs.dedup();
         macs

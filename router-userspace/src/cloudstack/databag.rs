@@ -55,6 +55,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use self::ips::Addresses;
 use self::policy::PolicyBag;
 pub(in crate::cloudstack) use self::policy::{Acls, Firewall};
 pub use self::store::Files;
@@ -71,7 +72,7 @@ use super::wire::monitorservice::MonitorService;
 use super::wire::remoteaccessvpn::RemoteAccessVpn;
 use super::wire::site2sitevpn::Site2SiteVpn;
 use super::wire::vpnuserlist::VpnUser;
-use crate::compile::Inventory;
+use crate::compile::{Index, Inventory};
 use crate::error::ConfigError;
 use crate::json::{Place, document};
 use crate::model::Mac;
@@ -106,7 +107,7 @@ pub struct Databags {
     /// By public address.
     pub(super) forwardingrules: ByKey,
     pub(super) guestnetwork: ByKey,
-    pub(super) ips: ByKey,
+    pub(super) ips: Addresses,
     pub(super) firewallrules: Firewall,
     pub(super) ipv6firewallrules: Firewall,
     pub(super) monitorservice: Entry,
@@ -136,10 +137,11 @@ impl Databags {
     /// command about forwarding any that this rests on.
     pub fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
         let mut bags = self.clone();
+        let nics = inventory.index();
         if command.is_about_forwarding() {
-            bags.follow_nics(inventory);
+            bags.follow_nics(&nics);
         }
-        bags.take(command, inventory)?;
+        bags.take(command, &nics)?;
         Ok(bags)
     }
 
@@ -155,17 +157,18 @@ impl Databags {
         at: &mut &'a str,
     ) -> Result<Self, ConfigError> {
         let mut bags = self.clone();
+        let nics = inventory.index();
         if commands.iter().any(|(_, command)| command.is_about_forwarding()) {
-            bags.follow_nics(inventory);
+            bags.follow_nics(&nics);
         }
         for (name, command) in commands {
             *at = name;
-            bags.take(command, inventory)?;
+            bags.take(command, &nics)?;
         }
         Ok(bags)
     }
 
-    fn take(&mut self, command: &Command, inventory: &Inventory) -> Result<(), ConfigError> {
+    fn take(&mut self, command: &Command, nics: &Index<'_>) -> Result<(), ConfigError> {
         if let Some(damage) = self.damage_for(command) {
             let ConfigError { file, path, message } = damage;
             return Err(ConfigError::new(
@@ -175,14 +178,14 @@ impl Databags {
             ));
         }
         match command {
-            Command::CmdLine(boot) => self.merge_cmdline(boot, inventory)?,
-            Command::Ips(ips) => self.merge_ips(ips, inventory)?,
-            Command::GuestNetwork(tier) => self.merge_guestnetwork(tier, inventory)?,
+            Command::CmdLine(boot) => self.merge_cmdline(boot, nics)?,
+            Command::Ips(ips) => self.merge_ips(ips, nics)?,
+            Command::GuestNetwork(tier) => self.merge_guestnetwork(tier, nics)?,
             Command::StaticRoutes(routes) => self.merge_staticroutes(routes),
             Command::ForwardRules(rules) => self.merge_forwardrules(rules),
             Command::StaticNatRules(rules) => self.merge_staticnatrules(rules),
             Command::FirewallRules(rules) => self.merge_firewallrules(rules),
-            Command::NetworkAcl(acl) => self.merge_networkacl(acl, inventory)?,
+            Command::NetworkAcl(acl) => self.merge_networkacl(acl, nics)?,
             Command::MonitorService(message) => self.merge_monitorservice(message),
             Command::IpAliases(aliases) => self.merge_ipaliases(aliases)?,
             Command::DhcpEntry(entry) => self.merge_dhcpentry(entry),
@@ -326,7 +329,7 @@ impl Databags {
             "cmdline" => self.cmdline = read_config(&bag)?,
             "forwardingrules" => self.forwardingrules = read_lists(&bag)?,
             "guestnetwork" => self.guestnetwork = read_lists(&bag)?,
-            "ips" => self.ips = read_lists(&bag)?,
+            "ips" => self.ips = read_lists(&bag)?.into(),
             "monitorservice" => {
                 self.monitorservice = MonitorService::read(&bag)?.entry;
                 self.monitorservice.remove("id");
@@ -355,10 +358,10 @@ impl Databags {
 
     /// Moves entries whose NIC has another name now. CloudStack numbers NICs anew at each start,
     /// and the kernel names them as they come, so the MAC address alone says which NIC is meant.
-    fn follow_nics(&mut self, inventory: &Inventory) {
+    fn follow_nics(&mut self, nics: &Index<'_>) {
         let name_of = |entry: &Entry, key: &str| {
             let mac: Mac = entry.get(key)?.as_str()?.parse().ok()?;
-            inventory.by_mac(mac).map(|nic| nic.name.clone())
+            nics.by_mac(mac).map(|nic| nic.name.clone())
         };
         let mut moved = BTreeMap::new();
         let tiers = std::mem::take(&mut self.guestnetwork);
@@ -371,12 +374,13 @@ impl Databags {
             }
             Some(name)
         });
-        let addresses = std::mem::take(&mut self.ips);
-        self.ips = regroup(addresses, |device, entry| {
+        let addresses = std::mem::take(&mut self.ips).into();
+        let addresses = regroup(addresses, |device, entry| {
             let tier = (device.to_owned(), entry.get("public_ip")?.to_string());
             name_of(entry, "vif_mac_address").or_else(|| moved.get(&tier).cloned())
         });
-        self.move_acls(inventory);
+        self.ips = addresses.into();
+        self.move_acls(nics);
     }
 }
 
@@ -449,7 +453,7 @@ fn read_balancer(bag: &Object) -> Result<Option<Arc<Entry>>, ConfigError> {
 }
 
 /// The name of the NIC that has a MAC address.
-fn nic_name<'a>(place: &Place, mac: Mac, inventory: &'a Inventory) -> Result<&'a str, ConfigError> {
-    let nic = inventory.by_mac(mac).map(|nic| nic.name.as_str());
+fn nic_name<'a>(place: &Place, mac: Mac, nics: &Index<'a>) -> Result<&'a str, ConfigError> {
+    let nic = nics.by_mac(mac).map(|nic| nic.name.as_str());
     nic.ok_or_else(|| place.error(format_args!("no NIC has the address {mac}")))
 }

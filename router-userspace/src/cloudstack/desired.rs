@@ -153,7 +153,7 @@ impl Reading {
         let boot = CmdLine::read(&Object::new(config, boot))?;
 
         let mut associations = Vec::new();
-        for (device, entries) in &bags.ips {
+        for (device, entries) in bags.ips.iter() {
             let place = Place::document("ips.json").at(device);
             let entries = entries.iter().enumerate();
             let read = entries.map(|(at, entry)| IpAssociation::read(&Object::new(place.at(at), entry)));

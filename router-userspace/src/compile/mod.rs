@@ -16,7 +16,7 @@ mod settings;
 mod sysctl;
 mod tunnel;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
@@ -32,6 +32,7 @@ use redundancy::Stance;
 
 pub use attach::{AttachMode, Attachment, Driver, Front};
 pub use redundancy::{names, shared_nics};
+pub use sysctl::tier_settings;
 pub use tunnel::{OVERHEAD as VXLAN_OVERHEAD, Vxlan};
 
 /// What the system should hold for a desired state and the operator's settings on a machine with
@@ -139,9 +140,15 @@ impl Default for Inventory {
 }
 
 impl Inventory {
-    /// The NIC with an address.
-    pub fn by_mac(&self, mac: Mac) -> Option<&Nic> {
-        self.nics.iter().find(|nic| nic.mac == mac)
+    /// Its NICs by what they are looked for by, for who looks for many.
+    pub fn index(&self) -> Index<'_> {
+        let (mut by_mac, mut by_name) = (HashMap::new(), HashMap::new());
+        // Of several with one address the first counts.
+        for nic in self.nics.iter().rev() {
+            by_mac.insert(nic.mac, nic);
+            by_name.insert(nic.name.as_str(), nic);
+        }
+        Index { by_mac, by_name }
     }
 
     /// The NIC with an interface index.
@@ -149,10 +156,24 @@ impl Inventory {
         let place = self.nics.binary_search_by_key(&ifindex, |nic| nic.ifindex).ok()?;
         self.nics.get(place)
     }
+}
+
+/// The NICs of an [`Inventory`]. There may be thousands, and as many messages and ports that each mean one.
+#[derive(Clone, Debug)]
+pub struct Index<'a> {
+    by_mac: HashMap<Mac, &'a Nic>,
+    by_name: HashMap<&'a str, &'a Nic>,
+}
+
+impl<'a> Index<'a> {
+    /// The NIC with an address.
+    pub fn by_mac(&self, mac: Mac) -> Option<&'a Nic> {
+        self.by_mac.get(&mac).copied()
+    }
 
     /// The NIC with a name.
-    pub fn by_name(&self, name: &str) -> Option<&Nic> {
-        self.nics.iter().find(|nic| nic.name == name)
+    pub fn by_name(&self, name: &str) -> Option<&'a Nic> {
+        self.by_name.get(name).copied()
     }
 }
 
@@ -277,11 +298,12 @@ impl Compiled {
     /// that it added or changed. What earlier commands asked for and has become impossible since
     /// (a NIC was unplugged) does not stand in the way of others.
     pub fn refusals(&self, before: &DesiredState, after: &DesiredState) -> Vec<&Problem> {
+        let [ports_before, ports_after] = [before, after].map(|state| {
+            let ports = state.ports.iter().map(|port| (port.name.as_str(), port));
+            ports.collect::<HashMap<_, _>>()
+        });
         let is_new = |problem: &&Problem| match &problem.subject {
-            Subject::Port(name) => {
-                let port = |state: &DesiredState| state.ports.iter().find(|p| &p.name == name).cloned();
-                port(before) != port(after)
-            }
+            Subject::Port(name) => ports_before.get(name.as_str()) != ports_after.get(name.as_str()),
             Subject::Route(destination) => {
                 let routes = |state: &DesiredState| {
                     let to = state.routes.iter().filter(|route| &route.destination == destination);

@@ -87,13 +87,20 @@ pub(super) fn tables(
     compiled: &mut Compiled,
 ) {
     let openings: Vec<&Opening> = policy.openings.iter().chain(further).collect();
-    let own: Vec<(&PortSelector, Arc<AccessList>)> = placed
+    let own: BTreeMap<u8, Arc<AccessList>> = Role::ALL
         .iter()
-        .filter(|placed| placed.port.role != Role::Control)
-        .map(|placed| (&placed.port.selector, Arc::new(own_list(placed.port.role, &openings))))
+        .filter(|role| **role != Role::Control)
+        .map(|role| (*role as u8, Arc::new(own_list(*role, &openings))))
         .collect();
-    let mut of_ports: Vec<(&PortSelector, Field, &Arc<AccessList>)> =
-        own.iter().map(|(selector, list)| (*selector, (|port| &mut port.own_list) as Field, list)).collect();
+    let own = |placed: &port::Placed<'_>| own.get(&(placed.port.role as u8));
+    let mut of_ports: Vec<(&PortSelector, Field, &Arc<AccessList>)> = Vec::new();
+    // Several NICs may be one port.
+    let mut nics: BTreeMap<&PortSelector, Vec<u32>> = BTreeMap::new();
+    for placed in placed {
+        let selector = &placed.port.selector;
+        nics.entry(selector).or_default().push(placed.nic.ifindex);
+        of_ports.extend(own(placed).map(|list| (selector, (|port| &mut port.own_list) as Field, list)));
+    }
     for (scope, list) in &policy.lists {
         let (selector, field): (_, Field) = match scope {
             Scope::PublicAddress(address) => {
@@ -109,9 +116,9 @@ pub(super) fn tables(
     }
     for (selector, field, list) in of_ports {
         // A port without a NIC is a problem that was told already.
-        for placed in placed.iter().filter(|placed| placed.port.selector == *selector) {
+        for ifindex in nics.get(selector).into_iter().flatten() {
             let number = add(list, &mut compiled.tables.lists);
-            if let Some(port) = compiled.tables.ports.get_mut(&placed.nic.ifindex) {
+            if let Some(port) = compiled.tables.ports.get_mut(ifindex) {
                 *field(port) = number;
             }
         }

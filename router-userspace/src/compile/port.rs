@@ -8,7 +8,7 @@ use router_common::net::Ipv4;
 use router_common::policy::NO_LIST;
 use router_common::port::{Port as PortEntry, Role};
 
-use super::{AttachMode, Attachment, Compiled, Inventory, Nic, Problem, Subject, settings, tunnel};
+use super::{AttachMode, Attachment, Compiled, Index, Inventory, Nic, Problem, Subject, settings, tunnel};
 use crate::model::{Port, PortSelector, Settings, SourceNat};
 
 /// `RouterId` of the one router that a network namespace has.
@@ -52,6 +52,7 @@ pub(super) fn place<'a>(
     problems: &mut Vec<Problem>,
 ) -> Vec<Placed<'a>> {
     let slots = slots(ports, inventory.port_rows);
+    let index = inventory.index();
     let mut owners: BTreeMap<u32, &Port> = BTreeMap::new();
     let mut placed = Vec::new();
     let by_mac = |port: &&Port| matches!(port.selector, PortSelector::Mac(_));
@@ -63,7 +64,7 @@ pub(super) fn place<'a>(
             placed.extend(nics.map(|nic| Placed { port, nic, slot, most: u32::MAX }));
             continue;
         }
-        match find(port, inventory, &owners, &slots) {
+        match find(port, &index, inventory.port_rows, &owners, &slots) {
             Ok((nic, slot)) => {
                 owners.insert(nic.ifindex, port);
                 let most = tunnel::room(inventory, nic.ifindex);
@@ -82,16 +83,17 @@ pub(super) fn place<'a>(
 
 fn find<'a>(
     port: &Port,
-    inventory: &'a Inventory,
+    index: &Index<'a>,
+    rows: u32,
     owners: &BTreeMap<u32, &Port>,
     slots: &BTreeMap<&str, u32>,
 ) -> Result<(&'a Nic, u32), String> {
     let nic = match &port.selector {
         PortSelector::Mac(mac) => {
-            inventory.by_mac(*mac).ok_or_else(|| format!("there is no NIC with the MAC address {mac}"))?
+            index.by_mac(*mac).ok_or_else(|| format!("there is no NIC with the MAC address {mac}"))?
         }
         PortSelector::Name(name) | PortSelector::Numbered(name) => {
-            inventory.by_name(name).ok_or_else(|| format!("there is no NIC named {name}"))?
+            index.by_name(name).ok_or_else(|| format!("there is no NIC named {name}"))?
         }
     };
     if let Some(owner) = owners.get(&nic.ifindex) {
@@ -100,7 +102,7 @@ fn find<'a>(
             _ => format!("its NIC {} is already port {}", nic.name, owner.name),
         });
     }
-    let slot = slots.get(port.name.as_str()).ok_or_else(|| no_row(port, inventory.port_rows))?;
+    let slot = slots.get(port.name.as_str()).ok_or_else(|| no_row(port, rows))?;
     Ok((nic, *slot))
 }
 

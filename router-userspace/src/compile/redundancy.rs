@@ -24,19 +24,23 @@ use crate::model::{DesiredState, Pair, Port, PortSelector, RouterRole, SharedAdd
 pub(super) struct Stance<'a> {
     /// It is alone, or the primary one.
     pub serves: bool,
-    pair: Option<&'a Pair>,
+    /// By port, in the pair's order.
+    shared: BTreeMap<&'a str, Vec<IpNet>>,
     role: RouterRole,
 }
 
 impl<'a> Stance<'a> {
     pub fn of(desired: &'a DesiredState, role: RouterRole) -> Self {
         let pair = desired.pair.as_ref();
-        Self { serves: pair.is_none() || role == RouterRole::Primary, pair, role }
+        let mut shared: BTreeMap<&str, Vec<IpNet>> = BTreeMap::new();
+        for SharedAddress { port, address } in pair.into_iter().flat_map(|pair| &pair.shared) {
+            shared.entry(port).or_default().push(*address);
+        }
+        Self { serves: pair.is_none() || role == RouterRole::Primary, shared, role }
     }
 
     fn shared(&self, port: &str) -> Vec<IpNet> {
-        let shared = self.pair.iter().flat_map(|pair| &pair.shared);
-        shared.filter(|shared| shared.port == port).map(|shared| shared.address).collect()
+        self.shared.get(port).cloned().unwrap_or_default()
     }
 
     /// The shared addresses that the port has now.
@@ -102,9 +106,7 @@ pub fn shared_nics<'a>(
     names: &BTreeMap<u32, String>,
     inventory: &'a Inventory,
 ) -> Vec<(&'a SharedAddress, &'a Nic)> {
-    let nic = |port: &String| {
-        let is_its = |nic: &&Nic| names.get(&nic.ifindex) == Some(port);
-        inventory.nics.iter().find(is_its)
-    };
-    pair.shared.iter().filter_map(|shared| Some((shared, nic(&shared.port)?))).collect()
+    let nics = inventory.nics.iter().rev().filter_map(|nic| Some((names.get(&nic.ifindex)?, nic)));
+    let nics: BTreeMap<&String, &Nic> = nics.collect();
+    pair.shared.iter().filter_map(|shared| Some((shared, *nics.get(&shared.port)?))).collect()
 }

@@ -14,12 +14,12 @@ use super::port::Placed;
 
 /// Path below `/proc/sys/` → value.
 pub(super) fn compile(placed: &[Placed<'_>]) -> BTreeMap<String, String> {
-    let mut sysctls = BTreeMap::new();
     if placed.is_empty() {
-        return sysctls;
+        return BTreeMap::new();
     }
     let (first, last) = RouterConfig::OWN_PORTS;
-    let mut set = |path: String, value: &str| sysctls.insert(path, value.to_owned());
+    let mut sysctls = Vec::new();
+    let mut set = |path: String, value: &str| sysctls.push((path, value.to_owned()));
     set("net/ipv4/ip_local_port_range".to_owned(), &format!("{first} {last}"));
     for (name, value) in GLOBAL {
         set(format!("net/{name}"), value);
@@ -34,7 +34,14 @@ pub(super) fn compile(placed: &[Placed<'_>]) -> BTreeMap<String, String> {
             set(format!("net/ipv6/conf/{nic}/{name}"), value);
         }
     }
-    sysctls
+    // Sorted together: there may be tens of thousands.
+    sysctls.into_iter().collect()
+}
+
+/// The settings for IPv4 of a tier's NIC, by their names. Forwarding is switched on for all NICs together.
+pub fn tier_settings() -> impl Iterator<Item = (&'static str, u32)> {
+    let of_tier = ipv4(Role::Guest).into_iter().filter(|(name, _)| *name != "forwarding");
+    of_tier.filter_map(|(name, value)| Some((name, value.parse().ok()?)))
 }
 
 const GLOBAL: [(&str, &str); 8] = [

@@ -110,10 +110,10 @@ impl Control {
             // A mistake in a file ends no port.
             settings.tagged_ports = match trunks::load(&options.root.ports()) {
                 Ok(ports) => ports,
-                Err(_) => reconciler.backend.tagged_ports().await.context("look for tagged ports")?,
+                Err(_) => reconciler.backend.tagged_ports().context("look for tagged ports")?,
             };
         }
-        let inventory = inventory(&mut reconciler, &settings).await?;
+        let inventory = inventory(&mut reconciler, &settings)?;
         let supervisor = Supervisor::new(&options.root);
         Ok(Self {
             options,
@@ -150,7 +150,7 @@ impl Control {
         if let Some(damage) = &self.settings_damage {
             error!("{damage}: all is as without settings until this is repaired and reloaded");
         }
-        if let Err(error) = self.take_role().await {
+        if let Err(error) = self.take_role() {
             debug!("{error:#}");
         }
         if let Some(line) = boot::from_hypervisor(&self.options.root)
@@ -329,7 +329,7 @@ impl Control {
     async fn set_mtu(&mut self, address: IpNet, mtu: u16) -> Result<Option<String>> {
         let begun = Instant::now();
         let before = self.remembered();
-        self.look_for_nics().await?;
+        self.look_for_nics()?;
         let Some((bags, nic)) = before.bags.with_mtu(address, mtu) else { return Ok(None) };
         let after = before.with(bags)?;
         let name = format!("MTU of {nic}");
@@ -365,14 +365,34 @@ impl Control {
         self.memory = after;
         self.compiled = compiled;
         self.trouble = None;
-        // Attaching programs may have changed what NICs can do.
-        self.look_again().await;
+        self.look_behind().await;
         Ok((converged.changes, in_force))
     }
 
+    /// [`look_again`](Self::look_again) where what was compiled has just been seen to be in force: attaching programs may
+    /// have changed what NICs can do, and so what is to be in force.
+    async fn look_behind(&mut self) {
+        match self.is_as_compiled() {
+            Ok(true) => self.serve(),
+            // Who looks again says what is wrong.
+            Ok(false) | Err(_) => self.look_again().await,
+        }
+    }
+
+    fn is_as_compiled(&mut self) -> Result<bool> {
+        self.look_for_nics()?;
+        self.take_role()?;
+        if self.compile(self.memory.known()?, &self.settings) != self.compiled {
+            return Ok(false);
+        }
+        self.ports = self.compiled.links.keys().copied().collect();
+        self.cut_denied()?;
+        Ok(true)
+    }
+
     /// What the system should hold for another state, with the NICs that are there now.
-    pub(super) async fn compile_anew(&mut self, memory: &Memory) -> Result<Compiled> {
-        self.look_for_nics().await?;
+    pub(super) fn compile_anew(&mut self, memory: &Memory) -> Result<Compiled> {
+        self.look_for_nics()?;
         Ok(self.compile(memory.known()?, &self.settings))
     }
 
@@ -427,7 +447,7 @@ impl Control {
     /// no NIC.
     async fn plan(&mut self, documents: &[Document]) -> Result<Answer> {
         self.memory.recall(&self.options.root);
-        self.look_for_nics().await?;
+        self.look_for_nics()?;
         let mut memory = self.memory.clone();
         for document in documents {
             let Parsed { command, .. } = Command::parse(&document.name, document.text.as_bytes())?;
@@ -473,7 +493,7 @@ impl Control {
         let after = settings::load(&self.options.root)
             .inspect_err(|damage| self.settings_damage = Some(damage.clone()))?;
         self.memory.recall(&self.options.root);
-        self.inventory = inventory(&mut self.reconciler, &after).await?;
+        self.inventory = inventory(&mut self.reconciler, &after)?;
         let compiled = self.compile(self.memory.known()?, &after);
         let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, || Ok(())).await?;
         let changes = self.sentences(&after, &converged.changes);
@@ -506,8 +526,8 @@ impl Control {
         own.chain(changes.iter().map(ToString::to_string)).collect()
     }
 
-    async fn look_for_nics(&mut self) -> Result<()> {
-        self.inventory = inventory(&mut self.reconciler, &self.settings).await?;
+    fn look_for_nics(&mut self) -> Result<()> {
+        self.inventory = inventory(&mut self.reconciler, &self.settings)?;
         Ok(())
     }
 
@@ -557,9 +577,9 @@ impl Control {
         const PAUSE: Duration = Duration::from_millis(20);
         let deadline = Instant::now() + HOT_PLUG;
         loop {
-            self.look_for_nics().await?;
-            let are_there =
-                commands.iter().all(|(_, command)| command.absent_nics(&self.inventory).is_empty());
+            self.look_for_nics()?;
+            let nics = self.inventory.index();
+            let are_there = commands.iter().all(|(_, command)| command.absent_nics(&nics).is_empty());
             if are_there || Instant::now() >= deadline {
                 return Ok(());
             }
@@ -602,8 +622,8 @@ impl Control {
             return Ok(());
         }
         for _ in 0..ROUNDS {
-            self.look_for_nics().await?;
-            self.take_role().await?;
+            self.look_for_nics()?;
+            self.take_role()?;
             self.compiled = self.compile(self.memory.known()?, &self.settings);
             self.ports = self.compiled.links.keys().copied().collect();
             let converged = self.reconciler.converge(&self.compiled).await?;
@@ -618,8 +638,8 @@ impl Control {
     }
 
     /// Looks which role the router has in a pair.
-    async fn take_role(&mut self) -> Result<()> {
-        let role = redundancy::look(self).await.context("find out which router of the pair this is")?;
+    fn take_role(&mut self) -> Result<()> {
+        let role = redundancy::look(self).context("find out which router of the pair this is")?;
         if role != self.role {
             info!("the router's role in a pair is {role} now, it was {}", self.role);
             self.role = role;
@@ -739,7 +759,7 @@ impl Control {
     /// Ends all daemons, takes the programs off all ports, and their tables away.
     pub async fn remove(self) -> Result<()> {
         self.supervisor.stop().await;
-        let interfaces = remove_tagged_ports().await;
+        let interfaces = remove_tagged_ports();
         self.reconciler.backend.programs.remove()?;
         interfaces
     }
@@ -754,11 +774,8 @@ impl Control {
 }
 
 /// The NICs that there are, with the interfaces of tagged ports.
-async fn inventory(
-    reconciler: &mut Reconciler<Machine<Dataplane>>,
-    settings: &Settings,
-) -> Result<Inventory> {
-    reconciler.backend.inventory(&settings.tagged_ports).await.context("look for NICs")
+fn inventory(reconciler: &mut Reconciler<Machine<Dataplane>>, settings: &Settings) -> Result<Inventory> {
+    reconciler.backend.inventory(&settings.tagged_ports).context("look for NICs")
 }
 
 /// Keeps a password for its guest, on disk; what is odd about that.

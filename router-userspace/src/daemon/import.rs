@@ -25,7 +25,7 @@ pub async fn import(control: &mut Control, folder: &Path, only_say: bool) -> Res
     let after = read(folder)?;
     let notices: Vec<String> =
         notices(&after.bags)?.iter().chain(&control.unserved(&after)).map(ToString::to_string).collect();
-    let compiled = control.compile_anew(&after).await?;
+    let compiled = control.compile_anew(&after)?;
     let netlink = control.reconciler.backend.netlink().clone();
     let leftovers =
         takeover::look(&netlink, &compiled).await.context("look for what is left in the kernel")?;

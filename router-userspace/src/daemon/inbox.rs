@@ -11,11 +11,10 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use tracing::warn;
 
 use super::control::{Control, Message};
@@ -54,12 +53,10 @@ async fn together(control: &mut Control, files: &[InboxFile]) -> Result<Option<A
     let messages: Vec<Message> =
         texts.iter().map(|(file, text)| Message { name: &file.name, bytes: text }).collect();
     let mut applied = control.apply(last.name.clone(), &messages).await?;
-    for (file, text) in &texts {
-        // In force and remembered: what fails from here on does not make it less so.
-        if let Err(error) = put_away(&root, &file.name, text, file.afterwards) {
-            warn!("{} is in force, but could not be put away: {error:#}", file.name);
-            applied.warnings.push(format!("{} could not be put away: {error:#}", file.name));
-        }
+    // In force and remembered: what fails from here on does not make it less so.
+    for (name, error) in put_away(&root, &texts) {
+        warn!("{name} is in force, but could not be put away: {error:#}");
+        applied.warnings.push(format!("{name} could not be put away: {error:#}"));
     }
     Ok(Some(applied))
 }
@@ -77,31 +74,101 @@ fn read(root: &Root, name: &str) -> Result<Option<Vec<u8>>> {
     }
 }
 
-fn put_away(root: &Root, name: &str, bytes: &[u8], afterwards: Afterwards) -> Result<()> {
-    if afterwards == Afterwards::Archive {
-        archive(&archived(root, name), bytes)?;
+/// Compresses files into `processed/`, or deletes them; gives those for which that failed. All of them are compressed before
+/// the first is removed: ext4 looks at all that was deleted lately whenever it makes a file.
+fn put_away<'a>(root: &Root, texts: &[(&'a InboxFile, Vec<u8>)]) -> Vec<(&'a str, anyhow::Error)> {
+    let (mut gzip, mut kept, mut failed) = (Gzip::new(), Vec::new(), Vec::new());
+    for (file, text) in texts {
+        let done = match file.afterwards {
+            Afterwards::Archive => archive(&archived(root, &file.name), text, &mut gzip),
+            Afterwards::Delete => Ok(()),
+        };
+        match done {
+            Ok(()) => kept.push(file.name.as_str()),
+            Err(error) => failed.push((file.name.as_str(), error)),
+        }
     }
-    let path = root.inbox().join(name);
-    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+    for name in kept {
+        let path = root.inbox().join(name);
+        if let Err(error) = fs::remove_file(&path).with_context(|| format!("remove {}", path.display())) {
+            failed.push((name, error));
+        }
+    }
+    failed
 }
 
-fn archived(root: &Root, name: &str) -> std::path::PathBuf {
+fn archived(root: &Root, name: &str) -> PathBuf {
     root.processed().join(format!("{name}.gz"))
 }
 
 /// A crash leaves no half of it.
-fn archive(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    }
+fn archive(path: &Path, bytes: &[u8], gzip: &mut Gzip) -> Result<()> {
+    let written = gzip.compress(bytes).and_then(|content| write(path, &content));
+    written.with_context(|| format!("write {}", path.display()))
+}
+
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("gz.new");
-    let write = || -> io::Result<()> {
-        // Boot lines and messages may hold passwords.
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        let mut encoder = GzEncoder::new(file, Compression::default());
-        encoder.write_all(bytes)?;
-        encoder.finish()?;
-        fs::rename(&beside, path)
-    };
-    write().with_context(|| format!("write {}", path.display()))
+    // Boot lines and messages may hold passwords.
+    let open = || File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+    let opened = open().or_else(|error| match (error.kind(), path.parent()) {
+        (io::ErrorKind::NotFound, Some(folder)) => fs::create_dir_all(folder).and_then(|()| open()),
+        _ => Err(error),
+    });
+    opened?.write_all(content)?;
+    fs::rename(&beside, path)
+}
+
+/// Makes gzip files (RFC 1952), one after the other: it takes longer to set up the memory for it than to compress a message,
+/// of which an aggregate may have thousands.
+struct Gzip(Compress);
+
+impl Gzip {
+    fn new() -> Self {
+        Self(Compress::new(Compression::default(), false))
+    }
+
+    fn compress(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        // Deflated, no name, no time, unknown system.
+        const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+        const ROOM: usize = 1024;
+        let mut content = HEADER.to_vec();
+        self.0.reset();
+        loop {
+            content.reserve(ROOM.max(bytes.len() / 2));
+            let rest = usize::try_from(self.0.total_in()).ok().and_then(|done| bytes.get(done..));
+            let rest = rest.unwrap_or_default();
+            if self.0.compress_vec(rest, &mut content, FlushCompress::Finish)? == Status::StreamEnd {
+                break;
+            }
+        }
+        let mut checksum = Crc::new();
+        checksum.update(bytes);
+        content.extend(checksum.sum().to_le_bytes());
+        // Modulo 2^32.
+        content.extend((bytes.len() as u32).to_le_bytes());
+        Ok(content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    #[test]
+    fn one_file_after_the_other_is_whole() {
+        let mut gzip = Gzip::new();
+        let long: Vec<u8> =
+            (0..1_000_000_u32).flat_map(|number| (number.wrapping_mul(number)).to_le_bytes()).collect();
+        for bytes in [&b"{\"type\": \"ips\"}"[..], &long, b"", b"another"] {
+            let content = gzip.compress(bytes).unwrap();
+            let mut back = Vec::new();
+            GzDecoder::new(&content[..]).read_to_end(&mut back).unwrap();
+            assert!(back == bytes, "{} bytes", bytes.len());
+        }
+    }
 }

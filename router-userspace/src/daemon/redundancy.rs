@@ -19,12 +19,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
-use rtnetlink::packet_route::link::LinkFlags;
 
 use super::control::Control;
 use crate::cloudstack::{self, Boot};
 use crate::compile::{names, shared_nics};
 use crate::model::{Port, RouterRole, port::Role};
+use crate::reconcile::addresses;
+use crate::reconcile::links::{self, RUNNING, UP};
 use crate::root::Root;
 use crate::services::keepalived;
 
@@ -54,7 +55,7 @@ fn told(boot: Boot, has_guests: bool, role: RouterRole, is_as_it_should_be: bool
 
 /// What keepalived has made of the router, by what is there. Of a router without a twin that is not known: should it
 /// become one of a pair it does not serve before it was elected.
-pub async fn look(control: &Control) -> Result<RouterRole> {
+pub fn look(control: &Control) -> Result<RouterRole> {
     let desired = control.memory.known()?;
     let Some(pair) = &desired.pair else { return Ok(RouterRole::Unknown) };
     let names = names(&desired.ports, &control.inventory);
@@ -63,16 +64,12 @@ pub async fn look(control: &Control) -> Result<RouterRole> {
     if !control.supervisor.runs(keepalived::NAME) {
         return Ok(RouterRole::Fault);
     }
-    let netlink = control.reconciler.backend.netlink();
-    let links = netlink.links().await?;
-    let on: BTreeSet<u32> = links
-        .iter()
-        .filter(|link| link.header.flags.contains(LinkFlags::Up | LinkFlags::Running))
-        .map(|link| link.header.index)
-        .collect();
+    let links = links::list()?;
+    let on: BTreeSet<u32> =
+        links.iter().filter(|link| link.is(UP | RUNNING)).map(|link| link.index).collect();
     let wanted: Vec<(u32, IpNet)> =
         shared.iter().map(|(shared, nic)| (nic.ifindex, shared.address)).collect();
-    Ok(of(on.contains(&first.ifindex), &wanted, &netlink.addresses().await?))
+    Ok(of(on.contains(&first.ifindex), &wanted, &addresses::list()?))
 }
 
 /// Of a router whose keepalived runs.
@@ -95,10 +92,11 @@ fn of(is_on: bool, shared: &[(u32, IpNet)], there: &BTreeMap<u32, Vec<IpNet>>) -
 pub fn take_part(control: &mut Control, does: bool) -> Result<()> {
     let path = stop_mark(control.root());
     let done = match does {
-        true => fs::remove_file(&path).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        }),
+        true => match fs::remove_file(&path) {
+            // It does already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            done => done,
+        },
         false => fs::write(&path, ""),
     };
     done.with_context(|| format!("note in {} whether keepalived is stopped", path.display()))?;

@@ -16,7 +16,7 @@ use crate::compile::Vxlan;
 use crate::compile::{KernelTarget, Nic};
 use crate::dataplane::{CounterRow, FlowRecord, Outcome};
 use crate::error::ConfigError;
-use crate::model::policy::Scope;
+use crate::model::policy::{Content, Scope};
 use crate::model::{DesiredState, PortRange, PortSelector};
 use crate::reconcile::guard;
 use crate::services::ServiceState;
@@ -326,9 +326,11 @@ pub fn nat(control: &Control) -> Result<NatView> {
 pub fn rules(control: &mut Control) -> Result<Vec<ListView>> {
     let DesiredState { policy, ports, .. } = control.memory.known()?;
     // To the router ports are known by their MAC addresses, to people by their names.
+    let names_of_ports: BTreeMap<&PortSelector, &String> =
+        ports.iter().map(|port| (&port.selector, &port.name)).collect();
     let named = |selector: &PortSelector| {
-        let port = ports.iter().find(|port| port.selector == *selector);
-        port.map_or_else(|| selector.clone(), |port| PortSelector::Name(port.name.clone()))
+        let name = names_of_ports.get(selector);
+        name.map_or_else(|| selector.clone(), |name| PortSelector::Name((*name).clone()))
     };
     let flows = |scope: &Scope| match scope {
         Scope::PublicAddress(_) => scope.to_string(),
@@ -337,10 +339,11 @@ pub fn rules(control: &mut Control) -> Result<Vec<ListView>> {
         Scope::To(port) => Scope::To(named(port)).to_string(),
     };
     let tables = &control.compiled.tables;
-    let number = |content| tables.lists.iter().find(|(_, entry)| entry.content == content);
+    let numbers: BTreeMap<Content, u32> =
+        tables.lists.iter().map(|(number, entry)| (entry.content, *number)).collect();
     let mut of_lists: BTreeMap<(bool, u32), Vec<String>> = BTreeMap::new();
     for (scope, list) in &policy.lists {
-        if let Some((number, _)) = number(list.content()) {
+        if let Some(number) = numbers.get(&list.content()) {
             of_lists.entry((false, *number)).or_default().push(flows(scope));
         }
     }
@@ -371,7 +374,7 @@ pub(super) struct Names<'a> {
 }
 
 pub(super) fn names(control: &Control, ifindex: u32) -> Names<'_> {
-    let nic = control.inventory.nics.iter().find(|nic| nic.ifindex == ifindex);
+    let nic = control.inventory.by_index(ifindex);
     let kernel = || nic.map_or_else(|| format!("interface {ifindex}"), |nic| nic.name.clone());
     Names { name: control.compiled.names.get(&ifindex).cloned().unwrap_or_else(kernel), nic }
 }

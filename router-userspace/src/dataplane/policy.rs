@@ -55,10 +55,11 @@ impl Succession {
         Self { formers, staying: wanted.lists.keys().copied().collect() }
     }
 
-    fn former(&self, new: u32, number: u32) -> Option<Former> {
-        let stays = self.staying.contains(&number);
-        let is_former = self.formers.get(&new).is_some_and(|formers| formers.contains(&number));
-        is_former.then_some(if stays { Former::Stays } else { Former::Leaves })
+    /// Those that a new one takes the place of, or shares.
+    fn formers(&self, new: u32) -> Vec<(u32, Former)> {
+        let formers = self.formers.get(&new).into_iter().flatten();
+        let of = |number| if self.staying.contains(number) { Former::Stays } else { Former::Leaves };
+        formers.map(|number| (*number, of(number))).collect()
     }
 
     /// One has taken the place of its formers: for others they are no more to be had.
@@ -205,9 +206,7 @@ impl Tables {
         let list = entry.list.as_ref().context("a list that was found cannot be written")?;
         let PolicyTables { lists, classifier, succession, .. } = &mut self.policy;
         let value = match succession {
-            Some(succession) => {
-                classifier.write_after(number, list, |there| succession.former(number, there))
-            }
+            Some(succession) => classifier.write_after(number, list, &succession.formers(number)),
             None => classifier.write(number, list),
         };
         let written = value.map_err(anyhow::Error::from).and_then(|value| {

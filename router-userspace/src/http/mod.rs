@@ -19,7 +19,7 @@ mod password;
 pub mod passwords;
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
@@ -136,36 +136,37 @@ impl Http {
         });
         let addresses =
             networks.iter().flat_map(|(ifindex, own)| own.iter().map(|own| (*ifindex, own.addr())));
-        let wanted: Vec<Door> = addresses
+        let wanted: BTreeSet<Door> = addresses
             .filter(|_| serve)
             .flat_map(|(ifindex, address)| Purpose::ALL.map(|purpose| Door { ifindex, address, purpose }))
             .collect();
         self.closed.retain(|door, _| wanted.contains(door));
+        let mut gone = Vec::new();
         self.doors.retain(|door, task| {
             // A listener that has ended did so by a mistake of ours.
             let stays = wanted.contains(door) && !task.is_finished();
             if !stays {
                 task.abort();
-                info!("guests are not served at {door} any more");
+                gone.push(*door);
             }
             stays
         });
-        for door in wanted {
-            if !self.doors.contains_key(&door) {
-                self.open(door);
-            }
-        }
+        tell("guests are not served any more at", &gone);
+        let new: Vec<Door> = wanted.into_iter().filter(|door| !self.doors.contains_key(door)).collect();
+        let opened: Vec<Door> = new.into_iter().filter(|door| self.open(*door)).collect();
+        tell("guests are served at", &opened);
     }
 
-    fn open(&mut self, door: Door) {
-        let Some(runtime) = &self.runtime else { return };
+    /// Whether it could be opened.
+    fn open(&mut self, door: Door) -> bool {
+        let Some(runtime) = &self.runtime else { return false };
         let _inside = runtime.enter();
         match server::listen(door) {
             Ok(listener) => {
                 let task = runtime.spawn(server::serve(door, listener, self.shared.clone()));
                 self.doors.insert(door, task.abort_handle());
                 self.closed.remove(&door);
-                info!("guests are served at {door}");
+                true
             }
             Err(error) => {
                 let message = format!("guests are not served at {door}: {error}");
@@ -173,6 +174,7 @@ impl Http {
                     warn!("{message}");
                 }
                 self.closed.insert(door, message);
+                false
             }
         }
     }
@@ -193,6 +195,20 @@ impl Http {
             passwords: self.passwords().waiting(),
             last_error: self.shared.last_error(),
         }
+    }
+}
+
+/// A line in the log, however many they are.
+fn tell(what: &str, doors: &[Door]) {
+    const SHOWN: usize = 8;
+    if doors.is_empty() {
+        return;
+    }
+    let shown: Vec<String> = doors.iter().take(SHOWN).map(ToString::to_string).collect();
+    let shown = shown.join(", ");
+    match doors.len().saturating_sub(SHOWN) {
+        0 => info!("{what} {shown}"),
+        more => info!("{what} {shown} and {more} more"),
     }
 }
 

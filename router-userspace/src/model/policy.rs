@@ -9,6 +9,7 @@
 mod content;
 mod idle;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -208,9 +209,10 @@ pub struct Question {
 impl Policy {
     /// Lists that say what an earlier one of their scope said become that one, whose name is known.
     pub fn share(&mut self, earlier: &Self) {
+        let earlier: BTreeMap<_, _> = earlier.lists.iter().map(|(scope, list)| (scope, list)).collect();
         for (scope, list) in &mut self.lists {
-            if let Some((_, same)) = earlier.lists.iter().find(|(of, _)| of == scope)
-                && same == list
+            if let Some(same) = earlier.get(&*scope)
+                && *same == list
             {
                 *list = Arc::clone(same);
             }

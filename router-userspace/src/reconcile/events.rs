@@ -61,6 +61,8 @@ impl Events {
                 },
                 heard = listen(self.netdev.as_mut()) => match heard {
                     Ok(()) => return Event::Changed,
+                    // Thousands of interfaces at once are more than there is room for: what is lost is looked at.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Event::Changed,
                     // The subscription is a matter of promptness: the timer looks too.
                     Err(error) => {
                         warn!("no more news of NICs' XDP features: {error}");

@@ -7,12 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use anyhow::{Context, Result};
 use router_common::tunnel::MAX_REMOTES;
+use rtnetlink::packet_core::Parseable;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
+use super::links::{KernelLink, VxlanDevice};
 use crate::model::trunk::{Vni, is_vtep};
+use crate::raw_netlink::{DUMP, Message, exchange};
 
 /// An entry that names a remote end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +61,32 @@ impl Entry {
     }
 }
 
+/// What the forwarding databases of all devices say of remote ends, by the devices' interface indices.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn list() -> Result<BTreeMap<u32, Vec<Entry>>> {
+    // linux/rtnetlink.h, linux/socket.h; `struct ndmsg`.
+    const GET_NEIGHBOUR: u16 = 30;
+    const BRIDGE: u8 = 7;
+    let mut header = [0; 12];
+    header[0] = BRIDGE;
+    let query = Message::new(GET_NEIGHBOUR, DUMP, &header);
+    let mut entries: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+    for (_, body) in exchange(NETLINK_ROUTE, vec![query], 1).context("list forwarding databases")? {
+        let message = NeighbourMessage::parse(body.as_slice()).ok();
+        if let Some(entry) = message.as_ref().and_then(Entry::from_message) {
+            entries.entry(entry.device).or_default().push(entry);
+        }
+    }
+    Ok(entries)
+}
+
 /// The remote ends of a network that follows the device of this name, in order; and what is wrong with them.
 pub fn remotes(
     vni: &Vni,
     name: &str,
-    device: Option<&LinkMessage>,
+    device: Option<&KernelLink>,
     entries: &BTreeMap<u32, Vec<Entry>>,
 ) -> (Vec<Ipv4Addr>, Option<String>) {
     const ROOM: usize = MAX_REMOTES as usize;
@@ -71,7 +96,7 @@ pub fn remotes(
     if let Some(problem) = unlike(vni, name, device) {
         return (Vec::new(), Some(problem));
     }
-    let entries = entries.get(&device.header.index).into_iter().flatten();
+    let entries = entries.get(&device.index).into_iter().flatten();
     let all: BTreeSet<Ipv4Addr> = entries.filter(|entry| entry.has(vni)).map(|entry| entry.remote).collect();
     let problem = match all.len() {
         0 => Some(format!("the forwarding database of {name} has no remote end yet")),
@@ -84,33 +109,22 @@ pub fn remotes(
 }
 
 /// Why a device is not this network's.
-fn unlike(vni: &Vni, name: &str, device: &LinkMessage) -> Option<String> {
-    let Some(settings) = vxlan(device) else { return Some(format!("{name} is no VXLAN device")) };
-    settings.iter().find_map(|setting| match setting {
+fn unlike(vni: &Vni, name: &str, device: &KernelLink) -> Option<String> {
+    match device.vxlan {
+        None => Some(format!("{name} is no VXLAN device")),
         // That of a device for many networks is 0.
-        InfoVxlan::Id(id) if *id != vni.id => Some(format!("{name} is VNI {id}, not {}", vni.id)),
-        InfoVxlan::Local(local) if *local != vni.local => {
+        Some(VxlanDevice { vni: id, .. }) if id != vni.id => {
+            Some(format!("{name} is VNI {id}, not {}", vni.id))
+        }
+        Some(VxlanDevice { local: Some(local), .. }) if local != vni.local => {
             Some(format!("{name} is at {local}, not at {}", vni.local))
         }
-        _ => None,
-    })
-}
-
-fn vxlan(device: &LinkMessage) -> Option<&[InfoVxlan]> {
-    let infos = device.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    })?;
-    infos.iter().find_map(|info| match info {
-        LinkInfo::Data(InfoData::Vxlan(settings)) => Some(settings.as_slice()),
-        _ => None,
-    })
+        Some(_) => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::link::InfoKind;
-
     use super::*;
     use crate::model::trunk::Remotes;
 
@@ -121,12 +135,10 @@ mod tests {
         Vni { id: 100, local: Ipv4Addr::new(192, 0, 2, 1), remotes, udp_port: 4789 }
     }
 
-    fn device(settings: &[InfoVxlan]) -> LinkMessage {
-        let mut message = LinkMessage::default();
-        message.header.index = DEVICE;
-        let data = LinkInfo::Data(InfoData::Vxlan(settings.to_vec()));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), data]));
-        message
+    fn device(vni: u32, local: Option<Ipv4Addr>) -> KernelLink {
+        let mut link = KernelLink::default();
+        (link.index, link.vxlan) = (DEVICE, Some(VxlanDevice { vni, local }));
+        link
     }
 
     fn message(destination: &[u8], further: &[NeighbourAttribute]) -> NeighbourMessage {
@@ -157,7 +169,7 @@ mod tests {
             message(&[192, 0, 2, 13], &[NeighbourAttribute::Vni(101)]),
             message(&[192, 0, 2, 14], &[NeighbourAttribute::Port(8472)]),
         ]);
-        let device = device(&[InfoVxlan::Id(100), InfoVxlan::Local(Ipv4Addr::new(192, 0, 2, 1))]);
+        let device = device(100, Some(Ipv4Addr::new(192, 0, 2, 1)));
         let expected = vec![Ipv4Addr::new(192, 0, 2, 11), Ipv4Addr::new(192, 0, 2, 12)];
         assert_eq!(remotes(&vni(), "vx100", Some(&device), &all), (expected, None));
     }
@@ -165,17 +177,17 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         let some = entries(&[message(&[192, 0, 2, 12], &[])]);
-        let said = |device: Option<&LinkMessage>, entries| {
+        let said = |device: Option<&KernelLink>, entries| {
             let (remotes, problem) = remotes(&vni(), "vx100", device, entries);
             assert_eq!(remotes, Vec::<Ipv4Addr>::new());
             problem.unwrap()
         };
         assert_eq!(said(None, &some), "there is no vx100 whose forwarding database it could follow");
-        assert_eq!(said(Some(&LinkMessage::default()), &some), "vx100 is no VXLAN device");
-        assert_eq!(said(Some(&device(&[InfoVxlan::Id(200)])), &some), "vx100 is VNI 200, not 100");
-        let elsewhere = [InfoVxlan::Id(100), InfoVxlan::Local(Ipv4Addr::new(192, 0, 2, 2))];
-        assert_eq!(said(Some(&device(&elsewhere)), &some), "vx100 is at 192.0.2.2, not at 192.0.2.1");
-        let device = device(&[InfoVxlan::Id(100)]);
+        assert_eq!(said(Some(&KernelLink::default()), &some), "vx100 is no VXLAN device");
+        assert_eq!(said(Some(&device(200, None)), &some), "vx100 is VNI 200, not 100");
+        let elsewhere = device(100, Some(Ipv4Addr::new(192, 0, 2, 2)));
+        assert_eq!(said(Some(&elsewhere), &some), "vx100 is at 192.0.2.2, not at 192.0.2.1");
+        let device = device(100, None);
         let none = "the forwarding database of vx100 has no remote end yet";
         assert_eq!(said(Some(&device), &BTreeMap::new()), none);
 

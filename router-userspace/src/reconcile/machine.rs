@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use rtnetlink::packet_route::link::LinkFlags;
+use ipnet::IpNet;
 use tracing::info;
 
 use super::announce::Announcer;
+use super::links::{self, UP};
 use super::maps::Programs;
 use super::netlink::Netlink;
 use super::plan::{Change, Observed, ObservedAttachment, ObservedLink};
 use super::vteps::Ways;
-use super::{Backend, guard, nics, own_tcp, sysctl, trunks};
+use super::{Backend, addresses, guard, nics, own_tcp, sysctl, trunks};
 use crate::compile::{Attachment, Compiled, Front, Inventory};
 use crate::dataplane::Attached;
 use crate::model::Mac;
@@ -49,13 +50,13 @@ impl<P: Programs> Machine<P> {
     ///
     /// # Errors
     /// The kernel does not tell, or refuses to make the interfaces of tagged ports.
-    pub async fn inventory(&mut self, tagged: &[TaggedPort]) -> Result<Inventory> {
-        let trunks = trunks::set(&self.netlink, tagged).await?;
+    pub fn inventory(&mut self, tagged: &[TaggedPort]) -> Result<Inventory> {
+        let trunks = trunks::set(tagged)?;
         if !trunks.carriers.is_empty() && (trunks.are_new || !self.has_blocks) {
             self.programs.attach_blocks().context("attach the programs of tagged ports")?;
             self.has_blocks = true;
         }
-        let mut inventory = nics::inventory(&self.netlink, &trunks.carriers).await?;
+        let mut inventory = nics::inventory(&trunks.links, &trunks.carriers)?;
         inventory.port_rows = self.programs.port_rows()?;
         inventory.problems = trunks.problems;
         inventory.tunnels = trunks.tunnels;
@@ -77,9 +78,9 @@ impl<P: Programs> Machine<P> {
     ///
     /// # Errors
     /// The kernel does not tell.
-    pub async fn tagged_ports(&mut self) -> Result<Vec<TaggedPort>> {
+    pub fn tagged_ports(&mut self) -> Result<Vec<TaggedPort>> {
         let tables = self.programs.observe_tables()?;
-        trunks::known(&self.netlink, &tables).await
+        trunks::known(&tables)
     }
 
     /// What came of attaching programs to an interface, by this process.
@@ -108,20 +109,32 @@ impl<P: Programs> Machine<P> {
         Ok(())
     }
 
-    async fn add_address(&self, ifindex: u32, address: ipnet::IpNet) -> Result<()> {
-        self.netlink.add_address(ifindex, address).await?;
-        if let Some(mac) = self.macs.get(&ifindex) {
-            self.announcer.announce(ifindex, *mac, address.addr());
+    /// Adds addresses up to the first that the kernel refuses; how many.
+    fn add_addresses(&self, addresses: &[(u32, IpNet)]) -> (usize, Result<()>) {
+        let results = match addresses::add(addresses) {
+            Ok(results) => results,
+            Err(error) => return (0, Err(error)),
+        };
+        let mut added = 0;
+        for ((ifindex, address), result) in addresses.iter().zip(results) {
+            if let Err(error) = result {
+                return (added, Err(error.into()));
+            }
+            added += 1;
+            if let Some(mac) = self.macs.get(ifindex) {
+                self.announcer.announce(*ifindex, *mac, address.addr());
+            }
         }
-        Ok(())
+        (added, Ok(()))
     }
 }
 
 impl<P: Programs> Backend for Machine<P> {
     async fn observe(&mut self, desired: &Compiled) -> Result<Observed> {
+        let links = links::list()?;
         let mut observed = Observed {
             guarded: guard::observe()?.is_some(),
-            sysctls: sysctl::observe(&desired.sysctls)?,
+            sysctls: sysctl::observe(&desired.sysctls, &links)?,
             tables: self.programs.observe_tables().context("read the programs' tables")?,
             attachments: self.attachments()?,
             routes: self.netlink.routes().await?,
@@ -130,20 +143,32 @@ impl<P: Programs> Backend for Machine<P> {
         };
         self.programs.recognise_lists(&observed.tables, &desired.tables);
         self.macs.clear();
-        let mut addresses = self.netlink.addresses().await?;
-        for link in self.netlink.links().await? {
-            let ifindex = link.header.index;
-            observed.names.insert(ifindex, nics::name(&link).unwrap_or_default().to_owned());
-            self.macs.extend(nics::mac(&link).map(|mac| (ifindex, mac)));
-            let link = ObservedLink {
-                mtu: nics::mtu(&link).unwrap_or_default(),
-                up: link.header.flags.contains(LinkFlags::Up),
-                addresses: addresses.remove(&ifindex).unwrap_or_default(),
-            };
-            observed.links.insert(ifindex, link);
+        let mut addresses = addresses::list()?;
+        for link in links {
+            let (ifindex, mtu, up) = (link.index, link.mtu, link.is(UP));
+            self.macs.extend(link.mac.map(|mac| (ifindex, mac)));
+            observed.names.insert(ifindex, link.name);
+            let addresses = addresses.remove(&ifindex).unwrap_or_default();
+            observed.links.insert(ifindex, ObservedLink { mtu, up, addresses });
         }
         self.attached.retain(|ifindex, _| observed.links.contains_key(ifindex));
         Ok(observed)
+    }
+
+    async fn apply_first(&mut self, changes: &[Change]) -> (usize, Result<()>) {
+        let address = |change: &Change| match change {
+            Change::AddAddress(nic, address) => Some((nic.ifindex, *address)),
+            _ => None,
+        };
+        let addresses: Vec<_> = changes.iter().map_while(address).collect();
+        match changes.first() {
+            None => (0, Ok(())),
+            Some(_) if !addresses.is_empty() => self.add_addresses(&addresses),
+            Some(first) => {
+                let applied = self.apply(first).await;
+                (usize::from(applied.is_ok()), applied)
+            }
+        }
     }
 
     async fn apply(&mut self, change: &Change) -> Result<()> {
@@ -156,7 +181,7 @@ impl<P: Programs> Backend for Machine<P> {
             Change::Mtu(nic, mtu) => self.netlink.set_mtu(nic.ifindex, *mtu).await,
             Change::Up(nic) => self.netlink.set_up(nic.ifindex).await,
             Change::Down(nic) => self.netlink.set_down(nic.ifindex).await,
-            Change::AddAddress(nic, address) => self.add_address(nic.ifindex, *address).await,
+            Change::AddAddress(nic, address) => self.add_addresses(&[(nic.ifindex, *address)]).1,
             Change::RemoveAddress(nic, address) => self.netlink.remove_address(nic.ifindex, *address).await,
             Change::SetFlags(flags) => self.programs.set_flags(*flags),
             Change::AddList(number, list) => self.programs.add_list(*number, list),

@@ -10,11 +10,13 @@
 //! Only what is XVR's is touched: NICs that are ports, routes of XVR's protocol number, the
 //! programs and their tables, and the kernel settings that are named in the compiled state.
 
+pub mod addresses;
 mod announce;
 pub mod events;
 mod fdb;
 pub mod guard;
 pub mod kernel;
+pub mod links;
 mod machine;
 mod maps;
 pub mod neighbours;
@@ -47,6 +49,15 @@ pub trait Backend {
     fn observe(&mut self, desired: &Compiled) -> impl Future<Output = Result<Observed>>;
     /// Makes one change.
     fn apply(&mut self, change: &Change) -> impl Future<Output = Result<()>>;
+    /// Makes the first of some changes, and as many behind it as can be made together with it; how many were made, and
+    /// what kept the next from being so.
+    fn apply_first(&mut self, changes: &[Change]) -> impl Future<Output = (usize, Result<()>)> {
+        async move {
+            let Some(first) = changes.first() else { return (0, Ok(())) };
+            let applied = self.apply(first).await;
+            (usize::from(applied.is_ok()), applied)
+        }
+    }
 }
 
 /// Makes a system hold what it should.
@@ -63,13 +74,13 @@ pub struct Converged {
     pub changes: Vec<Change>,
 }
 
-/// Removes the interfaces of all tagged ports; must be called within a tokio runtime.
+/// Removes the interfaces of all tagged ports.
 ///
 /// # Errors
 /// The kernel refuses.
-pub async fn remove_tagged_ports() -> Result<()> {
+pub fn remove_tagged_ports() -> Result<()> {
     vteps::forget()?;
-    trunks::set(&Netlink::open()?, &[]).await.map(drop)
+    trunks::set(&[]).map(drop)
 }
 
 /// Why a state could not be reached, and what became of the system.
@@ -93,36 +104,50 @@ impl<B: Backend> Reconciler<B> {
 
     /// What would have to change now.
     pub async fn plan(&mut self, desired: &Compiled) -> Result<Plan> {
-        let observed = self.backend.observe(desired).await.context("observe the system")?;
-        Ok(Plan::between(desired, &observed))
+        Ok(Plan::between(desired, &self.observe(desired).await?))
+    }
+
+    async fn observe(&mut self, desired: &Compiled) -> Result<Observed> {
+        self.backend.observe(desired).await.context("observe the system")
     }
 
     /// Observes, plans and applies until nothing differs.
     pub async fn converge(&mut self, desired: &Compiled) -> Result<Converged> {
+        let plan = self.plan(desired).await?;
+        self.carry_out(plan, desired).await
+    }
+
+    /// Applies a plan, and whatever differs after it.
+    async fn carry_out(&mut self, mut plan: Plan, desired: &Compiled) -> Result<Converged> {
         let mut made = Converged::default();
         let mut failure = None;
         for _ in 0..MAX_PASSES {
-            let plan = self.plan(desired).await?;
             if plan.is_empty() {
                 return Ok(made);
             }
             failure = self.apply(plan, &mut made).await.err();
+            plan = self.plan(desired).await?;
         }
-        let left = self.plan(desired).await?;
-        if left.is_empty() {
+        if plan.is_empty() {
             return Ok(made);
         }
-        let left = anyhow::anyhow!("after {MAX_PASSES} passes still to do:\n{left}");
+        let left = anyhow::anyhow!("after {MAX_PASSES} passes still to do:\n{plan}");
         Err(failure.map_or(left, |failure| failure.context("could not be applied")))
     }
 
     /// Applies until the first error: what comes later may rest on what failed.
     async fn apply(&mut self, plan: Plan, made: &mut Converged) -> Result<()> {
-        for change in plan.changes {
-            self.backend.apply(&change).await.with_context(|| change.to_string())?;
-            made.changes.push(change);
+        let mut changes = plan.changes;
+        let mut at = 0;
+        let mut applied = Ok(());
+        while applied.is_ok() && at < changes.len() {
+            let (count, result) = self.backend.apply_first(&changes[at..]).await;
+            at += count;
+            applied = result.with_context(|| changes.get(at).map_or_else(String::new, ToString::to_string));
         }
-        Ok(())
+        changes.truncate(at);
+        made.changes.append(&mut changes);
+        applied
     }
 
     /// Converges to `next` and commits, or goes back to what the system held before: `previous`,
@@ -136,9 +161,8 @@ impl<B: Backend> Reconciler<B> {
         previous: &Compiled,
         commit: impl FnOnce() -> Result<()>,
     ) -> Result<Converged, Refusal> {
-        let observed = self.backend.observe(next).await.context("observe the system");
-        let observed = observed.map_err(|cause| Refusal { cause, left: None })?;
-        let converged = match self.converge(next).await {
+        let observed = self.observe(next).await.map_err(|cause| Refusal { cause, left: None })?;
+        let converged = match self.carry_out(Plan::between(next, &observed), next).await {
             Ok(converged) => commit().map(|()| converged),
             Err(error) => Err(error),
         };

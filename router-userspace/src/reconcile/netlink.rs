@@ -1,6 +1,6 @@
 //! Links, addresses, routes and neighbours, by rtnetlink. One dump per kind and observation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,8 +12,6 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
 };
@@ -24,7 +22,6 @@ use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec};
 
-use super::fdb::Entry;
 use super::neighbours::Neighbour;
 use super::takeover::is_its_table;
 use crate::compile::{KernelRoute, KernelTarget, ROUTE_PROTOCOL};
@@ -43,23 +40,6 @@ impl Netlink {
             rtnetlink::new_connection_with_strict_check().context("open a netlink socket")?;
         tokio::spawn(connection);
         Ok(Self { handle })
-    }
-
-    /// Every link of the namespace.
-    pub async fn links(&self) -> Result<Vec<LinkMessage>> {
-        self.handle.link().get().execute().try_collect().await.context("list links")
-    }
-
-    /// The addresses of each link in the kernel's order, IPv6 link-local ones left out.
-    pub async fn addresses(&self) -> Result<BTreeMap<u32, Vec<IpNet>>> {
-        let mut addresses: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
-        let mut messages = self.handle.address().get().execute();
-        while let Some(message) = messages.try_next().await.context("list addresses")? {
-            if let Some(address) = own_address(&message) {
-                addresses.entry(message.header.index).or_default().push(address);
-            }
-        }
-        Ok(addresses)
     }
 
     /// XVR's routes in the main table.
@@ -149,19 +129,6 @@ impl Netlink {
         Ok(neighbours)
     }
 
-    /// What the forwarding databases of VXLAN devices say of remote ends, by the devices' interface indices.
-    pub async fn forwarding_databases(&self) -> Result<BTreeMap<u32, Vec<Entry>>> {
-        let mut entries: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
-        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
-        let mut messages = request.execute();
-        while let Some(message) = messages.try_next().await.context("list forwarding databases")? {
-            if let Some(entry) = Entry::from_message(&message) {
-                entries.entry(entry.device).or_default().push(entry);
-            }
-        }
-        Ok(entries)
-    }
-
     /// Sets a link's MTU.
     pub async fn set_mtu(&self, ifindex: u32, mtu: u16) -> Result<()> {
         let message = LinkUnspec::new_with_index(ifindex).mtu(u32::from(mtu)).build();
@@ -176,16 +143,6 @@ impl Netlink {
     /// Switches a link off.
     pub async fn set_down(&self, ifindex: u32) -> Result<()> {
         Ok(self.handle.link().set(LinkUnspec::new_with_index(ifindex).down().build()).execute().await?)
-    }
-
-    /// Adds an address behind those that are there; an IPv6 one without asking the wire whether
-    /// it is free, since CloudStack says so.
-    pub async fn add_address(&self, ifindex: u32, address: IpNet) -> Result<()> {
-        let mut request = self.handle.address().add(ifindex, address.addr(), address.prefix_len());
-        if address.addr().is_ipv6() {
-            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        }
-        Ok(request.execute().await?)
     }
 
     /// Removes an address.
@@ -280,25 +237,6 @@ pub(super) fn table_of(route: &RouteMessage) -> u32 {
         _ => None,
     });
     named.unwrap_or(u32::from(route.header.table))
-}
-
-fn own_address(message: &AddressMessage) -> Option<IpNet> {
-    // Of a point-to-point link, `Address` is the far end.
-    let mut address = None;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(local) => address = Some(*local),
-            AddressAttribute::Address(other) => {
-                address.get_or_insert(*other);
-            }
-            _ => {}
-        }
-    }
-    let address = address?;
-    match address {
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => None,
-        _ => IpNet::new(address, message.header.prefix_len).ok(),
-    }
 }
 
 /// Of the main table's routes: where it leads, and before which others. `None` for those of other tables.

@@ -1,4 +1,4 @@
-//! What NICs there are: links by rtnetlink, drivers by ethtool, and who takes XDP frames by the
+//! What NICs there are: links, their drivers by ethtool, and who takes XDP frames by the
 //! netdev family.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,20 +8,18 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use router_common::port::Carrier;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use tracing::debug;
 
-use super::netlink::Netlink;
+use super::links::{KernelLink, UP};
 use crate::compile::{Driver, Inventory, Nic};
 use crate::model::Mac;
 use crate::raw_netlink::{ACK, DUMP, Message, attributes, exchange, find};
 
-/// The NICs of the network namespace: Ethernet devices that are not part of a bridge or bond, and devices without link
+/// The NICs among links: Ethernet devices that are not part of a bridge or bond, and devices without link
 /// layer, as tunnels have them.
 /// `carriers` are those of tagged ports' interfaces.
-pub async fn inventory(netlink: &Netlink, carriers: &BTreeMap<u32, Carrier>) -> Result<Inventory> {
-    let links = netlink.links().await?;
+pub fn inventory(links: &[KernelLink], carriers: &BTreeMap<u32, Carrier>) -> Result<Inventory> {
     let targets = xdp_targets().unwrap_or_else(|error| {
         debug!("the kernel does not say which NICs take XDP frames: {error:#}");
         None
@@ -30,7 +28,7 @@ pub async fn inventory(netlink: &Netlink, carriers: &BTreeMap<u32, Carrier>) -> 
     let mut nics: Vec<Nic> = links
         .iter()
         .filter_map(|link| {
-            let carrier = carriers.get(&link.header.index).copied();
+            let carrier = carriers.get(&link.index).copied();
             nic(link, &control, targets.as_ref(), carrier)
         })
         .collect();
@@ -43,56 +41,30 @@ pub async fn inventory(netlink: &Netlink, carriers: &BTreeMap<u32, Carrier>) -> 
     Ok(Inventory { nics, ..Inventory::default() })
 }
 
-/// A link's name.
-pub fn name(link: &LinkMessage) -> Option<&str> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
-}
-
-/// A link's Ethernet address.
-pub fn mac(link: &LinkMessage) -> Option<Mac> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok().map(Mac),
-        _ => None,
-    })
-}
-
-/// A link's MTU in bytes.
-pub fn mtu(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    })
-}
-
 fn nic(
-    link: &LinkMessage,
+    link: &KernelLink,
     control: &OwnedFd,
     targets: Option<&BTreeMap<u32, u64>>,
     carrier: Option<Carrier>,
 ) -> Option<Nic> {
-    let enslaved = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
-    let mac = match link.header.link_layer_type {
-        LinkLayerType::Ether if !enslaved => mac(link)?,
-        LinkLayerType::None | LinkLayerType::Ppp => Mac::default(),
+    let mac = match link.layer {
+        ETHERNET if !link.is_enslaved => link.mac?,
+        NONE | PPP => Mac::default(),
         _ => return None,
     };
-    let name = name(link)?.to_owned();
-    let ifindex = link.header.index;
+    let name = link.name.clone();
     // What carries a tagged port has a driver, not its interface.
     let driver = if carrier.is_some() { Ok(String::new()) } else { driver(control, &name) };
     let driver = driver.unwrap_or_else(|error| {
         debug!("{name} does not name its driver: {error}");
         String::new()
     });
-    let features = targets.map(|targets| targets.get(&ifindex).copied().unwrap_or_default());
+    let features = targets.map(|targets| targets.get(&link.index).copied().unwrap_or_default());
     Some(Nic {
-        ifindex,
+        ifindex: link.index,
         mac,
-        mtu: mtu(link)?,
-        up: link.header.flags.contains(LinkFlags::Up),
+        mtu: link.mtu,
+        up: link.is(UP),
         driver: Driver::from_name(&driver),
         takes_xdp_frames: features.map(|features| features & NDO_XMIT != 0),
         takes_xdp_frags: features.is_some_and(|features| features & NDO_XMIT_SG != 0),
@@ -101,6 +73,11 @@ fn nic(
         name,
     })
 }
+
+// linux/if_arp.h
+const ETHERNET: u16 = 1;
+const PPP: u16 = 512;
+const NONE: u16 = 0xfffe;
 
 fn control_socket() -> Result<OwnedFd> {
     // SAFETY: no pointers.

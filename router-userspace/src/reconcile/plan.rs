@@ -266,7 +266,10 @@ fn addresses(
 ) {
     let add = |address: &IpNet| Change::AddAddress(nic.clone(), *address);
     let remove = |address: &IpNet| Change::RemoveAddress(nic.clone(), *address);
-    changes.extend(link.addresses.iter().filter(|own| !held.contains(own)).map(add));
+    let (wanted, there): (BTreeSet<_>, BTreeSet<_>) =
+        (link.addresses.iter().collect(), held.iter().collect());
+    changes.extend(link.addresses.iter().filter(|own| !there.contains(own)).map(add));
+    let mut taken_off: BTreeSet<&IpNet> = BTreeSet::new();
     let mut seen = BTreeSet::new();
     for primary in &link.addresses {
         let same_subnet = |own: &&IpNet| own.trunc() == primary.trunc();
@@ -275,12 +278,11 @@ fn addresses(
         }
         let ahead: Vec<_> = held.iter().filter(same_subnet).take_while(|own| *own != primary).collect();
         changes.extend(ahead.iter().copied().map(remove));
-        changes.extend(ahead.into_iter().filter(|own| link.addresses.contains(own)).map(add));
+        taken_off.extend(ahead.iter().copied());
+        changes.extend(ahead.into_iter().filter(|own| wanted.contains(own)).map(add));
     }
-    let taken_off = |own: &&IpNet| changes.contains(&remove(own));
-    let unwanted: Vec<_> =
-        held.iter().filter(|own| !link.addresses.contains(own) && !taken_off(own)).collect();
-    removals.extend(unwanted.into_iter().map(remove));
+    let unwanted = held.iter().filter(|own| !wanted.contains(own) && !taken_off.contains(own));
+    removals.extend(unwanted.map(remove));
 }
 
 fn tables(
@@ -380,14 +382,16 @@ fn routes(
     changes: &mut Vec<Change>,
     removals: &mut Vec<Change>,
 ) {
-    let to = |wanted: KernelRoute| {
-        move |route: &&KernelRoute| (route.destination, route.metric) == (wanted.destination, wanted.metric)
+    // XVR wants one route to a destination with a metric.
+    let place = |route: &KernelRoute| (route.destination, route.metric);
+    let by_place = |routes: &BTreeSet<KernelRoute>| -> BTreeMap<_, _> {
+        routes.iter().map(|route| (place(route), *route)).collect()
     };
+    let (wanted, there) = (by_place(&desired.routes), by_place(&observed.routes));
     let way = |route: &KernelRoute| route.ifindex().map(|ifindex| names.of(ifindex));
     for route in desired.routes.difference(&observed.routes) {
         let nic = way(route);
-        let replaces = observed.routes.iter().any(|now| to(*route)(&now));
-        changes.push(if replaces {
+        changes.push(if there.contains_key(&place(route)) {
             Change::ReplaceRoute(nic, *route)
         } else {
             Change::AddRoute(nic, *route)
@@ -395,10 +399,8 @@ fn routes(
     }
     for route in observed.routes.difference(&desired.routes) {
         // The one that is replaced is gone already. With several, the next pass sees the rest.
-        let replaced = desired.routes.iter().any(|wanted| to(*route)(&wanted));
-        let wanted_stands =
-            desired.routes.iter().any(|wanted| to(*route)(&wanted) && observed.routes.contains(wanted));
-        if !replaced || wanted_stands {
+        let replaced = wanted.get(&place(route));
+        if replaced.is_none_or(|wanted| observed.routes.contains(wanted)) {
             removals.push(Change::RemoveRoute(way(route), *route));
         }
     }

@@ -6,7 +6,7 @@
 //! interfaces share: to attach programs to thousands one by one would take as many grace periods.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result};
@@ -14,15 +14,17 @@ use ipnet::IpNet;
 use router_common::net::Be16;
 use router_common::port::Carrier;
 use router_common::tunnel::Tunnel;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
-use super::netlink::Netlink;
-use super::{fdb, nics, sysctl};
-use crate::compile::{TableSet, VXLAN_OVERHEAD, Vxlan};
+use super::links::{self, KernelLink, PROMISCUOUS, UP};
+use super::{addresses, fdb, sysctl};
+use crate::compile::{TableSet, VXLAN_OVERHEAD, Vxlan, tier_settings};
 use crate::dataplane::{EGRESS_BLOCK, INGRESS_BLOCK};
+use crate::model::Mac;
 use crate::model::trunk::{Kind, Remotes, Tag, TagProtocol, TaggedPort, Trunk, Vni};
-use crate::raw_netlink::{ACK, CREATE, EXCLUSIVE, Message, TC_KIND, exchange, traffic_control};
+use crate::raw_netlink::{
+    ACK, CREATE, EXCLUSIVE, Message, NESTED, TC_KIND, exchange_each, nest, traffic_control,
+};
 
 /// How tagged ports' interfaces are carried, and what could not be had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,49 +39,50 @@ pub struct Trunks {
     pub are_new: bool,
     /// A sentence for each port that has no interface, or cannot be reached.
     pub problems: Vec<String>,
+    /// All links there are now.
+    pub links: Vec<KernelLink>,
 }
 
 /// Makes these ports' interfaces and no others. Those that are there stay.
 ///
 /// # Errors
 /// The kernel refuses.
-pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
-    let links = netlink.links().await?;
-    let before: BTreeSet<u32> =
-        links.iter().filter(|link| is_ours(link)).map(|link| link.header.index).collect();
+pub fn set(ports: &[TaggedPort]) -> Result<Trunks> {
+    let links = links::list()?;
+    let before: BTreeSet<u32> = links.iter().filter(|link| is_ours(link)).map(|link| link.index).collect();
     if ports.is_empty() && before.is_empty() {
-        return Ok(Trunks::default());
+        return Ok(Trunks { links, ..Trunks::default() });
     }
-    let is_declared = |link: &LinkMessage| ports.iter().any(|port| nics::name(link) == Some(&port.name));
+    let declared: BTreeSet<&str> = ports.iter().map(|port| port.name.as_str()).collect();
     let (unfinished, links): (Vec<_>, Vec<_>) =
-        links.into_iter().partition(|link| is_unfinished(link) && is_declared(link));
-    remove(unfinished.iter().map(|link| link.header.index))?;
+        links.into_iter().partition(|link| is_unfinished(link) && declared.contains(link.name.as_str()));
+    remove(unfinished.iter().map(|link| link.index))?;
     let mut trunks = Trunks::default();
-    let names: BTreeMap<&str, &LinkMessage> =
-        links.iter().filter_map(|link| Some((nics::name(link)?, link))).collect();
+    let nics = Nics::of(&links);
     let (mut carried, mut missing) = (Vec::new(), Vec::new());
     let mut wanted = BTreeSet::new();
     for port in ports {
-        let index = names.get(port.name.as_str()).map(|link| link.header.index);
+        let index = nics.by_name.get(port.name.as_str()).map(|link| link.index);
         wanted.extend(index);
-        match (carrier(port, &links, &names), index) {
+        match (carrier(port, &nics), index) {
             (Ok(trunk), Some(index)) => carried.push((index, port, trunk)),
             (Ok(trunk), None) => missing.push((port, trunk)),
             (Err(problem), _) => trunks.problems.push(format!("{}: {problem}", port.name)),
         }
     }
-    remove(before.difference(&wanted).copied())?;
+    let gone: Vec<u32> = before.difference(&wanted).copied().collect();
+    remove(gone.iter().copied())?;
     make(missing.iter().map(|(port, trunk)| (*port, mtu(port, trunk))))?;
     let all = carried.iter().map(|(_, port, trunk)| (*port, *trunk)).chain(missing.iter().copied());
-    lift(all)?;
+    let is_lifted = lift(all)?;
+    let is_other = is_lifted || !(unfinished.is_empty() && gone.is_empty() && missing.is_empty());
     trunks.are_new = before.intersection(&wanted).next().is_none();
     if !missing.is_empty() {
-        let links = netlink.links().await?;
-        let made: BTreeMap<&str, u32> =
-            links.iter().filter_map(|link| Some((nics::name(link)?, link.header.index))).collect();
+        let links = links::list()?;
+        let made = Nics::of(&links).by_name;
         let made = missing
             .into_iter()
-            .filter_map(|(port, trunk)| Some((*made.get(port.name.as_str())?, port, trunk)));
+            .filter_map(|(port, trunk)| Some((made.get(port.name.as_str())?.index, port, trunk)));
         let made: Vec<_> = made.collect();
         finish(&made.iter().map(|(index, port, _)| (*index, port.name.as_str())).collect::<Vec<_>>())?;
         carried.extend(made);
@@ -91,16 +94,16 @@ pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
     });
     let tunnels: Vec<_> = tunnels.collect();
     if !tunnels.is_empty() {
-        let addresses = netlink.addresses().await?;
+        let addresses = addresses::list()?;
         let follows = tunnels.iter().any(|(.., vni, _)| matches!(vni.remotes, Remotes::Fdb(_)));
-        let entries = if follows { netlink.forwarding_databases().await? } else { BTreeMap::new() };
+        let entries = if follows { fdb::list()? } else { BTreeMap::new() };
         for (index, port, vni, underlay) in tunnels {
             trunks.problems.extend(absent(port, vni, underlay, &addresses));
             let remotes = match &vni.remotes {
                 Remotes::Listed(remotes) => remotes.clone(),
                 Remotes::Fdb(name) => {
-                    let device = names.get(name.as_str()).copied();
-                    trunks.followed.extend(device.map(|device| device.header.index));
+                    let device = nics.by_name.get(name.as_str()).copied();
+                    trunks.followed.extend(device.map(|device| device.index));
                     let (remotes, problem) = fdb::remotes(vni, name, device, &entries);
                     trunks.problems.extend(problem.map(|problem| format!("{}: {problem}", port.name)));
                     remotes
@@ -109,25 +112,44 @@ pub async fn set(netlink: &Netlink, ports: &[TaggedPort]) -> Result<Trunks> {
             trunks.tunnels.insert(index, tunnel(vni, remotes, underlay));
         }
     }
+    trunks.links = if is_other { links::list()? } else { links };
     Ok(trunks)
+}
+
+/// Links by what ports name them by.
+struct Nics<'a> {
+    by_name: BTreeMap<&'a str, &'a KernelLink>,
+    /// Without the interfaces of tagged ports.
+    by_mac: BTreeMap<Mac, &'a KernelLink>,
+}
+
+impl<'a> Nics<'a> {
+    fn of(links: &'a [KernelLink]) -> Self {
+        // Of several with one address the first counts.
+        let others = links.iter().rev().filter(|link| !is_ours(link));
+        Self {
+            by_name: links.iter().map(|link| (link.name.as_str(), link)).collect(),
+            by_mac: others.filter_map(|link| Some((link.mac?, link))).collect(),
+        }
+    }
 }
 
 /// Nobody can send to an address that the underlay does not have.
 fn absent(
     port: &TaggedPort,
     vni: &Vni,
-    underlay: &LinkMessage,
+    underlay: &KernelLink,
     addresses: &BTreeMap<u32, Vec<IpNet>>,
 ) -> Option<String> {
-    let mut own = addresses.get(&underlay.header.index).into_iter().flatten();
+    let mut own = addresses.get(&underlay.index).into_iter().flatten();
     let is_there = own.any(|own| own.addr() == IpAddr::V4(vni.local));
-    let name = nics::name(underlay).unwrap_or_default();
+    let name = &underlay.name;
     (!is_there).then(|| format!("{}: {} is no address of {name}", port.name, vni.local))
 }
 
-fn tunnel(vni: &Vni, remotes: Vec<Ipv4Addr>, underlay: &LinkMessage) -> Vxlan {
+fn tunnel(vni: &Vni, remotes: Vec<Ipv4Addr>, underlay: &KernelLink) -> Vxlan {
     let tunnel = Tunnel {
-        underlay: underlay.header.index,
+        underlay: underlay.index,
         local: vni.local.into(),
         vni: vni.id,
         remotes: u32::try_from(remotes.len()).unwrap_or(u32::MAX),
@@ -142,9 +164,9 @@ fn tunnel(vni: &Vni, remotes: Vec<Ipv4Addr>, underlay: &LinkMessage) -> Vxlan {
 ///
 /// # Errors
 /// The kernel does not tell.
-pub async fn known(netlink: &Netlink, tables: &TableSet) -> Result<Vec<TaggedPort>> {
-    let links = netlink.links().await?;
-    let links: BTreeMap<u32, &LinkMessage> = links.iter().map(|link| (link.header.index, link)).collect();
+pub fn known(tables: &TableSet) -> Result<Vec<TaggedPort>> {
+    let links = links::list()?;
+    let links: BTreeMap<u32, &KernelLink> = links.iter().map(|link| (link.index, link)).collect();
     let port = |(index, carrier): (&u32, &Carrier)| {
         let (link, trunk) = (links.get(index)?, links.get(&carrier.trunk)?);
         let tag = |protocol, id| Some(Tag { protocol: TagProtocol::of_ethertype(protocol)?, id });
@@ -162,9 +184,9 @@ pub async fn known(netlink: &Netlink, tables: &TableSet) -> Result<Vec<TaggedPor
             },
         };
         Some(TaggedPort {
-            name: nics::name(link)?.to_owned(),
-            mac: nics::mac(link)?,
-            trunk: Trunk::Name(nics::name(trunk)?.to_owned()),
+            name: link.name.clone(),
+            mac: link.mac?,
+            trunk: Trunk::Name(trunk.name.clone()),
             kind,
             mtu: None,
             bridge: tables
@@ -178,23 +200,19 @@ pub async fn known(netlink: &Netlink, tables: &TableSet) -> Result<Vec<TaggedPor
 }
 
 /// The NIC that carries a port.
-fn carrier<'a>(
-    port: &TaggedPort,
-    links: &'a [LinkMessage],
-    names: &BTreeMap<&str, &'a LinkMessage>,
-) -> Result<&'a LinkMessage, String> {
-    if names.get(port.name.as_str()).is_some_and(|link| !is_ours(link)) {
+fn carrier<'a>(port: &TaggedPort, nics: &Nics<'a>) -> Result<&'a KernelLink, String> {
+    if nics.by_name.get(port.name.as_str()).is_some_and(|link| !is_ours(link)) {
         return Err("there is another interface of this name".to_owned());
     }
     let trunk = match &port.trunk {
-        Trunk::Name(name) => names.get(name.as_str()).copied(),
-        Trunk::Mac(mac) => links.iter().find(|link| nics::mac(link) == Some(*mac) && !is_ours(link)),
+        Trunk::Name(name) => nics.by_name.get(name.as_str()),
+        Trunk::Mac(mac) => nics.by_mac.get(mac),
     };
-    trunk.ok_or_else(|| format!("there is no NIC {} to carry it", port.trunk))
+    trunk.copied().ok_or_else(|| format!("there is no NIC {} to carry it", port.trunk))
 }
 
-fn carries(port: &TaggedPort, trunk: &LinkMessage) -> Carrier {
-    let trunk = trunk.header.index;
+fn carries(port: &TaggedPort, trunk: &KernelLink) -> Carrier {
+    let trunk = trunk.index;
     match port.kind {
         Kind::Tags { outer, inner, priority } => Carrier {
             trunk,
@@ -210,9 +228,9 @@ fn carries(port: &TaggedPort, trunk: &LinkMessage) -> Carrier {
 
 /// The first tag is on top of a link's MTU everywhere; a second one is not, nor is what is in front of a frame in a
 /// VXLAN packet.
-fn mtu(port: &TaggedPort, trunk: &LinkMessage) -> u32 {
+fn mtu(port: &TaggedPort, trunk: &KernelLink) -> u32 {
     const TAG: u32 = 4;
-    let most = nics::mtu(trunk).unwrap_or(1500);
+    let most = trunk.mtu;
     let (default, most) = match port.kind {
         Kind::Tags { inner: None, .. } => (most, most),
         Kind::Tags { inner: Some(_), .. } => (most.saturating_sub(TAG), most),
@@ -224,32 +242,25 @@ fn mtu(port: &TaggedPort, trunk: &LinkMessage) -> u32 {
 /// What marks an interface as a tagged port's.
 const MARK: &str = "xvr tagged port";
 
-fn is_ours(link: &LinkMessage) -> bool {
-    link.attributes
-        .iter()
-        .any(|attribute| matches!(attribute, LinkAttribute::IfAlias(alias) if alias == MARK))
+fn is_ours(link: &KernelLink) -> bool {
+    link.alias.as_deref() == Some(MARK)
 }
 
 /// One that was made, by a process that has ended since.
-fn is_unfinished(link: &LinkMessage) -> bool {
-    is_ifb(link) && !is_ours(link) && !link.header.flags.contains(LinkFlags::Up)
+fn is_unfinished(link: &KernelLink) -> bool {
+    link.kind.as_deref() == Some(KIND) && !is_ours(link) && !link.is(UP)
 }
 
-fn is_ifb(link: &LinkMessage) -> bool {
-    link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Ifb)),
-        _ => false,
-    })
-}
+/// What kind of device they are.
+const KIND: &str = "ifb";
 
 fn make<'a>(ports: impl Iterator<Item = (&'a TaggedPort, u32)>) -> Result<()> {
     let messages = ports.map(|(port, mtu)| {
-        let kind = |text: &'static [u8]| [(INFO_KIND, text)];
         Message::new(NEW_LINK, CREATE | EXCLUSIVE | ACK, &link_header(0, 0, 0))
             .with_text(LINK_NAME, &port.name)
             .with(LINK_ADDRESS, &port.mac.0)
             .with(LINK_MTU, &mtu.to_ne_bytes())
-            .with_nest(LINK_INFO, &kind(b"ifb"))
+            .with_nest(LINK_INFO, &[(INFO_KIND, KIND.as_bytes())])
     });
     send(messages).context("make the interfaces of tagged ports")
 }
@@ -270,33 +281,42 @@ fn finish(interfaces: &[(u32, &str)]) -> Result<()> {
     for (_, name) in interfaces {
         silence(name)?;
     }
+    // What most of them will be: to set it one by one when they are takes as long as all else. Others are given their own then.
+    let settings: Vec<(u16, [u8; 4])> = tier_settings()
+        .filter_map(|(name, value)| Some((links::ipv4_setting(name)?, value.to_ne_bytes())))
+        .collect();
+    let settings: Vec<(u16, &[u8])> = settings.iter().map(|(kind, value)| (*kind, &value[..])).collect();
+    let settings = nest(&[(INET_SETTINGS | NESTED, &nest(&settings))]);
     let on = interfaces.iter().map(|(index, _)| {
         // An ifb asks for no neighbours until it is told to.
         Message::new(SET_LINK, ACK, &link_header(*index, UP | MULTICAST, UP | MULTICAST | NO_ARP))
             .with_text(LINK_ALIAS, MARK)
+            .with_nest(LINK_FAMILIES, &[(INET | NESTED, &settings)])
     });
     send(on).context("switch on the interfaces of tagged ports")
 }
 
 /// Trunks are on, and take frames for other Ethernet addresses than their own. What carries VXLAN packets need not.
-fn lift<'a>(ports: impl Iterator<Item = (&'a TaggedPort, &'a LinkMessage)>) -> Result<()> {
-    let mut missing: BTreeMap<u32, (&LinkMessage, u32)> = BTreeMap::new();
+/// Says whether one was not.
+fn lift<'a>(ports: impl Iterator<Item = (&'a TaggedPort, &'a KernelLink)>) -> Result<bool> {
+    let mut missing: BTreeMap<u32, (&KernelLink, u32)> = BTreeMap::new();
     for (port, link) in ports {
-        let (wanted, flags) = match port.kind {
-            Kind::Tags { .. } => (LinkFlags::Up | LinkFlags::Promisc, UP | PROMISCUOUS),
-            Kind::Vni(_) => (LinkFlags::Up, UP),
+        let flags = match port.kind {
+            Kind::Tags { .. } => UP | PROMISCUOUS,
+            Kind::Vni(_) => UP,
         };
-        if !link.header.flags.contains(wanted) {
-            missing.entry(link.header.index).or_insert((link, 0)).1 |= flags;
+        if !link.is(flags) {
+            missing.entry(link.index).or_insert((link, 0)).1 |= flags;
         }
     }
-    for (link, _) in missing.values().filter(|(link, _)| !link.header.flags.contains(LinkFlags::Up)) {
-        silence(nics::name(link).unwrap_or_default())?;
+    for (link, _) in missing.values().filter(|(link, _)| !link.is(UP)) {
+        silence(&link.name)?;
     }
     let on = missing
-        .into_iter()
-        .map(|(index, (_, flags))| Message::new(SET_LINK, ACK, &link_header(index, flags, flags)));
-    send(on).context("switch on the trunks")
+        .iter()
+        .map(|(index, (_, flags))| Message::new(SET_LINK, ACK, &link_header(*index, *flags, *flags)));
+    send(on).context("switch on the trunks")?;
+    Ok(!missing.is_empty())
 }
 
 /// The kernel does not speak IPv6 there when it is switched on: that is the business of the port it may become.
@@ -308,21 +328,24 @@ fn silence(name: &str) -> Result<()> {
     }
 }
 
+/// As a group, which the kernel removes at once: for each interface by itself it would wait for a grace period.
 fn remove(indices: impl Iterator<Item = u32>) -> Result<()> {
-    let messages = indices.map(|index| Message::new(DELETE_LINK, ACK, &link_header(index, 0, 0)));
-    send(messages).context("remove the interfaces of tagged ports")
+    let group = |message: Message| message.with(LINK_GROUP, &LEAVING.to_ne_bytes());
+    let marks: Vec<_> =
+        indices.map(|index| group(Message::new(SET_LINK, ACK, &link_header(index, 0, 0)))).collect();
+    if marks.is_empty() {
+        return Ok(());
+    }
+    let removal = group(Message::new(DELETE_LINK, ACK, &link_header(0, 0, 0)));
+    send(marks.into_iter().chain([removal])).context("remove the interfaces of tagged ports")
 }
 
-/// So many at a time as a socket's buffers hold.
+/// The number of the group of interfaces that are being removed; nothing else is in it.
+const LEAVING: u32 = 0x7876_0003;
+
 fn send(messages: impl Iterator<Item = Message>) -> Result<()> {
-    const ROOM: usize = 128;
-    let mut messages = messages.peekable();
-    while messages.peek().is_some() {
-        let some: Vec<_> = messages.by_ref().take(ROOM).collect();
-        let answers = some.len();
-        exchange(NETLINK_ROUTE, some, answers)?;
-    }
-    Ok(())
+    let results = exchange_each(NETLINK_ROUTE, messages.collect())?;
+    Ok(results.into_iter().collect::<io::Result<()>>()?)
 }
 
 /// `struct ifinfomsg`.
@@ -345,9 +368,11 @@ const LINK_MTU: u16 = 4;
 const LINK_INFO: u16 = 18;
 const LINK_ALIAS: u16 = 20;
 const INFO_KIND: u16 = 1;
-const UP: u32 = 1;
+const LINK_FAMILIES: u16 = 26;
+const LINK_GROUP: u16 = 27;
+const INET: u16 = 2;
+const INET_SETTINGS: u16 = 1;
 const NO_ARP: u32 = 0x80;
-const PROMISCUOUS: u32 = 0x100;
 const MULTICAST: u32 = 0x1000;
 const TC_INGRESS_BLOCK: u16 = 13;
 const TC_EGRESS_BLOCK: u16 = 14;

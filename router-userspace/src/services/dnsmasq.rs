@@ -14,7 +14,7 @@
 //! `dhcphosts.txt` again by whose `set:` a client was served. So the tag of a NIC that is not its guest's default one
 //! is set by `dhcp-mac` in `cloud.conf`, and only such a NIC is a restart. Leases outlive restarts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -35,8 +35,11 @@ const LIFETIME6: &str = "1d";
 /// The server for what is desired; `None` while no network's port has a NIC. With `has_people` it also answers those
 /// who have called from outside, about names.
 pub fn render(dhcp: &Dhcp, has_people: bool, place: Place<'_>) -> Option<Service> {
+    // Of several NICs that one port has the first counts.
+    let nics: BTreeMap<&str, u32> =
+        place.compiled.names.iter().rev().map(|(ifindex, name)| (name.as_str(), *ifindex)).collect();
     let networks: Vec<Placed<'_>> =
-        dhcp.networks.iter().filter_map(|network| Placed::of(network, place)).collect();
+        dhcp.networks.iter().filter_map(|network| Placed::of(network, &nics, place)).collect();
     if networks.is_empty() {
         return None;
     }
@@ -75,9 +78,9 @@ struct Placed<'a> {
 }
 
 impl<'a> Placed<'a> {
-    fn of(network: &'a Network, place: Place<'a>) -> Option<Self> {
-        let (ifindex, _) = place.compiled.names.iter().find(|(_, name)| **name == network.port)?;
-        let nic = place.inventory.nics.iter().find(|nic| nic.ifindex == *ifindex)?;
+    fn of(network: &'a Network, nics: &BTreeMap<&str, u32>, place: Place<'a>) -> Option<Self> {
+        let ifindex = nics.get(network.port.as_str())?;
+        let nic = place.inventory.by_index(*ifindex)?;
         let mtu = place.compiled.links.get(ifindex).and_then(|link| link.mtu);
         let tag = format!("interface-{}-{}", network.port, network.router.network());
         Some(Self { network, nic: &nic.name, mtu: mtu.map_or(nic.mtu, u32::from), tag })

@@ -108,7 +108,7 @@ fn a_mac_address_that_no_nic_has_is_refused_where_it_stands() {
         ("guest_network/vpc_tier_add.json", "02:01:00:db:00:2b", "/mac_address"),
     ] {
         let command = parse(name);
-        assert_eq!(command.absent_nics(&inventory), [mac.parse::<Mac>().expect("a MAC address")]);
+        assert_eq!(command.absent_nics(&inventory.index()), [mac.parse::<Mac>().expect("a MAC address")]);
         let error = bags.merge(&command, &inventory).expect_err(name).to_string();
         assert_eq!(error, format!("{name}#{path}: no NIC has the address {mac}"));
     }

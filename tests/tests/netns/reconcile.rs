@@ -228,7 +228,7 @@ impl Lab {
     }
 
     async fn compile(&mut self, desired: &DesiredState) -> Compiled {
-        let inventory = self.reconciler.backend.inventory(&[]).await.unwrap();
+        let inventory = self.reconciler.backend.inventory(&[]).unwrap();
         let compiled =
             compile(desired, &Settings::default(), &inventory, AttachMode::Auto, RouterRole::Primary);
         assert_eq!(compiled.problems, []);
@@ -402,10 +402,10 @@ fn the_guard_refuses_what_linux_would_forward_and_counts_it() {
 fn nics_are_known_by_driver_and_by_what_they_take() {
     in_namespace(|| async {
         let mut lab = Lab::new();
-        let inventory = lab.reconciler.backend.inventory(&[]).await.unwrap();
+        let inventory = lab.reconciler.backend.inventory(&[]).unwrap();
         let names: Vec<&str> = inventory.nics.iter().map(|nic| nic.name.as_str()).collect();
         assert!(names.contains(&"eth0") && !names.contains(&"lo"), "{names:?}");
-        let eth0 = inventory.by_name("eth0").unwrap();
+        let eth0 = inventory.index().by_name("eth0").unwrap();
         assert_eq!(eth0.driver, Driver::Veth);
         // From 6.3 the kernel says so; a veth whose peer has no program takes no frames.
         assert!(matches!(eth0.takes_xdp_frames, None | Some(false)));

@@ -11,6 +11,7 @@ use router_tests::lab::{Host, Lab};
 use router_tests::netns::{run_bounded, wait_until};
 use router_tests::router::{Router, Tier, VPC_COMMANDS, for_both_hooks};
 use router_tests::servers::{HttpServer, sha256_of_body};
+use router_tests::tiers;
 use router_tests::trunk::{Station, Switch, Tag, tagged, untagged};
 use serde_json::{Value, json};
 
@@ -238,5 +239,69 @@ fn what_is_declared_is_there_and_nothing_else() -> Result<()> {
         router.xvr(&["remove"])?.ok()?;
         ensure!(!lab.router.has_interface("eth5"), "its interface outlives the router");
         Ok(())
+    })
+}
+
+/// Who has the address of a tier's gateway?
+fn question(tier: usize) -> Vec<u8> {
+    let from = [2, 0, 0, 0, 0, 0x77];
+    let [a, b, c, d] = tiers::gateway(tier).octets();
+    let mut frame = vec![0xff; 6];
+    frame.extend(from);
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, 1]);
+    frame.extend(from);
+    frame.extend([a, b, c, 77, 0, 0, 0, 0, 0, 0, a, b, c, d]);
+    frame
+}
+
+/// Whether a frame is the answer.
+fn is_answer(frame: &[u8], tier: usize) -> bool {
+    let reply = frame.get(12..14) == Some(&[0x08, 0x06]) && frame.get(20..22) == Some(&[0, 2]);
+    let from = frame
+        .get(22..32)
+        .is_some_and(|from| from[..6] == tiers::mac(tier) && from[6..] == tiers::gateway(tier).octets());
+    reply && from && frame.get(..6) == Some(&[2, 0, 0, 0, 0, 0x77])
+}
+
+#[test]
+fn hundreds_of_tiers_come_into_force_together_each_with_its_policy() -> Result<()> {
+    const TIERS: usize = 300;
+    for_both_hooks(&[], |attach| {
+        let lab = Lab::vpc()?;
+        let switch = Switch::start(&lab, TRUNK, &[])?;
+        let mut router = Router::install(&lab, attach)?;
+        tiers::declare(&router, TRUNK, TIERS)?;
+        router.start_daemon()?;
+        router.apply(&VPC_COMMANDS[..2])?;
+        tiers::apply(&router, &tiers::aggregate(TIERS))?;
+        assert_eq!(router.plan()?, Vec::<String>::new());
+
+        let shown = router.show("ports")?;
+        let rules = router.show("rules")?.to_string();
+        for tier in 0..TIERS {
+            let rows = shown.as_array().context("a list")?;
+            let row = rows.iter().find(|row| row["name"] == tiers::nic(tier).as_str());
+            let row = row.with_context(|| format!("tier {tier} has no row"))?;
+            assert_eq!((&row["tags"]["vlan"], &row["role"]), (&json!(tiers::vlan(tier)), &json!("guest")));
+            assert_eq!(row["addresses"], json!([format!("{}/24", tiers::gateway(tier))]));
+            let port = 1000 + tiers::vlan(tier);
+            for rule in [format!("allow tcp {port} from"), format!("deny tcp {port} to")] {
+                ensure!(rules.contains(&rule), "tier {tier} has no rule {rule:?}: {rules}");
+            }
+        }
+
+        let mut silent: Vec<usize> = (0..TIERS).collect();
+        wait_until("the router answers in every tier", SOON, || {
+            for tier in &silent {
+                switch.inject(&tagged(&question(*tier), &[(VLAN, tiers::vlan(*tier))])).ok();
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            let seen = switch.seen();
+            silent.retain(|tier| {
+                let tags = [(VLAN, tiers::vlan(*tier))];
+                !seen.iter().any(|frame| untagged(frame, &tags).is_some_and(|frame| is_answer(&frame, *tier)))
+            });
+            silent.is_empty()
+        })
     })
 }

@@ -6,18 +6,18 @@ use super::{Databags, ips, nic_name};
 use crate::cloudstack::object::Entry;
 use crate::cloudstack::wire::cmdline::{BootNic, CmdLine};
 use crate::cloudstack::wire::ips::NetworkType;
-use crate::compile::Inventory;
+use crate::compile::Index;
 use crate::error::ConfigError;
 
 impl Databags {
-    pub(super) fn merge_cmdline(&mut self, boot: &CmdLine, inventory: &Inventory) -> Result<(), ConfigError> {
+    pub(super) fn merge_cmdline(&mut self, boot: &CmdLine, nics: &Index<'_>) -> Result<(), ConfigError> {
         let mut config = boot.config.clone();
         let is_redundant = config.contains_key("redundant_router");
         config.insert("redundant_router".to_owned(), json!(is_redundant.to_string()));
         let before = self.cmdline.replace(config);
         for nic in &boot.nics {
             let device = match nic.mac {
-                Some(mac) => nic_name(&boot.place.at("nic_macs"), mac, inventory)?.to_owned(),
+                Some(mac) => nic_name(&boot.place.at("nic_macs"), mac, nics)?.to_owned(),
                 None => format!("eth{}", nic.number),
             };
             self.forget_boot_address(before.as_ref(), nic, &device);
@@ -47,10 +47,13 @@ impl Databags {
         let key = format!("eth{}ip", nic.number);
         let old = before.and_then(|config| config.get(&key)).and_then(|value| value.as_str());
         let new = nic.address.addr().to_string();
-        if let (Some(old), Some(entries)) = (old, self.ips.get_mut(device))
+        if let Some(old) = old
             && old != new
+            && self.ips.contains_key(device)
         {
-            entries.retain(|entry| entry.get("public_ip").is_none_or(|address| address != old));
+            self.ips.change(device, |entries| {
+                entries.retain(|entry| entry.get("public_ip").is_none_or(|address| address != old));
+            });
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Databags, ips, nic_name};
 use crate::cloudstack::object::Entry;
 use crate::cloudstack::wire::guestnetwork::GuestNetwork;
-use crate::compile::Inventory;
+use crate::compile::Index;
 use crate::error::ConfigError;
 use crate::model::Mac;
 
@@ -18,22 +18,25 @@ impl Databags {
     pub(super) fn merge_guestnetwork(
         &mut self,
         tier: &GuestNetwork,
-        inventory: &Inventory,
+        nics: &Index<'_>,
     ) -> Result<(), ConfigError> {
-        if tier.add { self.put_tier(tier, inventory) } else { self.remove_tier(tier) }
+        if tier.add { self.put_tier(tier, nics) } else { self.remove_tier(tier, nics) }
     }
 
-    fn put_tier(&mut self, tier: &GuestNetwork, inventory: &Inventory) -> Result<(), ConfigError> {
+    fn put_tier(&mut self, tier: &GuestNetwork, nics: &Index<'_>) -> Result<(), ConfigError> {
         let device = match (tier.mac, &tier.device) {
-            (Some(mac), _) => nic_name(&tier.place.at("mac_address"), mac, inventory)?.to_owned(),
+            (Some(mac), _) => nic_name(&tier.place.at("mac_address"), mac, nics)?.to_owned(),
             (None, device) => device.clone().unwrap_or_default(),
         };
         let address = tier.address.addr().to_string();
         let mut replaced = Vec::new();
-        for (name, list) in &mut self.guestnetwork {
-            let is_old = |stored: &Entry| *name == device || is_same_tier(stored, name, tier);
-            replaced.extend(list.iter().filter(|stored| is_old(stored)).cloned());
-            list.retain(|stored| !is_old(stored));
+        // Tiers whose NICs are there are under their names.
+        for name in
+            [Some(&device), tier.device.as_ref().filter(|name| **name != device)].into_iter().flatten()
+        {
+            let Some(list) = self.guestnetwork.get_mut(name) else { continue };
+            let is_old = |stored: &mut Entry| *name == device || is_same_tier(stored, name, tier);
+            replaced.extend(list.extract_if(.., is_old));
         }
         for old in replaced.iter().map(|stored| ips::text(stored, "router_guest_ip")) {
             if old != address {
@@ -46,12 +49,8 @@ impl Databags {
         ips::upsert(&mut self.ips, &tier.place.at("router_guest_ip"), address_entry(tier, &device))
     }
 
-    fn remove_tier(&mut self, tier: &GuestNetwork) -> Result<(), ConfigError> {
-        let found = self.guestnetwork.iter().find_map(|(device, list)| {
-            let index = list.iter().position(|stored| is_same_tier(stored, device, tier))?;
-            Some((device.clone(), index))
-        });
-        if let Some((device, index)) = found {
+    fn remove_tier(&mut self, tier: &GuestNetwork, nics: &Index<'_>) -> Result<(), ConfigError> {
+        if let Some((device, index)) = self.find_tier(tier, nics) {
             let stored = self.guestnetwork.entry(device.clone()).or_default().remove(index);
             let address = ips::text(&stored, "router_guest_ip");
             if address != tier.address.addr().to_string() {
@@ -72,11 +71,22 @@ impl Databags {
         Ok(())
     }
 
+    /// Where a tier is: under the name of its NIC, or, of one whose NIC has gone, under the one that it had.
+    fn find_tier(&self, tier: &GuestNetwork, nics: &Index<'_>) -> Option<(String, usize)> {
+        let is_in = |(device, list): (&String, &Vec<Entry>)| {
+            let index = list.iter().position(|stored| is_same_tier(stored, device, tier))?;
+            Some((device.clone(), index))
+        };
+        let nic = tier.mac.and_then(|mac| nics.by_mac(mac)).map(|nic| &nic.name);
+        let mut names = nic.into_iter().chain(&tier.device);
+        names
+            .find_map(|name| is_in(self.guestnetwork.get_key_value(name)?))
+            .or_else(|| self.guestnetwork.iter().find_map(is_in))
+    }
+
     /// Forgets the address that a tier had before it got another.
     fn drop_guest_address(&mut self, address: &str) {
-        for list in self.ips.values_mut() {
-            list.retain(|entry| !ips::holds(entry, address) || ips::text(entry, "nw_type") != "guest");
-        }
+        self.ips.drop_address(address, |entry| ips::text(entry, "nw_type") == "guest");
     }
 }
 

@@ -14,9 +14,11 @@ impl Databags {
         let is_held = |entry: &Entry| ips::text(entry, "cidr") == cidr && ips::is_true(entry, "add");
         let (device, _) = self.ips.iter().find(|(_, entries)| entries.iter().any(is_held))?;
         let mut bags = self.clone();
-        for entry in bags.ips.get_mut(device).into_iter().flatten() {
-            entry.insert("mtu".to_owned(), json!(mtu.to_string()));
-        }
+        bags.ips.change(device, |list| {
+            for entry in list {
+                entry.insert("mtu".to_owned(), json!(mtu.to_string()));
+            }
+        });
         for tier in bags.guestnetwork.get_mut(device).into_iter().flatten() {
             tier.insert("mtu".to_owned(), json!(mtu));
         }

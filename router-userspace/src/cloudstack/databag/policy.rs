@@ -18,7 +18,7 @@ use crate::cloudstack::raw::Raw;
 use crate::cloudstack::wire::Family;
 use crate::cloudstack::wire::firewallrules::{FirewallChange, FirewallRule, FirewallRules};
 use crate::cloudstack::wire::networkacl::NetworkAcl;
-use crate::compile::Inventory;
+use crate::compile::Index;
 use crate::error::ConfigError;
 
 /// Rules by their numbers.
@@ -52,13 +52,14 @@ impl Databags {
     pub(super) fn merge_networkacl(
         &mut self,
         message: &NetworkAcl,
-        inventory: &Inventory,
+        nics: &Index<'_>,
     ) -> Result<(), ConfigError> {
-        let device = self.acl_device(message, inventory)?;
+        let device = self.acl_device(message, nics)?;
         let before = self.networkacl.get(&device).map(Arc::as_ref);
         let acl = before.map_or_else(|| message.clone(), |before| message.sharing(before));
         let acl = Arc::new(acl.on(&device));
-        if let Some(mac) = message.mac {
+        // Lists of NICs that are there are under their names.
+        if let Some(mac) = message.mac.filter(|mac| nics.by_mac(*mac).is_none()) {
             self.networkacl.retain(|_, acl| acl.mac != Some(mac));
         }
         self.networkacl.insert(device, acl);
@@ -67,8 +68,8 @@ impl Databags {
 
     /// The NIC that a message means, by MAC address. One that is not plugged now gets its list
     /// under CloudStack's name, unless that would take the list of a NIC that is.
-    fn acl_device(&self, message: &NetworkAcl, inventory: &Inventory) -> Result<String, ConfigError> {
-        let name_of = |mac| inventory.by_mac(mac).map(|nic| nic.name.clone());
+    fn acl_device(&self, message: &NetworkAcl, nics: &Index<'_>) -> Result<String, ConfigError> {
+        let name_of = |mac| nics.by_mac(mac).map(|nic| nic.name.clone());
         if let Some(name) = message.mac.and_then(name_of) {
             return Ok(name);
         }
@@ -84,8 +85,8 @@ impl Databags {
     }
 
     /// Moves lists whose NIC has another name now. A list of a NIC that is gone makes room.
-    pub(super) fn move_acls(&mut self, inventory: &Inventory) {
-        let name_of = |acl: &NetworkAcl| inventory.by_mac(acl.mac?).map(|nic| nic.name.clone());
+    pub(super) fn move_acls(&mut self, nics: &Index<'_>) {
+        let name_of = |acl: &NetworkAcl| nics.by_mac(acl.mac?).map(|nic| nic.name.clone());
         let is_moved =
             |(device, acl): (&String, &Arc<NetworkAcl>)| name_of(acl).is_some_and(|name| name != *device);
         if !self.networkacl.iter().any(is_moved) {

@@ -1,5 +1,6 @@
 //! What a pair of routers shares: the gateways of its guest networks, and what keeps others out.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -9,6 +10,7 @@ use md5::{Digest, Md5};
 use super::Reading;
 use super::ports::PlacedPort;
 use crate::cloudstack::wire::cmdline::{CmdLine, RouterKind};
+use crate::cloudstack::wire::guestnetwork::GuestNetwork;
 use crate::cloudstack::wire::ips::NetworkType;
 use crate::cloudstack::wire::pair::{PASSWORD_LENGTH, PairKeys};
 use crate::error::ConfigError;
@@ -19,16 +21,20 @@ use crate::model::{Pair, SharedAddress};
 /// What the router shares with its twin; nothing where it is alone. Gateways that cannot be shared go to `notices`.
 pub(super) fn pair(reading: &Reading, ports: &[PlacedPort], notices: &mut Vec<ConfigError>) -> Option<Pair> {
     let keys = reading.boot.pair.as_ref()?;
+    let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    for port in ports {
+        owners.extend(port.port.addresses.iter().map(|own| (own.addr(), port.port.name.as_str())));
+    }
     let mut shared: Vec<SharedAddress> = Vec::new();
+    let mut known = BTreeSet::new();
     for Gateway { port, address, length, place } in gateways(reading, keys, ports) {
         // A router whose own address is the gateway is no twin's.
-        if port.owns(address) || shared.iter().any(|other| other.address.addr() == address) {
+        if port.owns(address) || known.contains(&address) {
             continue;
         }
         let name = &port.port.name;
-        if let Some(owner) = ports.iter().find(|port| port.owns(address)) {
-            let message = format_args!("not shared: {address} is an address of {}", owner.port.name);
-            notices.push(place.error(message));
+        if let Some(owner) = owners.get(&address) {
+            notices.push(place.error(format_args!("not shared: {address} is an address of {owner}")));
             continue;
         }
         let Some(network) = port.network_of(address) else {
@@ -37,6 +43,7 @@ pub(super) fn pair(reading: &Reading, ports: &[PlacedPort], notices: &mut Vec<Co
         };
         let length = length.unwrap_or(network.prefix_len());
         if let Ok(address) = IpNet::new(address, length) {
+            known.insert(address.addr());
             shared.push(SharedAddress { port: name.clone(), address });
         }
     }
@@ -60,12 +67,13 @@ struct Gateway<'a> {
 /// The gateways of guest networks, by port and, of a port, IPv4 first.
 fn gateways<'a>(reading: &Reading, keys: &PairKeys, ports: &'a [PlacedPort]) -> Vec<Gateway<'a>> {
     let boot = &reading.boot;
+    let tiers: BTreeMap<&String, &GuestNetwork> =
+        reading.tiers.iter().map(|(device, tier)| (device, tier)).collect();
     let mut found = Vec::new();
     for port in ports.iter().filter(|port| port.port.role == Role::Guest) {
         let name = &port.port.name;
         if boot.kind == RouterKind::Vpc {
-            let tiers = reading.tiers.iter().filter(|(device, _)| device == name);
-            for (_, tier) in tiers.filter(|(_, tier)| tier.may_own_gateway) {
+            if let Some(tier) = tiers.get(name).filter(|tier| tier.may_own_gateway) {
                 let mut add = |address: Option<IpAddr>, key: &str| {
                     let place = tier.place.at(key);
                     found.extend(address.map(|address| Gateway { port, address, length: None, place }));

@@ -25,16 +25,16 @@ use ipnet::IpNet;
 
 use super::Reading;
 use super::ports::PlacedPort;
-use crate::cloudstack::databag::{Databags, Firewall};
+use crate::cloudstack::databag::{Acls, Databags, Firewall};
 use crate::cloudstack::wire::Family;
 use crate::cloudstack::wire::cmdline::RouterKind;
 use crate::cloudstack::wire::firewallrules::Direction;
 use crate::cloudstack::wire::networkacl::{AclRules, EGRESS, INGRESS, NetworkAcl};
 use crate::error::ConfigError;
 use crate::json::Place;
-use crate::model::PortSelector;
 use crate::model::policy::{AccessList, Action, Policy, Rule, Scope, Traffic};
 use crate::model::port::Role;
+use crate::model::{Mac, PortSelector};
 
 /// All lists, and where their rules stand.
 #[derive(Default)]
@@ -322,13 +322,14 @@ fn vpc(
     placed: &mut PlacedPolicy,
 ) {
     let boot = &reading.boot;
+    let acls = AclsByNic::of(&bags.networkacl);
     let mut used = BTreeSet::new();
     for port in ports {
         let is_gateway = port.port.role == Role::PrivateGateway;
         if !is_gateway && port.port.role != Role::Guest {
             continue;
         }
-        let found = bags.networkacl.iter().find(|(device, acl)| is_about(port, device, acl));
+        let found = acls.about(port);
         used.extend(found.map(|(device, _)| device));
         let wrong = found.filter(|(_, acl)| acl.is_private_gateway != is_gateway);
         if let Some((device, _)) = wrong {
@@ -369,15 +370,33 @@ fn vpc(
     }
 }
 
-/// By MAC address, and by name only where either side has none.
-fn is_about(port: &PlacedPort, device: &str, acl: &NetworkAcl) -> bool {
-    let mac = |selector: &PortSelector| match selector {
-        PortSelector::Mac(mac) => Some(*mac),
-        PortSelector::Name(_) | PortSelector::Numbered(_) => None,
-    };
-    match (acl.mac, mac(&port.port.selector)) {
-        (Some(wanted), Some(own)) => wanted == own,
-        _ => port.port.name == device,
+/// Access lists by the NICs that they are about.
+struct AclsByNic<'a> {
+    by_name: &'a Acls,
+    by_mac: BTreeMap<Mac, (&'a String, &'a Arc<NetworkAcl>)>,
+}
+
+impl<'a> AclsByNic<'a> {
+    fn of(acls: &'a Acls) -> Self {
+        let mut by_mac = BTreeMap::new();
+        for (device, acl) in acls {
+            if let Some(mac) = acl.mac {
+                by_mac.entry(mac).or_insert((device, acl));
+            }
+        }
+        Self { by_name: acls, by_mac }
+    }
+
+    /// The one about a port: by MAC address, and by name only where either side has none.
+    fn about(&self, port: &PlacedPort) -> Option<(&'a String, &'a Arc<NetworkAcl>)> {
+        let mac = match port.port.selector {
+            PortSelector::Mac(mac) => Some(mac),
+            PortSelector::Name(_) | PortSelector::Numbered(_) => None,
+        };
+        let by_mac = mac.and_then(|mac| self.by_mac.get(&mac).copied());
+        let by_name = self.by_name.get_key_value(&port.port.name);
+        let by_name = by_name.filter(|(_, acl)| acl.mac.is_none() || mac.is_none());
+        by_mac.into_iter().chain(by_name).min_by_key(|(device, _)| *device)
     }
 }
 

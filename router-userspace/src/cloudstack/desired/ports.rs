@@ -53,12 +53,14 @@ pub(super) fn ports(reading: &Reading) -> Result<Vec<PlacedPort>, ConfigError> {
     for (device, associations) in &reading.associations {
         ports.extend(from_associations(&reading.boot, device, associations)?);
     }
+    let others: BTreeMap<String, Role> =
+        ports.iter().map(|port: &PlacedPort| (port.port.name.clone(), port.port.role)).collect();
     for (device, tier) in &reading.tiers {
         if reading.boot.kind != RouterKind::Vpc {
             return Err(tier.place.error("a tier, but the boot line's type is not vpcrouter"));
         }
-        if let Some(taken) = ports.iter().find(|port: &&PlacedPort| port.port.name == *device) {
-            let role = taken.port.role.label();
+        if let Some(role) = others.get(device) {
+            let role = role.label();
             return Err(tier.place.error(format_args!("{device} is a {role} NIC, it cannot be a tier's")));
         }
         ports.push(from_tier(device, tier));
@@ -251,21 +253,45 @@ pub(super) fn check(ports: &[PlacedPort]) -> Result<(), ConfigError> {
             }
         }
     }
-    let guests: Vec<&PlacedPort> = ports.iter().filter(|port| port.port.role == Role::Guest).collect();
-    for (index, port) in guests.iter().enumerate() {
-        for other in &guests[..index] {
-            for (net, place) in port.port.addresses.iter().zip(&port.places) {
-                let overlap = other.port.addresses.iter().find(|held| overlap(net, held));
-                if let Some(held) = overlap {
-                    let (net, held, name) = (net.trunc(), held.trunc(), &other.port.name);
-                    return Err(place.error(format_args!("the tier's {net} overlaps {held} of {name}")));
-                }
+    let mut tiers = Networks::default();
+    for port in ports.iter().filter(|port| port.port.role == Role::Guest) {
+        for (net, place) in port.port.addresses.iter().zip(&port.places) {
+            if let Some((held, name)) = tiers.overlapping(net) {
+                let net = net.trunc();
+                return Err(place.error(format_args!("the tier's {net} overlaps {held} of {name}")));
             }
         }
+        tiers.add(port);
     }
     Ok(())
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
+/// Networks of ports, none of which has an address in common with another. Any two networks are apart, or one holds the
+/// other.
+#[derive(Default)]
+struct Networks<'a> {
+    /// By first address: the networks, and whose they are.
+    by_first: BTreeMap<IpAddr, (IpNet, &'a str)>,
+}
+
+impl<'a> Networks<'a> {
+    /// One that overlaps with a network.
+    fn overlapping(&self, net: &IpNet) -> Option<(IpNet, &'a str)> {
+        let before = self.by_first.range(..=net.network()).next_back();
+        let after = self.by_first.range(net.network()..).next();
+        let holding = before.filter(|(_, (held, _))| held.contains(&net.network()));
+        let held = after.filter(|(first, _)| net.contains(*first));
+        holding.or(held).map(|(_, found)| *found)
+    }
+
+    /// Adds those of a port, which may hold each other: the wider ones then stand for them.
+    fn add(&mut self, port: &'a PlacedPort) {
+        let mut own: Vec<IpNet> = port.port.addresses.iter().map(IpNet::trunc).collect();
+        own.sort_by_key(IpNet::prefix_len);
+        for net in own {
+            if self.overlapping(&net).is_none() {
+                self.by_first.insert(net.network(), (net, &port.port.name));
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! What cannot be read is a notice, and everything else is served.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -254,24 +255,30 @@ fn in_networks(
     networks: &[Network],
     notices: &mut Vec<ConfigError>,
 ) -> Vec<Guest> {
+    let routers: BTreeSet<Ipv4Addr> =
+        networks.iter().flat_map(|network| [network.router.addr(), network.service]).collect();
+    let mut on_port: BTreeMap<&str, Vec<&Network>> = BTreeMap::new();
+    for network in networks {
+        on_port.entry(&network.port).or_default().push(network);
+    }
+    let prefixes = Prefixes::of(networks);
     let mut served = Vec::new();
     for (place, mut guest, _) in guests {
         let address = guest.address;
-        let Some(network) = networks.iter().find(|network| network.contains(address.into())) else {
+        let Some(network) = prefixes.network_of(address) else {
             notices.push(place.at("ipv4_address").error(format_args!(
                 "no guest port has the network of {address}, so it is stored and not in force"
             )));
             continue;
         };
-        let routers = networks.iter().flat_map(|network| [network.router.addr(), network.service]);
-        if routers.into_iter().any(|router| router == address) {
+        if routers.contains(&address) {
             let message = format_args!("{address} is the router's own address, no guest gets it");
             notices.push(place.at("ipv4_address").error(message));
             continue;
         }
         let is_on_port = |address6: Ipv6Addr| {
-            let mut on_port = networks.iter().filter(|other| other.port == network.port);
-            on_port.any(|other| other.contains(address6.into()))
+            let mut others = on_port.get(network.port.as_str()).into_iter().flatten();
+            others.any(|other| other.contains(address6.into()))
         };
         if let Some(address6) = guest.address6.take_if(|address6| !is_on_port(*address6)) {
             let message = format_args!("{address6} is not of the network of {address}, it is left out");
@@ -280,6 +287,29 @@ fn in_networks(
         served.push(guest);
     }
     served
+}
+
+/// Networks by what addresses in them begin with: there may be thousands, and many times as many guests.
+struct Prefixes<'a> {
+    networks: &'a [Network],
+    lengths: BTreeSet<u8>,
+    /// Of several that are the same, the first.
+    first: BTreeMap<Ipv4Net, usize>,
+}
+
+impl<'a> Prefixes<'a> {
+    fn of(networks: &'a [Network]) -> Self {
+        let by_prefix = networks.iter().enumerate().rev();
+        let first: BTreeMap<Ipv4Net, usize> =
+            by_prefix.map(|(index, network)| (network.router.trunc(), index)).collect();
+        Self { networks, lengths: first.keys().map(Ipv4Net::prefix_len).collect(), first }
+    }
+
+    /// The first that has an address.
+    fn network_of(&self, address: Ipv4Addr) -> Option<&'a Network> {
+        let of = |length: &u8| self.first.get(&Ipv4Net::new_assert(address, *length).trunc());
+        self.networks.get(*self.lengths.iter().filter_map(of).min()?)
+    }
 }
 
 /// A domain, without the dots that may be around it.
