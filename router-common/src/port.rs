@@ -26,6 +26,11 @@ impl Role {
     pub const ALL: [Self; 6] =
         [Self::Control, Self::Public, Self::Guest, Self::PrivateGateway, Self::Tunnel, Self::Bridged];
 
+    /// Whether anything is ever routed from such a port.
+    pub const fn is_routed(self) -> bool {
+        !matches!(self, Self::Control | Self::Bridged)
+    }
+
     /// The stable word for it.
     pub const fn label(self) -> &'static str {
         match self {

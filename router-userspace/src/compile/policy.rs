@@ -89,7 +89,7 @@ pub(super) fn tables(
     let openings: Vec<&Opening> = policy.openings.iter().chain(further).collect();
     let own: BTreeMap<u8, Arc<AccessList>> = Role::ALL
         .iter()
-        .filter(|role| **role != Role::Control)
+        .filter(|role| role.is_routed())
         .map(|role| (*role as u8, Arc::new(own_list(*role, &openings))))
         .collect();
     let own = |placed: &port::Placed<'_>| own.get(&(placed.port.role as u8));

@@ -68,7 +68,7 @@ fn ipv4(role: Role) -> [(&'static str, &'static str); 8] {
         Role::Control | Role::Guest | Role::Bridged => "1",
     };
     // Never routed, not even when the guard were gone.
-    let forwarding = if matches!(role, Role::Control | Role::Bridged) { "0" } else { "1" };
+    let forwarding = if role.is_routed() { "1" } else { "0" };
     [
         ("forwarding", forwarding),
         ("rp_filter", rp_filter),

@@ -59,7 +59,7 @@ impl Side {
     /// Whether a port of this role is one of them.
     pub fn has(self, role: Role) -> bool {
         match self {
-            Self::Any => !matches!(role, Role::Control | Role::Bridged),
+            Self::Any => role.is_routed(),
             Self::Inside => matches!(role, Role::Guest | Role::PrivateGateway),
             Self::Outside => role == Role::Public,
             Self::Tunnels => role == Role::Tunnel,
