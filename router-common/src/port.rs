@@ -140,8 +140,6 @@ impl Port {
     pub const WITHOUT_LINK: u8 = 8;
     /// The port's frames are not on the wire as they are ([`Carrier`]).
     pub const TAGGED: u8 = 16;
-    /// The port takes such frames also where they lie in several buffers.
-    pub const XDP_FRAGS: u8 = 32;
 }
 
 abi! {

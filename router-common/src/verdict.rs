@@ -158,7 +158,7 @@ reasons! {
         NoNeighbour = 97 => "no-neighbour",
         /// The sender left the checksum to be finished by the hardware it does not have.
         PartialChecksum = 98 => "partial-checksum",
-        /// The way out takes no XDP frames, or none in several buffers.
+        /// The way out takes no XDP frames.
         EgressWithoutXdp = 99 => "egress-without-xdp",
         /// Larger than the way out: TC knows whether it is a GSO packet.
         Oversize = 100 => "oversize",

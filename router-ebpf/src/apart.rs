@@ -189,7 +189,7 @@ pub extern "C" fn xvr_xdp_express(ctx: *mut xdp_md, ifindex: u32) -> u64 {
 #[inline(never)]
 pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, ifindex: u32, flag: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps) = unsafe { (XdpFrame::whole(ctx), Maps::new(Context::Xdp(ctx))) };
+    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
     walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
 }
 

@@ -76,8 +76,7 @@ fn verdict<P: Packet, T: Bridges>(
     if ifindex_out == ifindex {
         return Err(DropReason::SamePort);
     }
-    let is_in_pieces = is_early && packet.length() > packet.linear();
-    if is_early && out.flags & Port::XDP_TARGET == 0 || is_in_pieces && out.flags & Port::XDP_FRAGS == 0 {
+    if is_early && out.flags & Port::XDP_TARGET == 0 {
         return Ok(Verdict::Defer(DeferReason::EgressWithoutXdp));
     }
     match length > out.mtu as usize {

@@ -29,7 +29,7 @@ pub fn take<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Op
         return None;
     }
     let lane = tables.lane(ifindex)?;
-    let length = packet.linear();
+    let length = packet.length();
     let is_for_us =
         |head: &P::Head<'_>| head.load::<u32>(0) == lane.mac && head.load::<u16>(4) == lane.mac_end;
     let ethertype = packet.head(Ipv4::HEAD).filter(is_for_us)?.load(12);
@@ -109,8 +109,7 @@ fn send<A: Bare, H: Head, T: Flows<A>>(
     // A turn in a connection's life is for the steps to see.
     if tcp_flags & (tcp_flags::SYN | tcp_flags::RST) != 0
         || !conntrack::is_fresh(&*flow, ifindex, now, generation)
-        || flow.next_hop.flags & !(NextHop::TAGGED | NextHop::XDP_FRAGS)
-            != NextHop::RESOLVED | NextHop::XDP_TARGET
+        || flow.next_hop.flags & !NextHop::TAGGED != NextHop::RESOLVED | NextHop::XDP_TARGET
         || length > usize::from(flow.next_hop.mtu)
     {
         return None;

@@ -29,11 +29,10 @@ pub fn for_port(next_hop: NextHop, egress: &Port) -> NextHop {
         next_hop.mtu
     };
     let xdp = if egress.flags & Port::XDP_TARGET != 0 { NextHop::XDP_TARGET } else { 0 };
-    let frags = if egress.flags & Port::XDP_FRAGS != 0 { NextHop::XDP_FRAGS } else { 0 };
     let tagged = if egress.flags & Port::TAGGED != 0 { NextHop::TAGGED } else { 0 };
     // Where there is no link layer there is nobody to be asked for.
     let resolved = if egress.flags & Port::WITHOUT_LINK != 0 { NextHop::RESOLVED } else { 0 };
-    NextHop { mtu, flags: next_hop.flags | xdp | frags | tagged | resolved, ..next_hop }
+    NextHop { mtu, flags: next_hop.flags | xdp | tagged | resolved, ..next_hop }
 }
 
 /// Both in one.

@@ -13,7 +13,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
     bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
-    bpf_xdp_adjust_head, bpf_xdp_get_buff_len,
+    bpf_xdp_adjust_head,
 };
 use router_common::account::Hook;
 use router_common::net::Be16;
@@ -174,44 +174,19 @@ fn blur(offset: usize, unknown: usize) -> usize {
     opaque(opaque(offset ^ unknown) ^ unknown)
 }
 
-/// A frame that does not fill this lies in one buffer: of one in several the first has that much at least.
-const FIRST_BUFFER: usize = 128;
-
 /// A frame in the XDP program.
 pub struct XdpFrame {
     ctx: *mut xdp_md,
     raw: Raw,
-    /// Bytes that lie in other buffers than the first.
-    beyond: usize,
 }
 
 impl XdpFrame {
-    /// The frame, for whoever asks for none but its first buffer's length.
-    ///
     /// # Safety
     /// `ctx` is the program's own context.
     #[inline(always)]
     pub unsafe fn new(ctx: *mut xdp_md) -> Self {
         // SAFETY: the context is valid for the program's run, see above.
-        unsafe { Self { ctx, raw: Raw::new((*ctx).data as usize, (*ctx).data_end as usize), beyond: 0 } }
-    }
-
-    /// The frame, with what lies in other buffers.
-    ///
-    /// # Safety
-    /// `ctx` is the program's own context.
-    #[inline(always)]
-    pub unsafe fn whole(ctx: *mut xdp_md) -> Self {
-        // SAFETY: as in `new`.
-        unsafe {
-            let frame = Self::new(ctx);
-            let linear = frame.linear();
-            if linear < FIRST_BUFFER {
-                return frame;
-            }
-            let beyond = (bpf_xdp_get_buff_len(ctx) as usize).wrapping_sub(linear);
-            Self { beyond, ..Self::new(ctx) }
-        }
+        unsafe { Self { ctx, raw: Raw::new((*ctx).data as usize, (*ctx).data_end as usize) } }
     }
 
     /// The same after what may have moved it.
@@ -251,12 +226,6 @@ impl Packet for XdpFrame {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        // LLVM must not add to the end of the first buffer, which the kernel refuses.
-        opaque(self.linear()) + self.beyond
-    }
-
-    #[inline(always)]
-    fn linear(&self) -> usize {
         self.raw.end - self.raw.start
     }
 

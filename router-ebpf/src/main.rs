@@ -21,13 +21,12 @@ use router_ebpf::walk::{Neighbour, Verdict, Walked, walk};
 use crate::frame::{TcFrame, XdpFrame};
 use crate::maps::{Context, Maps};
 
-/// In the driver or in the stack, in front of [`xvr_tc`]. What it cannot finish it passes on. Frames may lie in several
-/// buffers.
-#[xdp(frags)]
+/// In the driver or in the stack, in front of [`xvr_tc`]. What it cannot finish it passes on.
+#[xdp]
 pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the program's own context.
     let (mut frame, maps, ifindex) =
-        unsafe { (XdpFrame::whole(ctx.ctx), Maps::new(Context::Xdp(ctx.ctx)), (*ctx.ctx).ingress_ifindex) };
+        unsafe { (XdpFrame::new(ctx.ctx), Maps::new(Context::Xdp(ctx.ctx)), (*ctx.ctx).ingress_ifindex) };
     match walk(&mut frame, &maps, ifindex).passage.verdict() {
         // SAFETY: no pointers.
         Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },

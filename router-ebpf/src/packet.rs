@@ -58,11 +58,6 @@ pub trait Packet {
     /// Length of the frame in bytes, Ethernet header included.
     fn length(&self) -> usize;
 
-    /// So much of it lies in one piece: all headers do.
-    fn linear(&self) -> usize {
-        self.length()
-    }
-
     /// Reads a value at an offset; `None` beyond the frame's (linear) end.
     fn load<T: Plain>(&self, offset: usize) -> Option<T>;
 

@@ -408,10 +408,7 @@ fn obstacle<A: Family, P: Packet>(
         if next_hop.flags & NextHop::RESOLVED == 0 {
             return Ok(Some(Verdict::Defer(DeferReason::NoNeighbour)));
         }
-        let is_in_pieces = parsed.l3 + parsed.length > packet.linear();
-        if next_hop.flags & NextHop::XDP_TARGET == 0
-            || is_in_pieces && next_hop.flags & NextHop::XDP_FRAGS == 0
-        {
+        if next_hop.flags & NextHop::XDP_TARGET == 0 {
             return Ok(Some(Verdict::Defer(DeferReason::EgressWithoutXdp)));
         }
         if size > usize::from(next_hop.mtu) {

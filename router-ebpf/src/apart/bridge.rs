@@ -14,7 +14,7 @@ use crate::maps::{Context, Maps, member};
 #[inline(never)]
 pub extern "C" fn xvr_xdp_bridge(ctx: *mut xdp_md, ifindex: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps) = unsafe { (XdpFrame::whole(ctx), Maps::new(Context::Xdp(ctx))) };
+    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
     bridge::pass(&mut frame, &maps, ifindex).number()
 }
 

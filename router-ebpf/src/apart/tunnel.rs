@@ -37,7 +37,7 @@ const GONE: u32 = leaving_number(Ok(Leaving::Gone));
 #[inline(never)]
 pub extern "C" fn xvr_xdp_take_out(ctx: *mut xdp_md, ifindex: u32, had_tags: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps) = unsafe { (XdpFrame::whole(ctx), Maps::new(Context::Xdp(ctx))) };
+    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
     note(opened_number(take_out(&mut frame, &maps, ifindex)), had_tags)
 }
 
@@ -66,7 +66,7 @@ fn note(opened: u32, had_tags: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn xvr_xdp_put_in(ctx: *mut xdp_md, ifindex: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps) = unsafe { (XdpFrame::whole(ctx), Maps::new(Context::Xdp(ctx))) };
+    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
     let Some(mut room) = outer() else { return NO_ROOM };
     leaving_number(put_in(&mut frame, &maps, ifindex, &mut room))
 }

@@ -139,19 +139,16 @@ impl Attachment {
     }
 
     /// What the programs have to know of a port that is attached like this to such a driver: a
-    /// combination of [`Port::PARTIAL_CHECKSUMS`], [`Port::XDP_TARGET`] and [`Port::XDP_FRAGS`].
+    /// combination of [`Port::PARTIAL_CHECKSUMS`] and [`Port::XDP_TARGET`].
     ///
     /// Where the kernel cannot say who takes XDP frames, a driver takes redirected ones once it runs a program of
-    /// its own, and none in several buffers; veth and tun also need a receiver at the far end, which cannot be seen
-    /// from here.
+    /// its own; veth and tun also need a receiver at the far end, which cannot be seen from here.
     pub fn port_flags(&self, nic: &Nic) -> u8 {
         let same_host = matches!(nic.driver, Driver::Veth | Driver::Tun);
         let partial = same_host || self.front == Front::GenericXdp;
         let target = nic.takes_xdp_frames.unwrap_or(!same_host && self.front == Front::NativeXdp);
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-        flag(partial, Port::PARTIAL_CHECKSUMS)
-            | flag(target, Port::XDP_TARGET)
-            | flag(nic.takes_xdp_frags, Port::XDP_FRAGS)
+        flag(partial, Port::PARTIAL_CHECKSUMS) | flag(target, Port::XDP_TARGET)
     }
 }
 
@@ -226,7 +223,6 @@ mod tests {
             up: true,
             driver,
             takes_xdp_frames,
-            takes_xdp_frags: false,
             strips_tags: false,
             carrier: None,
         }

@@ -104,8 +104,6 @@ pub struct Nic {
     /// The device takes XDP frames now: `NETDEV_XDP_ACT_NDO_XMIT` of the netdev family
     /// (kernel 6.3 and later); `None` where the kernel cannot say.
     pub takes_xdp_frames: Option<bool>,
-    /// And those in several buffers (`NETDEV_XDP_ACT_NDO_XMIT_SG`).
-    pub takes_xdp_frags: bool,
     /// The device takes VLAN tags out of frames that it receives (`rx-vlan-offload`).
     pub strips_tags: bool,
     /// How its frames are carried, if it stands for tags on another.

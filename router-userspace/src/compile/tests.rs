@@ -33,7 +33,6 @@ fn nic(ifindex: u32, name: &str, driver: &str) -> Nic {
         up: false,
         driver: Driver::from_name(driver),
         takes_xdp_frames: Some(false),
-        takes_xdp_frags: false,
         strips_tags: false,
         carrier: None,
     }

@@ -67,7 +67,6 @@ fn nic(
         up: link.is(UP),
         driver: Driver::from_name(&driver),
         takes_xdp_frames: features.map(|features| features & NDO_XMIT != 0),
-        takes_xdp_frags: features.is_some_and(|features| features & NDO_XMIT_SG != 0),
         strips_tags: false,
         carrier,
         name,
@@ -212,4 +211,3 @@ const DEVICE_GET: u8 = 1;
 const DEVICE_IFINDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 const NDO_XMIT: u64 = 4;
-const NDO_XMIT_SG: u64 = 64;

@@ -520,9 +520,6 @@ impl fmt::Display for PortSentence<'_> {
         if flags & Port::XDP_TARGET != 0 {
             f.write_str(", takes XDP frames")?;
         }
-        if flags & Port::XDP_FRAGS != 0 {
-            f.write_str(", in several buffers, too")?;
-        }
         if flags & Port::SYMMETRIC != 0 {
             f.write_str(", symmetric mapping")?;
         }

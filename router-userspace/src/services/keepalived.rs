@@ -102,7 +102,6 @@ mod tests {
             up: true,
             driver: Driver::Veth,
             takes_xdp_frames: None,
-            takes_xdp_frags: false,
             strips_tags: false,
             carrier: None,
         };

@@ -106,7 +106,6 @@ fn nics(macs: &[(&str, &str)]) -> Inventory {
         up: true,
         driver: Driver::Veth,
         takes_xdp_frames: Some(true),
-        takes_xdp_frags: false,
         strips_tags: false,
         carrier: None,
     });

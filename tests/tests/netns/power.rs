@@ -182,7 +182,6 @@ fn nics(lab: &Lab) -> Result<Inventory> {
             up: true,
             driver: Driver::Veth,
             takes_xdp_frames: None,
-            takes_xdp_frags: false,
             strips_tags: false,
             carrier: None,
         })
