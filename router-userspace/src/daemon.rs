@@ -88,8 +88,8 @@ pub fn run(options: Options) -> Result<()> {
     })
 }
 
-/// Lets this process, and those that it starts, have more descriptors than the thousand that are usual: each guest network
-/// takes two for those who ask for metadata and passwords there, and dnsmasq as many.
+/// Lets this process, and those that it starts, have more descriptors than the thousand that are usual: each guest
+/// network takes two for those who ask for metadata and passwords there, and dnsmasq as many.
 fn raise_descriptors() {
     const ENOUGH: libc::rlim_t = 65_536;
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

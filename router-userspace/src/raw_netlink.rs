@@ -1,4 +1,5 @@
-//! Netlink families that rtnetlink does not speak: generic netlink and nftables; and of routing what there are thousands of.
+//! Netlink families that rtnetlink does not speak: generic netlink and nftables; and of routing what there are
+//! thousands of.
 //!
 //! Synchronous: the kernel answers these within the call that asks.
 

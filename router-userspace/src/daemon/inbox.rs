@@ -74,8 +74,8 @@ fn read(root: &Root, name: &str) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Compresses files into `processed/`, or deletes them; gives those for which that failed. All of them are compressed before
-/// the first is removed: ext4 looks at all that was deleted lately whenever it makes a file.
+/// Compresses files into `processed/`, or deletes them; gives those for which that failed. All of them are compressed
+/// before the first is removed: ext4 looks at all that was deleted lately whenever it makes a file.
 fn put_away<'a>(root: &Root, texts: &[(&'a InboxFile, Vec<u8>)]) -> Vec<(&'a str, anyhow::Error)> {
     let (mut gzip, mut kept, mut failed) = (Gzip::new(), Vec::new(), Vec::new());
     for (file, text) in texts {
@@ -119,8 +119,8 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)
 }
 
-/// Makes gzip files (RFC 1952), one after the other: it takes longer to set up the memory for it than to compress a message,
-/// of which an aggregate may have thousands.
+/// Makes gzip files (RFC 1952), one after the other: it takes longer to set up the memory for it than to compress a
+/// message, of which an aggregate may have thousands.
 struct Gzip(Compress);
 
 impl Gzip {

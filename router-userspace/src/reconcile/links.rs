@@ -1,7 +1,7 @@
 //! Links as the kernel lists them, and the kernel settings of each.
 //!
-//! A router may have thousands. So it is one list that all looks are taken by, without statistics, and of each link
-//! no more is read than somebody asks about. Its settings are in the list as well: to open tens of thousands of files below
+//! A router may have thousands. So it is one list that a look is taken by, without statistics, and of each link no more
+//! is read than somebody asks about. Its settings are in the list as well: to open tens of thousands of files below
 //! `/proc/sys/` instead would take longer than all else.
 
 use std::net::Ipv4Addr;

@@ -281,7 +281,8 @@ fn finish(interfaces: &[(u32, &str)]) -> Result<()> {
     for (_, name) in interfaces {
         silence(name)?;
     }
-    // What most of them will be: to set it one by one when they are takes as long as all else. Others are given their own then.
+    // What most of them will be; others are given their own then. To set it one by one, when they are ports, takes as
+    // long as all else.
     let settings: Vec<(u16, [u8; 4])> = tier_settings()
         .filter_map(|(name, value)| Some((links::ipv4_setting(name)?, value.to_ne_bytes())))
         .collect();
