@@ -5,12 +5,12 @@ use std::sync::LazyLock;
 use anyhow::{Context, Result};
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::Ipv4;
-use router_common::port::{Port, Role};
+use router_common::port::{Carrier, Port, Role};
 use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
 use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{Attachment, TableSet, nat};
-use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, mount_bpffs};
+use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Tables, mount_bpffs};
 use router_userspace::model::nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 
 use super::rows::{FORWARDED, Listed, PORTS, PUBLIC, SERVING_GUEST, STATIC, STATIC_GUEST};
@@ -108,6 +108,8 @@ pub enum Outside {
     Public,
     /// Another tier.
     Tier,
+    /// Another tier of thousands.
+    ManyTiers,
     /// The same network, on a bridge.
     Bridge,
 }
@@ -121,6 +123,11 @@ impl Between {
     /// XVR between two tiers.
     pub const fn tiers(wires: [Wire; 2]) -> Self {
         Self::Xvr { hook: Hook::Xdp, outside: Outside::Tier, list: None, wires }
+    }
+
+    /// XVR between two tiers of thousands on one trunk.
+    pub const fn many_tiers(wires: [Wire; 2]) -> Self {
+        Self::Xvr { hook: Hook::Xdp, outside: Outside::ManyTiers, list: None, wires }
     }
 
     /// XVR as a bridge.
@@ -238,6 +245,7 @@ struct Xvr {
     router: Router,
     dataplane: Dataplane,
     has_list: bool,
+    has_crowd: bool,
 }
 
 impl Xvr {
@@ -254,7 +262,7 @@ impl Xvr {
             pin_dir,
             max_flows: MAX_FLOWS,
             max_bindings: MAX_BINDINGS,
-            max_ports: COUNTER_SLOTS,
+            max_ports: COUNTER_SLOTS + CROWD,
         })?;
         let attachment = Attachment { front, reason: "it is measured".to_owned(), may_fall_back: false };
         inside(&router.namespace, || {
@@ -275,7 +283,7 @@ impl Xvr {
         for (key, entry) in &wanted.nat {
             tables.set_nat(key, entry)?;
         }
-        Ok(Self { router, dataplane, has_list: false })
+        Ok(Self { router, dataplane, has_list: false, has_crowd: false })
     }
 
     fn prepare(&mut self, outside: Outside, list: Option<&Listed>) -> Result<()> {
@@ -283,11 +291,15 @@ impl Xvr {
         let [inner, outer] = self.router.ifindexes;
         let (near, far, bridge) = match outside {
             Outside::Public => (Role::Guest, Role::Public, 0),
-            Outside::Tier => (Role::Guest, Role::Guest, 0),
+            Outside::Tier | Outside::ManyTiers => (Role::Guest, Role::Guest, 0),
             Outside::Bridge => (Role::Bridged, Role::Bridged, inner),
         };
         let guests = Port { bridge, ..port(&self.router, 0, near)? };
         let other = Port { bridge, ..port(&self.router, 1, far)? };
+        if self.has_crowd != (outside == Outside::ManyTiers) {
+            self.has_crowd = !self.has_crowd;
+            (0..CROWD).try_for_each(|number| crowd(tables, number, inner, &guests, self.has_crowd))?;
+        }
         let members = [inner, outer];
         tables.set_bridge(inner, if bridge == 0 { &[] } else { &members })?;
         tables.set_port(inner, &guests)?;
@@ -302,6 +314,25 @@ impl Xvr {
         }
         Ok(())
     }
+}
+
+/// Ports that no packet of these comes by, each a VLAN of the first one's NIC.
+const CROWD: u32 = 4_000;
+
+/// Adds one of them, or takes it away. Nothing but its entries is there.
+fn crowd(tables: &mut Tables, number: u32, trunk: u32, like: &Port, is_there: bool) -> Result<()> {
+    // Behind those that the router has, and those of the rows' own tags.
+    let (ifindex, vlan) = (1_000 + number, u16::try_from(94 + number)?);
+    if !is_there {
+        tables.remove_tags(ifindex)?;
+        return tables.remove_port(ifindex);
+    }
+    let (flags, priority) = (like.flags | Port::TAGGED, Carrier::KEEP_PRIORITY);
+    tables.set_port(ifindex, &Port { flags, ..*like })?;
+    // One inside another, so that none is the rows' own.
+    let tags =
+        Carrier { trunk, outer_protocol: 0x88a8, outer: vlan, inner_protocol: 0x8100, inner: 1, priority };
+    tables.set_tags(ifindex, &tags)
 }
 
 impl Xvr {

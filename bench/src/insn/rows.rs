@@ -196,6 +196,9 @@ pub fn all(references: bool) -> Vec<Row> {
         known("tier to tier, TCP, VLAN to VLAN", Between::tiers(VLANS), to_neighbour, |flow| {
             inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
         }),
+        known("tier to tier, TCP, VLAN to VLAN of 4,000", Between::many_tiers(VLANS), to_neighbour, |flow| {
+            inside(GUEST, NEIGHBOUR, tcp(port(flow), 443, ACK))
+        }),
         known(
             "tier to tier, TCP, out of a VNI",
             Between::tiers([VNIS[0], Wire::Plain]),
