@@ -112,6 +112,15 @@ pub fn ping_once(from: &Host, to: IpAddr, payload: usize) -> Result<u8> {
     ttl.with_context(|| format!("ping of {to} from {}: {}", from.name, output.stdout))
 }
 
+/// Waits until pings from a host reach an address, and come back: the first ones may find neighbours that are not known,
+/// and IPv6 that is not settled.
+pub fn wait_until_reached(from: &Host, to: impl Into<IpAddr>, limit: Duration) -> Result<()> {
+    let to = to.into();
+    wait_until(&format!("{} reaches {to}", from.name), limit, || {
+        ping(from, to, 3, Duration::from_millis(20)).is_ok_and(|ping| ping.lost() == 0)
+    })
+}
+
 /// The TCP ports of an address that are open, of these (`1-1024,8080`), as nmap sees them.
 pub fn open_ports(from: &Host, to: IpAddr, ports: &str) -> Result<Vec<u16>> {
     scan(from, to, "-sS", ports)

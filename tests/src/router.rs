@@ -249,20 +249,20 @@ impl<'lab> Router<'lab> {
 
     /// Writes `ports.json`, and has it read.
     pub fn declare_ports(&self, declaration: &Value) -> Result<()> {
+        self.write_ports(declaration)?;
+        self.xvr(&["reload"])?.ok().map(drop)
+    }
+
+    /// Writes `ports.json`, for a daemon to read when it starts.
+    pub fn write_ports(&self, declaration: &Value) -> Result<()> {
         let folder = self.root().join("etc/xvr");
         fs::create_dir_all(&folder)?;
-        fs::write(folder.join("ports.json"), declaration.to_string())?;
-        self.xvr(&["reload"])?.ok().map(drop)
+        fs::write(folder.join("ports.json"), declaration.to_string()).context("declare ports")
     }
 
     /// Sends a tier, 10.10.`octet`.0/24, with further keys, which has to be taken.
     pub fn add_tier(&self, (device, mac, gateway): Tier, octet: u8, further: &Value) -> Result<()> {
-        let mut message = serde_json::json!({
-            "add": true, "mac_address": mac, "device": device, "router_guest_ip": gateway,
-            "router_guest_netmask": "255.255.255.0", "router_guest_gateway": gateway, "cidr": "24",
-            "dns": "8.8.8.8", "domain_name": "cs2cloud.internal", "is_vr_guest_gateway": true,
-            "network_id": 300 + u32::from(octet), "type": "guestnetwork", "delete_from_processed_cache": false,
-        });
+        let mut message = tier(device, mac, gateway, 300 + u32::from(octet));
         for (key, value) in further.as_object().into_iter().flatten() {
             message[key] = value.clone();
         }
@@ -272,12 +272,7 @@ impl<'lab> Router<'lab> {
 
     /// Sends a tier's network ACL, which has to be taken.
     pub fn apply_acl(&self, (device, mac, ip): Tier, ingress: &Value, egress: &Value) -> Result<()> {
-        let message = serde_json::json!({
-            "device": device, "mac_address": mac, "private_gateway_acl": false,
-            "nic_ip": ip, "nic_netmask": "24",
-            "ingress_rules": ingress, "egress_rules": egress,
-            "type": "networkacl", "delete_from_processed_cache": false,
-        });
+        let message = acl(device, mac, ip, ingress, egress);
         self.update_config_with("network_acl", message.to_string().as_bytes())?.ok().map(drop)
     }
 
@@ -419,6 +414,26 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
         if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
     }
     files
+}
+
+/// CloudStack's message that a tier is there, of 256 addresses, by its NIC and the router's address in it.
+pub fn tier(device: &str, mac: &str, gateway: &str, network: u32) -> Value {
+    serde_json::json!({
+        "add": true, "mac_address": mac, "device": device, "router_guest_ip": gateway,
+        "router_guest_netmask": "255.255.255.0", "router_guest_gateway": gateway, "cidr": "24",
+        "dns": "8.8.8.8", "domain_name": "cs2cloud.internal", "is_vr_guest_gateway": true,
+        "network_id": network, "type": "guestnetwork", "delete_from_processed_cache": false,
+    })
+}
+
+/// CloudStack's message about the network ACL of such a tier.
+pub fn acl(device: &str, mac: &str, ip: &str, ingress: &Value, egress: &Value) -> Value {
+    serde_json::json!({
+        "device": device, "mac_address": mac, "private_gateway_acl": false,
+        "nic_ip": ip, "nic_netmask": "24",
+        "ingress_rules": ingress, "egress_rules": egress,
+        "type": "networkacl", "delete_from_processed_cache": false,
+    })
 }
 
 /// Runs a test with the programs at each hook in turn, if this machine has the programs that the test runs.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::netns::run_bounded;
-use crate::router::Router;
+use crate::router::{Router, acl, tier};
 
 /// How long an aggregate may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -50,9 +50,7 @@ pub fn gateway(tier: usize) -> Ipv4Addr {
 pub fn declare(router: &Router<'_>, trunk: &str, count: usize) -> Result<()> {
     let port = |tier| json!({ "name": nic(tier), "mac": mac_text(tier), "trunk": trunk, "vlan": vlan(tier) });
     let ports = json!({ "ports": (0..count).map(port).collect::<Vec<_>>() });
-    let folder = router.root().join("etc/xvr");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("ports.json"), ports.to_string()).context("declare ports")
+    router.write_ports(&ports)
 }
 
 /// What CloudStack says of so many tiers, in one aggregate: of each that it is there, and its own access list.
@@ -72,31 +70,22 @@ pub fn aggregate(count: usize) -> String {
     text
 }
 
-fn message(tier: usize) -> Value {
-    let gateway = gateway(tier);
-    json!({
-        "add": true, "mac_address": mac_text(tier), "device": nic(tier), "router_guest_ip": gateway,
-        "router_guest_netmask": "255.255.255.0", "router_guest_gateway": gateway, "cidr": "24",
-        "dns": "8.8.8.8", "domain_name": "cs2cloud.internal", "is_vr_guest_gateway": true,
-        "network_id": 300 + tier, "type": "guestnetwork", "delete_from_processed_cache": false,
-    })
+fn message(number: usize) -> Value {
+    let network = 299 + u32::from(vlan(number));
+    tier(&nic(number), &mac_text(number), &gateway(number).to_string(), network)
 }
 
-fn access_list(tier: usize) -> Value {
-    let port = 1000 + vlan(tier);
-    json!({
-        "device": nic(tier), "mac_address": mac_text(tier), "private_gateway_acl": false,
-        "nic_ip": gateway(tier), "nic_netmask": "24",
-        "ingress_rules": [
-            { "type": "tcp", "first_port": port, "last_port": port, "cidr": "0.0.0.0/0", "allowed": true },
-            { "type": "icmp", "icmp_type": -1, "icmp_code": -1, "cidr": "10.0.0.0/8", "allowed": true },
-        ],
-        "egress_rules": [
-            { "type": "tcp", "first_port": port, "last_port": port, "cidr": "0.0.0.0/0", "allowed": false },
-            { "type": "all", "cidr": "0.0.0.0/0", "allowed": true },
-        ],
-        "type": "networkacl", "delete_from_processed_cache": false,
-    })
+fn access_list(number: usize) -> Value {
+    let port = 1000 + vlan(number);
+    let ingress = json!([
+        { "type": "tcp", "first_port": port, "last_port": port, "cidr": "0.0.0.0/0", "allowed": true },
+        { "type": "icmp", "icmp_type": -1, "icmp_code": -1, "cidr": "10.0.0.0/8", "allowed": true },
+    ]);
+    let egress = json!([
+        { "type": "tcp", "first_port": port, "last_port": port, "cidr": "0.0.0.0/0", "allowed": false },
+        { "type": "all", "cidr": "0.0.0.0/0", "allowed": true },
+    ]);
+    acl(&nic(number), &mac_text(number), &gateway(number).to_string(), &ingress, &egress)
 }
 
 /// Sends an aggregate, which has to be taken; how long the script took.

@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use router_tests::clients::{self, curl, ping};
+use router_tests::clients::{self, curl, ping, wait_until_reached};
 use router_tests::lab::{Host, Lab};
 use router_tests::netns::wait_until;
-use router_tests::router::{Router, Tier, VPC_COMMANDS, for_both_hooks};
+use router_tests::router::{Router, Tier, VPC_COMMANDS, for_both_hooks, tier};
 use router_tests::servers::{HttpServer, sha256_of_body};
 use router_tests::trunk::{Station, Switch, Tag, tagged, untagged};
 use router_tests::vtep::{LOCAL, MTU, Overlay, UNDERLAY, VTEPS};
@@ -83,10 +83,7 @@ fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<(Router<'lab>, Overlay, S
 }
 
 fn reaches(from: &Host, to: impl Into<IpAddr>) -> Result<()> {
-    let to = to.into();
-    wait_until(&format!("{} reaches {to}", from.name), SOON, || {
-        ping(from, to, 3, Duration::from_millis(20)).is_ok_and(|ping| ping.lost() == 0)
-    })
+    wait_until_reached(from, to, SOON)
 }
 
 /// Behind which port of which bridge stations are.
@@ -200,12 +197,7 @@ fn bridges_are_apart_and_the_router_is_silent_on_them() -> Result<()> {
         assert_eq!(router.outcome("group-source")?, 1);
 
         // CloudStack has no say about such a port.
-        let message = json!({
-            "add": true, "mac_address": "02:01:00:e1:00:01", "device": "net1", "router_guest_ip": "10.10.9.1",
-            "router_guest_netmask": "255.255.255.0", "router_guest_gateway": "10.10.9.1", "cidr": "24",
-            "dns": "8.8.8.8", "domain_name": "cs2cloud.internal", "is_vr_guest_gateway": true, "network_id": 309,
-            "type": "guestnetwork", "delete_from_processed_cache": false,
-        });
+        let message = tier("net1", "02:01:00:e1:00:01", "10.10.9.1", 309);
         let refused = router.update_config_with("guest_network", message.to_string().as_bytes())?;
         ensure!(refused.code() != 0 && refused.stderr.contains("net1 is on a bridge"), "{refused:?}");
         reaches(cyan, teal.v4)?;

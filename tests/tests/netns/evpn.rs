@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use router_tests::clients::{self, ping};
+use router_tests::clients::{self, ping, wait_until_reached};
 use router_tests::frr::Frr;
 use router_tests::lab::{Host, Lab};
 use router_tests::netns::{Namespace, wait_until};
@@ -63,9 +63,7 @@ fn prepare(router: &Namespace) -> Result<()> {
 }
 
 fn reaches(from: &Host, to: Ipv4Addr) -> Result<()> {
-    wait_until(&format!("{} reaches {to}", from.name), SOON, || {
-        ping(from, to.into(), 3, OFTEN).is_ok_and(|ping| ping.lost() == 0)
-    })
+    wait_until_reached(from, to, SOON)
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use router_tests::clients::{ping, ping_once};
+use router_tests::clients::{ping_once, wait_until_reached};
 use router_tests::lab::{Host, Lab};
 use router_tests::needs;
-use router_tests::netns::{Lifetime, Namespace, wait_until};
+use router_tests::netns::{Lifetime, Namespace};
 use router_tests::router::{Router, Tier, VPC_COMMANDS};
 use router_tests::servers::TcpEcho;
 use serde_json::{Value, json};
@@ -91,9 +91,7 @@ fn plug(lab: &Lab) -> Result<(Namespace, Vec<Host>, bool)> {
 }
 
 fn reaches(from: &Host, to: Ipv4Addr) -> Result<()> {
-    wait_until(&format!("{} reaches {to}", from.name), SOON, || {
-        ping(from, to.into(), 2, Duration::from_millis(20)).is_ok_and(|ping| ping.lost() == 0)
-    })
+    wait_until_reached(from, to, SOON)
 }
 
 /// Sends so many bytes over one connection to somebody who sends them back, and looks at each.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use router_tests::clients::{self, curl, ping, traceroute};
+use router_tests::clients::{self, curl, ping, traceroute, wait_until_reached};
 use router_tests::dhcp::dig;
 use router_tests::lab::{Host, Lab};
 use router_tests::netns::{run_bounded, wait_until};
@@ -75,10 +75,7 @@ fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<(Router<'lab>, Switch)> {
 }
 
 fn reaches(from: &Host, to: Ipv4Addr) -> Result<()> {
-    // The first ones may find neighbours that are not known, and IPv6 that is not settled.
-    wait_until(&format!("{} reaches {to}", from.name), SOON, || {
-        ping(from, to.into(), 3, Duration::from_millis(20)).is_ok_and(|ping| ping.lost() == 0)
-    })
+    wait_until_reached(from, to, SOON)
 }
 
 #[test]

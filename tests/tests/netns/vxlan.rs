@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use router_tests::clients::{self, Probe, curl, ping, tracepath, traceroute, upload};
+use router_tests::clients::{self, Probe, curl, ping, tracepath, traceroute, upload, wait_until_reached};
 use router_tests::dhcp::dig;
 use router_tests::lab::{Host, Lab};
 use router_tests::netns::{run_bounded, wait_until};
@@ -86,11 +86,7 @@ fn says(router: &Router<'_>, problem: &str) -> Result<()> {
 }
 
 fn reaches(from: &Host, to: impl Into<IpAddr>) -> Result<()> {
-    let to = to.into();
-    // The first ones may find neighbours that are not known, and IPv6 that is not settled.
-    wait_until(&format!("{} reaches {to}", from.name), SOON, || {
-        ping(from, to, 3, Duration::from_millis(20)).is_ok_and(|ping| ping.lost() == 0)
-    })
+    wait_until_reached(from, to, SOON)
 }
 
 #[test]
