@@ -28,7 +28,13 @@ impl Role {
 
     /// Whether anything is ever routed from such a port.
     pub const fn is_routed(self) -> bool {
-        !matches!(self, Self::Control | Self::Bridged)
+        Self::is_routed_number(self as u8)
+    }
+
+    /// The same of a role as a number.
+    #[inline(always)]
+    pub const fn is_routed_number(role: u8) -> bool {
+        role != Self::Control as u8 && role != Self::Bridged as u8
     }
 
     /// The stable word for it.
@@ -170,7 +176,7 @@ impl Lane {
 
 impl From<&Port> for Lane {
     fn from(port: &Port) -> Self {
-        if [Role::Control as u8, Role::Bridged as u8].contains(&port.role) {
+        if !Role::is_routed_number(port.role) {
             return Self::NONE;
         }
         let [a, b, c, d, e, f] = port.mac;

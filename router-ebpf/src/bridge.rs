@@ -11,7 +11,7 @@ use router_common::verdict::{DeferReason, DropReason, PuntReason};
 
 use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol};
 use crate::packet::Packet;
-use crate::parse::ETHERNET;
+use crate::parse::{ETHERNET, is_group, transport_header};
 use crate::passage::Passage;
 use crate::tables::Tables;
 use crate::walk::{Neighbour, Verdict};
@@ -101,11 +101,6 @@ fn port_of<T: Bridges>(tables: &T, bridge: u32, mac: [u8; 6], now: u64) -> Optio
     Some((ifindex, port))
 }
 
-#[inline(always)]
-const fn is_group([first, ..]: [u8; 6]) -> bool {
-    first & 1 != 0
-}
-
 /// What no bridge passes on: spanning tree, LACP, LLDP (IEEE 802.1Q, table 8-1).
 #[inline(always)]
 const fn is_of_this_link([a, b, c, d, e, f]: [u8; 6]) -> bool {
@@ -133,11 +128,9 @@ fn headers<P: Packet>(packet: &P) -> Option<usize> {
         _ => return None,
     };
     match protocol {
-        protocol::TCP => {
-            let offset: u8 = packet.load(ETHERNET + length + 12)?;
-            Some(length + usize::from(offset >> 4) * 4)
+        protocol::TCP | protocol::UDP => {
+            Some(length + transport_header(packet, ETHERNET + length, protocol == protocol::TCP)?)
         }
-        protocol::UDP => Some(length + 8),
         _ => None,
     }
 }

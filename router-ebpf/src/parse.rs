@@ -18,6 +18,22 @@ use crate::tags::{self, Tags};
 /// Length of the Ethernet header, once it has no tags.
 pub const ETHERNET: usize = 14;
 
+/// Whether an Ethernet address is that of several stations.
+#[inline(always)]
+pub const fn is_group([first, ..]: [u8; 6]) -> bool {
+    first & 1 != 0
+}
+
+/// Length of the header of TCP, which says so itself, or of UDP, at an offset.
+#[inline(always)]
+pub fn transport_header<P: Packet>(packet: &P, l4: usize, is_tcp: bool) -> Option<usize> {
+    if !is_tcp {
+        return Some(8);
+    }
+    let data_offset: u8 = packet.load(l4 + 12)?;
+    Some(usize::from(data_offset >> 4) * 4)
+}
+
 /// What carries the flow's ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {

@@ -15,7 +15,7 @@ use crate::checksum;
 use crate::conntrack::BELIEVED;
 use crate::family::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, protocol};
 use crate::packet::Packet;
-use crate::parse::ETHERNET;
+use crate::parse::{ETHERNET, is_group};
 use crate::tables::{Flows, Route, RouteQuery};
 
 /// Bytes in front of a frame: Ethernet, IPv4, UDP and VXLAN header.
@@ -169,8 +169,7 @@ pub fn take_out<P: Packet, T: Tunnels>(
     }
     let mac: [u8; 6] = packet.load(OUTER + 6).ok_or(DropReason::BadTunnel)?;
     let station = StationKey { ifindex: port, mac, pad: [0; 2] };
-    let [first, ..] = mac;
-    if first & 1 == 0 && tables.station(&station) != Some(address) {
+    if !is_group(mac) && tables.station(&station) != Some(address) {
         tables.learn(&station, address);
     }
     let inner = ecn(packet, INNER_TYPE);
@@ -389,8 +388,7 @@ pub fn remote_of<P: Packet, T: Tunnels>(
         return tables.remote_at(&RemoteIndex { ifindex, index: 0 });
     }
     let mac: [u8; 6] = packet.load(0)?;
-    let [first, ..] = mac;
-    if first & 1 != 0 {
+    if is_group(mac) {
         return None;
     }
     let remote = tables.station(&StationKey { ifindex, mac, pad: [0; 2] })?;

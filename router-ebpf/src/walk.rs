@@ -436,12 +436,8 @@ fn segment_size<A: Family, P: Packet>(
     parsed: &Parsed<A>,
     payload: usize,
 ) -> Result<usize, DropReason> {
-    let header = if parsed.transport == Transport::Tcp {
-        let data_offset: u8 = packet.load(parsed.l4 + 12).ok_or(DropReason::Truncated)?;
-        usize::from(data_offset >> 4) * 4
-    } else {
-        8
-    };
+    let is_tcp = parsed.transport == Transport::Tcp;
+    let header = parse::transport_header(packet, parsed.l4, is_tcp).ok_or(DropReason::Truncated)?;
     Ok(parsed.l4 - parsed.l3 + header + payload)
 }
 
@@ -460,8 +456,7 @@ fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntRea
         let group = first & 1 != 0;
         return Ok(Some(if group { PuntReason::LinkScope } else { PuntReason::OtherHost }));
     }
-    let is_never = port.role == Role::Control as u8 || port.role == Role::Bridged as u8;
-    Ok(is_never.then_some(PuntReason::ToRouter))
+    Ok((!Role::is_routed_number(port.role)).then_some(PuntReason::ToRouter))
 }
 
 /// Whether the transport checksum may be one that the sender left to the hardware (`CHECKSUM_PARTIAL`). XDP is not told:
