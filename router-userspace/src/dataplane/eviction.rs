@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::Pod;
-use aya::maps::{HashMap, IterableMap, MapData};
+use aya::maps::{IterableMap, MapData};
 use router_common::flow::{FlowEntry, FlowKey};
 use router_common::nat::{Binding, BindingKey, ExternalKey};
 use router_common::net::{Ipv4, Ipv6};
 
 use super::cutting::is_cut;
-use super::expiry::{TcpStage, refreshed, remove_flows};
+use super::expiry::{Idle, TcpStage};
 use super::{Dataplane, batch};
 use crate::model::Timeouts;
 
@@ -70,12 +70,15 @@ impl Worth {
 /// A flow that may be evicted.
 pub(super) struct Victim<A> {
     pub(super) worth: Worth,
-    /// When either direction last saw a packet, nanoseconds.
-    pub(super) seen: u64,
-    pub(super) key: FlowKey<A>,
-    pub(super) reply_key: FlowKey<A>,
+    pub(super) idle: Idle<A>,
     /// The external end of the binding that it uses.
     pub(super) external: Option<ExternalKey>,
+}
+
+impl<A> Victim<A> {
+    pub(super) const fn idle(&self) -> &Idle<A> {
+        &self.idle
+    }
 }
 
 /// How many places are taken, of how many.
@@ -126,38 +129,11 @@ impl Want {
 /// Those that go, in order, of those that may.
 pub(super) fn choose<A>(mut victims: Vec<Victim<A>>, want: Want, now: u64) -> Vec<Victim<A>> {
     let is_young = |seen: u64| now.saturating_sub(seen) < YOUNG.as_nanos() as u64;
-    victims.sort_unstable_by_key(|victim| (is_young(victim.seen), victim.worth, victim.seen));
-    let old = victims.iter().take_while(|victim| !is_young(victim.seen)).count();
+    victims.sort_unstable_by_key(|victim| (is_young(victim.idle.seen), victim.worth, victim.idle.seen));
+    let old = victims.iter().take_while(|victim| !is_young(victim.idle.seen)).count();
     victims.truncate(old.min(want.old).max(want.any));
     victims
 }
-
-/// Removes flows that have seen no packet since they were read; how many, each also told to `gone`.
-pub(super) fn evict<A>(
-    flows: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
-    victims: &[Victim<A>],
-    mut gone: impl FnMut(&Victim<A>),
-) -> Result<usize>
-where
-    FlowKey<A>: Pod,
-    FlowEntry<A>: Pod,
-{
-    let mut evicted = 0;
-    for victims in victims.chunks(AT_ONCE) {
-        let is_unused = |victim: &&Victim<A>| {
-            let Victim { key, reply_key, seen, .. } = victim;
-            !refreshed(flows, key, *seen) && !refreshed(flows, reply_key, *seen)
-        };
-        let victims: Vec<_> = victims.iter().filter(is_unused).collect();
-        remove_flows(flows, victims.iter().map(|victim| (victim.key, victim.reply_key)))?;
-        victims.iter().for_each(|victim| gone(victim));
-        evicted += victims.len();
-    }
-    Ok(evicted)
-}
-
-/// Few enough that what is looked at is removed within a quarter of a millisecond.
-const AT_ONCE: usize = 64;
 
 /// What was evicted since the daemon started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -254,10 +230,11 @@ mod tests {
                 protocol: 17,
                 pad: 0,
             };
-            Victim { worth, seen: now - age * SECOND, key, reply_key: key.reverse(), external: None }
+            let idle = Idle { key, reply_key: key.reverse(), seen: now - age * SECOND };
+            Victim { worth, idle, external: None }
         };
         let chosen = choose(flows.iter().map(victim).collect(), want, now);
-        chosen.iter().map(|victim| victim.key.src_port.get()).collect()
+        chosen.iter().map(|victim| victim.idle.key.src_port.get()).collect()
     }
 
     #[test]

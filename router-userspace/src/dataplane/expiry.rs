@@ -20,7 +20,7 @@ use router_common::flow::{Direction, FlowEntry, FlowKey};
 use router_common::nat::ExternalKey;
 use router_common::net::{Address, Ipv4};
 
-use super::eviction::{Usage, Victim, Want, Worth, choose, evict, room};
+use super::eviction::{Usage, Victim, Want, Worth, choose, room};
 use super::guests::{self, Guests};
 use super::pools::{Settled, external_key};
 use super::stats::{entries, reply_key};
@@ -119,8 +119,8 @@ impl Dataplane {
             victims.retain(|victim| victim.external.is_some());
         }
         let victims = choose(victims, for_flows.or(for_bindings), now);
-        let evicted4 = evict(&mut self.tables.flows4, &victims, |victim| {
-            let Some(external) = victim.external else { return };
+        let evicted4 = remove_idle(&mut self.tables.flows4, &victims, Victim::idle, |victim, is_gone| {
+            let Some(external) = victim.external.filter(|_| is_gone) else { return };
             if let Some(flows) = bound.get_mut(&external) {
                 *flows -= 1;
                 if *flows == 0 {
@@ -129,7 +129,7 @@ impl Dataplane {
             }
         })?;
         let victims = choose(v6.take_victims(), Want::of(v6.usage, 2), now);
-        let evicted6 = evict(&mut self.tables.flows6, &victims, |_| {})?;
+        let evicted6 = remove_idle(&mut self.tables.flows6, &victims, Victim::idle, |_, _| {})?;
         v4.usage.taken = v4.usage.taken.saturating_sub(evicted4 * 2);
         v6.usage.taken = v6.usage.taken.saturating_sub(evicted6 * 2);
 
@@ -181,8 +181,7 @@ where
     FlowEntry<A>: Pod,
 {
     let all = entries(flows)?;
-    let (mut expired, mut victims) = (0, Vec::new());
-    let mut silent_ones = Vec::with_capacity(TOGETHER);
+    let (mut over, mut victims) = (Vec::new(), Vec::new());
     for (key, entry) in &all {
         let reply_key = reply_key(key, entry);
         let other = all.get(&reply_key);
@@ -193,58 +192,75 @@ where
         let timeout = timeouts.of(key.protocol, entry, other).as_nanos() as u64;
         let seen = entry.last_seen.max(other.map_or(0, |other| other.last_seen));
         let silent = now.saturating_sub(seen);
+        let idle = Idle { key: *key, reply_key, seen };
         if silent > timeout {
-            silent_ones.push(Silent { key, reply_key, entry, seen });
-            if silent_ones.len() == TOGETHER {
-                expired += end(flows, &mut silent_ones, &mut survives)?;
-            }
+            over.push(Silent { idle, entry });
             continue;
         }
         let external = survives(key, entry);
         let silent = Duration::from_nanos(silent);
         if let Some(worth) = Worth::of(key.protocol, entry, other, silent, timeouts) {
-            victims.push(Victim { worth, seen, key: *key, reply_key, external });
+            victims.push(Victim { worth, idle, external });
         }
     }
-    expired += end(flows, &mut silent_ones, &mut survives)?;
+    let expired = remove_idle(
+        flows,
+        &over,
+        |silent| &silent.idle,
+        |Silent { idle, entry }, is_gone| {
+            if !is_gone {
+                survives(&idle.key, entry);
+            }
+        },
+    )?;
     let usage = Usage { taken: all.len().saturating_sub(expired * 2), room: room(flows.map())? };
     Ok(Swept { expired, usage, victims })
 }
 
-/// How many flows are ended with one call: of more, the first might have been used again meanwhile.
-const TOGETHER: usize = 64;
+/// A flow that has not been used for long.
+pub(super) struct Idle<A> {
+    pub(super) key: FlowKey<A>,
+    pub(super) reply_key: FlowKey<A>,
+    /// When either direction last saw a packet, nanoseconds.
+    pub(super) seen: u64,
+}
 
 /// A flow whose time is over, as the table was read.
 struct Silent<'a, A> {
-    key: &'a FlowKey<A>,
-    reply_key: FlowKey<A>,
+    idle: Idle<A>,
     entry: &'a FlowEntry<A>,
-    /// When a packet of either direction was last seen.
-    seen: u64,
 }
 
-/// Removes those of the flows that have not been used since the table was read; how many. `survives` as in [`sweep`].
-fn end<A>(
+/// Removes those of some flows that have seen no packet since they were read; how many. `told` hears of each whether it
+/// is gone.
+pub(super) fn remove_idle<A, F>(
     flows: &mut HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
-    silent: &mut Vec<Silent<'_, A>>,
-    survives: &mut impl FnMut(&FlowKey<A>, &FlowEntry<A>) -> Option<ExternalKey>,
+    candidates: &[F],
+    idle: impl Fn(&F) -> &Idle<A>,
+    mut told: impl FnMut(&F, bool),
 ) -> Result<usize>
 where
-    A: Address + Hash,
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    silent.retain(|Silent { key, reply_key, entry, seen }| {
-        let is_used = refreshed(flows, key, *seen) || refreshed(flows, reply_key, *seen);
-        if is_used {
-            survives(key, entry);
-        }
-        !is_used
-    });
-    let ended = silent.len();
-    remove_flows(flows, silent.drain(..).map(|flow| (*flow.key, flow.reply_key)))?;
-    Ok(ended)
+    let mut removed = 0;
+    for some in candidates.chunks(AT_ONCE) {
+        let is_unused = |candidate: &&F| {
+            let Idle { key, reply_key, seen } = idle(candidate);
+            !refreshed(flows, key, *seen) && !refreshed(flows, reply_key, *seen)
+        };
+        let (unused, used): (Vec<&F>, Vec<&F>) = some.iter().partition(is_unused);
+        let keys = unused.iter().map(|candidate| idle(candidate)).map(|flow| (flow.key, flow.reply_key));
+        remove_flows(flows, keys)?;
+        unused.iter().for_each(|candidate| told(candidate, true));
+        used.iter().for_each(|candidate| told(candidate, false));
+        removed += unused.len();
+    }
+    Ok(removed)
 }
+
+/// Few enough that what is looked at is removed within a quarter of a millisecond.
+const AT_ONCE: usize = 64;
 
 /// Removes flows by their keys and those of their replies, these first: a flow is opened where there is
 /// no original, so nobody can open it anew in between and be left with half of it.
@@ -262,11 +278,7 @@ where
 }
 
 /// Whether an entry has seen a packet since the table was read.
-pub(super) fn refreshed<A>(
-    flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>,
-    key: &FlowKey<A>,
-    seen: u64,
-) -> bool
+fn refreshed<A>(flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>, key: &FlowKey<A>, seen: u64) -> bool
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
