@@ -46,6 +46,7 @@ fn read(bytes: &[u8]) -> Result<Vec<TaggedPort>, ConfigError> {
         }
     }
     tell_apart(&ports)?;
+    bridges_have_several(&ports)?;
     Ok(ports.into_iter().map(|(port, _)| port).collect())
 }
 
@@ -263,7 +264,7 @@ fn tell_apart(ports: &[(TaggedPort, Place)]) -> Result<(), ConfigError> {
             let place = place.at(carrier_key(&port.kind));
             Err(place.error(format_args!("{} is a tagged port itself", port.trunk)))
         }
-        None => bridges_have_several(ports),
+        None => Ok(()),
     }
 }
 

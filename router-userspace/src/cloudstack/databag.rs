@@ -136,11 +136,8 @@ impl Databags {
     /// holds, a bag that is damaged: the command's own, or of a
     /// command about forwarding any that this rests on.
     pub fn merge(&self, command: &Command, inventory: &Inventory) -> Result<Self, ConfigError> {
-        let mut bags = self.clone();
         let nics = inventory.index();
-        if command.is_about_forwarding() {
-            bags.follow_nics(&nics);
-        }
+        let mut bags = self.following(&nics, command.is_about_forwarding());
         bags.take(command, &nics)?;
         Ok(bags)
     }
@@ -156,16 +153,23 @@ impl Databags {
         inventory: &Inventory,
         at: &mut &'a str,
     ) -> Result<Self, ConfigError> {
-        let mut bags = self.clone();
         let nics = inventory.index();
-        if commands.iter().any(|(_, command)| command.is_about_forwarding()) {
-            bags.follow_nics(&nics);
-        }
+        let is_about_forwarding = commands.iter().any(|(_, command)| command.is_about_forwarding());
+        let mut bags = self.following(&nics, is_about_forwarding);
         for (name, command) in commands {
             *at = name;
             bags.take(command, &nics)?;
         }
         Ok(bags)
+    }
+
+    /// The same, with entries where their NICs are now if anything rests on that.
+    fn following(&self, nics: &Index<'_>, is_about_forwarding: bool) -> Self {
+        let mut bags = self.clone();
+        if is_about_forwarding {
+            bags.follow_nics(nics);
+        }
+        bags
     }
 
     fn take(&mut self, command: &Command, nics: &Index<'_>) -> Result<(), ConfigError> {

@@ -141,12 +141,13 @@ impl Attachment {
     /// What the programs have to know of a port that is attached like this to such a driver: a
     /// combination of [`Port::PARTIAL_CHECKSUMS`] and [`Port::XDP_TARGET`].
     ///
-    /// Where the kernel cannot say who takes XDP frames, a driver takes redirected ones once it runs a program of
-    /// its own; veth and tun also need a receiver at the far end, which cannot be seen from here.
-    pub fn port_flags(&self, nic: &Nic) -> u8 {
-        let same_host = matches!(nic.driver, Driver::Veth | Driver::Tun);
+    /// `takes_xdp_frames` is [`Nic::takes_xdp_frames`](super::Nic::takes_xdp_frames). Where the
+    /// kernel cannot say, a driver takes redirected frames once it runs a program of its own;
+    /// veth and tun also need a receiver at the far end, which cannot be seen from here.
+    pub fn port_flags(&self, driver: &Driver, takes_xdp_frames: Option<bool>) -> u8 {
+        let same_host = matches!(driver, Driver::Veth | Driver::Tun);
         let partial = same_host || self.front == Front::GenericXdp;
-        let target = nic.takes_xdp_frames.unwrap_or(!same_host && self.front == Front::NativeXdp);
+        let target = takes_xdp_frames.unwrap_or(!same_host && self.front == Front::NativeXdp);
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         flag(partial, Port::PARTIAL_CHECKSUMS) | flag(target, Port::XDP_TARGET)
     }
@@ -212,21 +213,6 @@ const NATIVE_XDP: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Mac;
-
-    fn nic(driver: Driver, takes_xdp_frames: Option<bool>) -> Nic {
-        Nic {
-            ifindex: 2,
-            name: "eth0".to_owned(),
-            mac: Mac([2; 6]),
-            mtu: 1500,
-            up: true,
-            driver,
-            takes_xdp_frames,
-            strips_tags: false,
-            carrier: None,
-        }
-    }
 
     fn choose(mode: AttachMode, role: Role, driver: &str) -> (Front, bool) {
         let chosen = Attachment::choose(mode, role, &Driver::from_name(driver));
@@ -266,7 +252,7 @@ mod tests {
     fn partial_checksums_are_expected_where_no_hardware_finishes_them() {
         let flags = |mode, driver: &str| {
             let driver = Driver::from_name(driver);
-            Attachment::choose(mode, Role::Guest, &driver).port_flags(&nic(driver, Some(false)))
+            Attachment::choose(mode, Role::Guest, &driver).port_flags(&driver, Some(false))
         };
         assert_eq!(flags(AttachMode::Xdp, "veth"), Port::PARTIAL_CHECKSUMS);
         assert_eq!(flags(AttachMode::Xdp, "mlx5_core"), 0);
@@ -277,8 +263,7 @@ mod tests {
     fn without_word_from_the_kernel_only_a_driver_with_a_program_takes_frames() {
         let target = |mode, driver: &str, takes| {
             let driver = Driver::from_name(driver);
-            let flags = Attachment::choose(mode, Role::Guest, &driver).port_flags(&nic(driver, takes));
-            flags & Port::XDP_TARGET != 0
+            Attachment::choose(mode, Role::Guest, &driver).port_flags(&driver, takes) & Port::XDP_TARGET != 0
         };
         assert!(target(AttachMode::Auto, "mlx5_core", None));
         assert!(!target(AttachMode::Tc, "mlx5_core", None));

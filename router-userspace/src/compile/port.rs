@@ -181,7 +181,7 @@ pub(super) fn tables(
             own_list: NO_LIST,
             router: ROUTER,
             role: port.role as u8,
-            flags: attachment.port_flags(wire)
+            flags: attachment.port_flags(&wire.driver, wire.takes_xdp_frames)
                 | if nic.carrier.is_some() { PortEntry::TAGGED } else { 0 }
                 | settings::port_flags(port, chosen)
                 | if port.role == Role::Tunnel { PortEntry::WITHOUT_LINK } else { 0 },

@@ -4,13 +4,14 @@ use anyhow::Result;
 use router_common::bridge::FdbEntry;
 
 use super::control::Control;
-use super::views::{monotonic_now, names};
+use super::views::names;
+use crate::dataplane::monotonic_now;
 use crate::show::{BridgeView, StationView};
 
 /// The bridges in force, and who was heard of on them.
 pub fn view(control: &mut Control) -> Result<Vec<BridgeView>> {
     let tables = control.reconciler.backend.programs.tables();
-    let (bridges, now) = (tables.observe()?.bridges, monotonic_now());
+    let (bridges, now) = (tables.bridges()?, monotonic_now());
     let mut stations = tables.stations()?;
     stations.retain(|station| now.saturating_sub(station.heard) < FdbEntry::AGEING);
     stations.sort_unstable_by_key(|station| station.mac);

@@ -14,7 +14,7 @@ use super::redundancy;
 use crate::cloudstack::{self, notices, remarks};
 use crate::compile::Vxlan;
 use crate::compile::{KernelTarget, Nic};
-use crate::dataplane::{CounterRow, FlowRecord, Outcome};
+use crate::dataplane::{CounterRow, FlowRecord, Outcome, monotonic_now};
 use crate::error::ConfigError;
 use crate::model::policy::{Content, Scope};
 use crate::model::{DesiredState, PortRange, PortSelector};
@@ -400,13 +400,4 @@ fn protocol(number: u8) -> String {
 
 pub(super) fn count(traffic: Traffic) -> Count {
     Count { packets: traffic.packets, bytes: traffic.bytes }
-}
-
-/// The clock that flows' times are of.
-pub(super) fn monotonic_now() -> u64 {
-    // SAFETY: a zeroed timespec is one.
-    let mut now: libc::timespec = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is valid during the call, which cannot fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

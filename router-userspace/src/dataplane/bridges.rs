@@ -79,6 +79,14 @@ impl Tables {
         self.bridges.set(bridge, members)
     }
 
+    /// The ports of each bridge, in order.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn bridges(&self) -> Result<BTreeMap<u32, Vec<u32>>> {
+        self.bridges.observe()
+    }
+
     /// The stations that bridges have heard of, those that nobody has heard of for long among them.
     ///
     /// # Errors

@@ -40,6 +40,7 @@ pub use attach::{Attached, EGRESS_BLOCK, INGRESS_BLOCK};
 pub use bridges::Station;
 pub use eviction::{Evictions, HIGH};
 pub use expiry::Aged;
+pub(crate) use expiry::monotonic_now;
 pub use maps::Tables;
 pub use pins::{default_pin_dir, mount_bpffs, namespace_pin_dir};
 pub use policy::PolicyUse;

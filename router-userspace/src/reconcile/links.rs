@@ -161,23 +161,35 @@ fn ipv6_setting(name: &str) -> Option<usize> {
 /// `struct ifinfomsg`.
 const HEADER: usize = 16;
 
-// linux/rtnetlink.h, linux/if_link.h, linux/socket.h
+/// It, of a link by its index, 0 for one that is named or made: with these flags, of which those in `change` count.
+pub(super) fn header(index: u32, flags: u32, change: u32) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+// linux/rtnetlink.h, linux/if_link.h, linux/socket.h: messages about links, and their attributes.
+pub(super) const NEW_LINK: u16 = 16;
+pub(super) const DELETE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
-const ADDRESS: u16 = 1;
-const NAME: u16 = 3;
-const MTU: u16 = 4;
+pub(super) const SET_LINK: u16 = 19;
+pub(super) const ADDRESS: u16 = 1;
+pub(super) const NAME: u16 = 3;
+pub(super) const MTU: u16 = 4;
 const CONTROLLER: u16 = 10;
-const INFO: u16 = 18;
-const INFO_KIND: u16 = 1;
-const INFO_DATA: u16 = 2;
+pub(super) const INFO: u16 = 18;
+pub(super) const INFO_KIND: u16 = 1;
+pub(super) const INFO_DATA: u16 = 2;
 const VXLAN_ID: u16 = 1;
 const VXLAN_LOCAL: u16 = 4;
-const ALIAS: u16 = 20;
-const FAMILIES: u16 = 26;
+pub(super) const ALIAS: u16 = 20;
+pub(super) const FAMILIES: u16 = 26;
 const EXTENT: u16 = 29;
 const WITHOUT_STATISTICS: u32 = 1 << 3;
-const INET: u16 = 2;
-const INET_SETTINGS: u16 = 1;
+pub(super) const INET: u16 = 2;
+pub(super) const INET_SETTINGS: u16 = 1;
 const INET6: u16 = 10;
 const INET6_SETTINGS: u16 = 2;
 

@@ -256,11 +256,11 @@ const KIND: &str = "ifb";
 
 fn make<'a>(ports: impl Iterator<Item = (&'a TaggedPort, u32)>) -> Result<()> {
     let messages = ports.map(|(port, mtu)| {
-        Message::new(NEW_LINK, CREATE | EXCLUSIVE | ACK, &link_header(0, 0, 0))
-            .with_text(LINK_NAME, &port.name)
-            .with(LINK_ADDRESS, &port.mac.0)
-            .with(LINK_MTU, &mtu.to_ne_bytes())
-            .with_nest(LINK_INFO, &[(INFO_KIND, KIND.as_bytes())])
+        Message::new(links::NEW_LINK, CREATE | EXCLUSIVE | ACK, &links::header(0, 0, 0))
+            .with_text(links::NAME, &port.name)
+            .with(links::ADDRESS, &port.mac.0)
+            .with(links::MTU, &mtu.to_ne_bytes())
+            .with_nest(links::INFO, &[(links::INFO_KIND, KIND.as_bytes())])
     });
     send(messages).context("make the interfaces of tagged ports")
 }
@@ -287,12 +287,12 @@ fn finish(interfaces: &[(u32, &str)]) -> Result<()> {
         .filter_map(|(name, value)| Some((links::ipv4_setting(name)?, value.to_ne_bytes())))
         .collect();
     let settings: Vec<(u16, &[u8])> = settings.iter().map(|(kind, value)| (*kind, &value[..])).collect();
-    let settings = nest(&[(INET_SETTINGS | NESTED, &nest(&settings))]);
+    let settings = nest(&[(links::INET_SETTINGS | NESTED, &nest(&settings))]);
     let on = interfaces.iter().map(|(index, _)| {
         // An ifb asks for no neighbours until it is told to.
-        Message::new(SET_LINK, ACK, &link_header(*index, UP | MULTICAST, UP | MULTICAST | NO_ARP))
-            .with_text(LINK_ALIAS, MARK)
-            .with_nest(LINK_FAMILIES, &[(INET | NESTED, &settings)])
+        Message::new(links::SET_LINK, ACK, &links::header(*index, UP | MULTICAST, UP | MULTICAST | NO_ARP))
+            .with_text(links::ALIAS, MARK)
+            .with_nest(links::FAMILIES, &[(links::INET | NESTED, &settings)])
     });
     send(on).context("switch on the interfaces of tagged ports")
 }
@@ -313,9 +313,9 @@ fn lift<'a>(ports: impl Iterator<Item = (&'a TaggedPort, &'a KernelLink)>) -> Re
     for (link, _) in missing.values().filter(|(link, _)| !link.is(UP)) {
         silence(&link.name)?;
     }
-    let on = missing
-        .iter()
-        .map(|(index, (_, flags))| Message::new(SET_LINK, ACK, &link_header(*index, *flags, *flags)));
+    let on = missing.iter().map(|(index, (_, flags))| {
+        Message::new(links::SET_LINK, ACK, &links::header(*index, *flags, *flags))
+    });
     send(on).context("switch on the trunks")?;
     Ok(!missing.is_empty())
 }
@@ -333,11 +333,11 @@ fn silence(name: &str) -> Result<()> {
 fn remove(indices: impl Iterator<Item = u32>) -> Result<()> {
     let group = |message: Message| message.with(LINK_GROUP, &LEAVING.to_ne_bytes());
     let marks: Vec<_> =
-        indices.map(|index| group(Message::new(SET_LINK, ACK, &link_header(index, 0, 0)))).collect();
+        indices.map(|index| group(Message::new(links::SET_LINK, ACK, &links::header(index, 0, 0)))).collect();
     if marks.is_empty() {
         return Ok(());
     }
-    let removal = group(Message::new(DELETE_LINK, ACK, &link_header(0, 0, 0)));
+    let removal = group(Message::new(links::DELETE_LINK, ACK, &links::header(0, 0, 0)));
     send(marks.into_iter().chain([removal])).context("remove the interfaces of tagged ports")
 }
 
@@ -349,30 +349,9 @@ fn send(messages: impl Iterator<Item = Message>) -> Result<()> {
     Ok(results.into_iter().collect::<io::Result<()>>()?)
 }
 
-/// `struct ifinfomsg`.
-fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
-    let mut header = [0; 16];
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..12].copy_from_slice(&flags.to_ne_bytes());
-    header[12..].copy_from_slice(&change.to_ne_bytes());
-    header
-}
-
 // linux/rtnetlink.h, linux/if_link.h, linux/if.h, linux/pkt_sched.h
-const NEW_LINK: u16 = 16;
-const DELETE_LINK: u16 = 17;
-const SET_LINK: u16 = 19;
 const NEW_QDISC: u16 = 36;
-const LINK_ADDRESS: u16 = 1;
-const LINK_NAME: u16 = 3;
-const LINK_MTU: u16 = 4;
-const LINK_INFO: u16 = 18;
-const LINK_ALIAS: u16 = 20;
-const INFO_KIND: u16 = 1;
-const LINK_FAMILIES: u16 = 26;
 const LINK_GROUP: u16 = 27;
-const INET: u16 = 2;
-const INET_SETTINGS: u16 = 1;
 const NO_ARP: u32 = 0x80;
 const MULTICAST: u32 = 0x1000;
 const TC_INGRESS_BLOCK: u16 = 13;
