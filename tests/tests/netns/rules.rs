@@ -147,13 +147,18 @@ fn tiers_with_like_lists_are_counted_apart() -> Result<()> {
         Conversation::begin(web1, (db1.v4, 22).into())?;
         is_closed("what tier 1 alone opens", Conversation::begin(web1, (db1.v4, 8080).into()))?;
         let (to_tier1, to_tier2) = (format!("to {}", TIER1.0), format!("to {}", TIER2.0));
-        let of_tier2 = counts(&router, &to_tier2)?;
-        let denied = of_tier2[4].1;
-        assert!(denied >= 1);
-        assert_eq!(of_tier2, [(0, 1), (0, 0), (0, 0), (0, 0), (0, denied)]);
+        // Whoever is not answered asks again, and the last time may still be under way: how many are denied in all is
+        // nobody's to say.
+        let of_tier2 = || -> Result<Vec<(u64, u64)>> {
+            let counted = counts(&router, &to_tier2)?;
+            let (rules, rest) = counted.split_at(4);
+            assert!(rest[0].1 >= 1, "none was denied: {counted:?}");
+            Ok(rules.to_vec())
+        };
+        assert_eq!(of_tier2()?, [(0, 1), (0, 0), (0, 0), (0, 0)]);
         assert_eq!(counts(&router, &to_tier1)?, [(0, 0); 5], "nobody asked for tier 1");
         Conversation::begin(db1, (web1.v4, 22).into())?;
-        assert_eq!(counts(&router, &to_tier2)?, of_tier2, "nobody asked for tier 2 again");
+        assert_eq!(of_tier2()?, [(0, 1), (0, 0), (0, 0), (0, 0)], "nobody asked for tier 2 again");
         assert_eq!(counts(&router, &to_tier1)?, [(0, 1), (0, 0), (0, 0), (0, 0), (0, 0)]);
         Ok(())
     })
