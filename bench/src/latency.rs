@@ -29,7 +29,7 @@ const LONG: u32 = 60;
 pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
     let labs = Labs::new()?;
     let _router = labs.start("auto")?;
-    let (rounds, exchanges) = (scale.of(1, 3, 11), scale.of(100, 3_000, 20_000));
+    let (rounds, exchanges) = (scale.of(1, 3, 9), scale.of(100, 3_000, 20_000));
     report.say(format!(
         "\nlatency: a round trip, median of {rounds} rounds of {exchanges}\n  {:6} {:4} {:20} {:>10} {:>10} {:>10}",
         "", "", "", "p50", "p99", "p99.9"

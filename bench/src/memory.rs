@@ -100,8 +100,8 @@ pub fn of_maps(folder: Option<PathBuf>) -> Result<u64> {
     Ok(total)
 }
 
-/// Bytes of a pinned map; nothing for what is no map.
-fn of_map(pin: &Path) -> Option<u64> {
+/// Bytes of a pinned map, as the kernel accounts them; nothing for what is no map.
+pub fn of_map(pin: &Path) -> Option<u64> {
     let map = MapData::from_pin(pin).ok()?;
     let info = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
     let text = fs::read_to_string(info).ok()?;

@@ -300,7 +300,7 @@ pub fn measure(
             }
         }
     }
-    let rounds = scale.of(1, 7, 21);
+    let rounds = scale.of(1, 7, 15);
     for round in 1..=rounds {
         report.progress(&format!("{title}: round {round} of {rounds}"));
         for subject in subjects.iter_mut() {

@@ -11,7 +11,7 @@ use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
 use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{Attachment, TableSet, nat};
-use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Timeouts, mount_bpffs};
+use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Room, Timeouts, mount_bpffs};
 use router_userspace::model::nat::{Nat, PortForward};
 use router_userspace::reconcile::links;
 
@@ -49,7 +49,8 @@ impl Xvr {
     fn with_room(lab: &mut Lab, outside: Role, front: Front, max_flows: u32, max_ports: u32) -> Result<Self> {
         mount_bpffs()?;
         let router = lab.router()?;
-        let options = Options { pin_dir: pin_dir(), max_flows, max_bindings: MAX_BINDINGS, max_ports };
+        let room = Room { flows: max_flows, bindings: MAX_BINDINGS };
+        let options = Options { pin_dir: pin_dir(), room, max_ports };
         let mut dataplane = Dataplane::open(&options)?;
         let tables = dataplane.tables();
         for (role, (side, ifindex)) in [Role::Guest, outside].into_iter().zip((0..).zip(router.ifindexes)) {

@@ -77,12 +77,11 @@ static CARRIERS: HashMap<u32, Carrier> = HashMap::with_max_entries(COUNTER_SLOTS
 static LOCAL4: HashMap<LocalKey<Ipv4>, Local> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]
 static LOCAL6: HashMap<LocalKey<Ipv6>, Local> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+/// With memory of their own from the start, as bindings have: a flow's first packet waits for no allocator.
 #[map]
-static FLOWS4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>> =
-    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+static FLOWS4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>> = HashMap::with_max_entries(1 << 20, 0);
 #[map]
-static FLOWS6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>> =
-    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+static FLOWS6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>> = HashMap::with_max_entries(1 << 20, 0);
 #[map]
 static STATIC_IN: HashMap<LocalKey<Ipv4>, StaticNat> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]
@@ -106,9 +105,9 @@ static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
 static UNTRANSLATED: LpmTrie<DestinationKey, Untranslated> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 #[map]
-static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+static BINDINGS: HashMap<BindingKey, Binding> = HashMap::with_max_entries(1 << 18, 0);
 #[map]
-static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+static EXTERNALS: HashMap<ExternalKey, Internal> = HashMap::with_max_entries(1 << 18, 0);
 #[map]
 static GUESTS: HashMap<GuestKey, GuestUse> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]

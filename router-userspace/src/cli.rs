@@ -131,9 +131,9 @@ struct DaemonArguments {
     /// How programs are attached to ports: auto, xdp, xdp-generic or tc
     #[arg(long, value_name = "MODE", default_value_t = AttachModeArgument::default())]
     attach: AttachModeArgument,
-    /// Room for flow entries per address family; a session takes two
-    #[arg(long, value_name = "COUNT", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(2..=1 << 26))]
-    max_flows: u32,
+    /// Room for flow entries per address family; a session takes two. Otherwise as much as an eighth of the memory holds
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(2..=1 << 26))]
+    max_flows: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

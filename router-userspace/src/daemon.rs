@@ -58,8 +58,8 @@ pub struct Options {
     pub root: Root,
     /// How programs are attached.
     pub attach: AttachMode,
-    /// Room for flow entries per address family.
-    pub max_flows: u32,
+    /// Room for flow entries per address family; what the machine's memory allows if nothing is said.
+    pub max_flows: Option<u32>,
 }
 
 /// Flows are aged, and the system is compared with what it should hold, this often.
@@ -116,8 +116,7 @@ pub fn remove(root: &Root, guard: Guard) -> Result<()> {
     if pin_dir.exists() {
         dataplane::Dataplane::open(&dataplane::Options {
             pin_dir,
-            max_flows: 2,
-            max_bindings: 2,
+            room: dataplane::Room { flows: 2, bindings: 2 },
             max_ports: 2,
         })?
         .remove()?;

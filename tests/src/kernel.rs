@@ -22,7 +22,7 @@ use router_common::port::{LocalKey, Port};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
 use router_ebpf::fragment::HOLD_TIME;
 use router_userspace::dataplane::{
-    CounterRow, Dataplane, MAX_BINDINGS, Options, Outcome, Timeouts, mount_bpffs,
+    CounterRow, Dataplane, MAX_BINDINGS, Options, Outcome, Room, Timeouts, mount_bpffs,
 };
 
 use crate::host;
@@ -83,7 +83,7 @@ pub struct KernelRouter {
     ifindexes: BTreeMap<u8, u32>,
     pin_dir: PathBuf,
     /// For flow entries and bindings.
-    room: (u32, u32),
+    room: Room,
     /// The counters as they were last read, by slot.
     counters: Vec<Vec<CounterRow>>,
     /// Frames were counted since then that nobody asked about.
@@ -99,7 +99,7 @@ impl KernelRouter {
     /// # Errors
     /// Not root, or the kernel refuses the programs.
     pub fn new(hook: Hook) -> Result<Self> {
-        Self::with_room(hook, 4096, MAX_BINDINGS)
+        Self::with_room(hook, Room { flows: 4096, bindings: MAX_BINDINGS })
     }
 
     /// The same with XDP in front of TC: the way of a frame by a port that has both.
@@ -116,19 +116,15 @@ impl KernelRouter {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn with_room(hook: Hook, max_flows: u32, max_bindings: u32) -> Result<Self> {
+    pub fn with_room(hook: Hook, room: Room) -> Result<Self> {
         // Several at once in a process may not share their tables.
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         mount_bpffs()?;
         let ifindexes = build_network()?;
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/xvr-test-{}-{serial}", std::process::id()));
-        let mut dataplane = Dataplane::open(&Options {
-            pin_dir: pin_dir.clone(),
-            max_flows,
-            max_bindings,
-            max_ports: COUNTER_SLOTS,
-        })?;
+        let mut dataplane =
+            Dataplane::open(&Options { pin_dir: pin_dir.clone(), room, max_ports: COUNTER_SLOTS })?;
         let tables = dataplane.tables();
         tables.set_flags(host::FLAGS)?;
         for nic in Nic::ALL {
@@ -152,7 +148,7 @@ impl KernelRouter {
             is_behind_xdp: false,
             ifindexes,
             pin_dir,
-            room: (max_flows, max_bindings),
+            room,
             counters,
             has_pushed: false,
             before: Account::default(),
@@ -205,12 +201,7 @@ impl KernelRouter {
     /// # Errors
     /// The kernel refuses the programs, or the tables cannot be opened.
     pub fn second(&self) -> Result<Switcher> {
-        let options = Options {
-            pin_dir: self.pin_dir.clone(),
-            max_flows: self.room.0,
-            max_bindings: self.room.1,
-            max_ports: COUNTER_SLOTS,
-        };
+        let options = Options { pin_dir: self.pin_dir.clone(), room: self.room, max_ports: COUNTER_SLOTS };
         let tier1 = self.ifindexes[&(Nic::Tier1 as u8)];
         Ok(Switcher { dataplane: Dataplane::open(&options)?, tier1 })
     }

@@ -12,7 +12,7 @@ use router_tests::needs;
 use router_tests::packet::{Frame, Payload, fragments, read, reassemble};
 use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
 use router_userspace::compile::nat::{NatEntry, NatKey};
-use router_userspace::dataplane::{MAX_BINDINGS, PoolUse, Timeouts};
+use router_userspace::dataplane::{MAX_BINDINGS, PoolUse, Room, Timeouts};
 
 /// Verified instructions that a program may cost, half as much again as it does on 6.1. The kernel's
 /// limit is a million, but a start waits for them. A jump shows here before it hurts.
@@ -160,7 +160,8 @@ fn every_port_of_an_address_is_used_before_one_is_shared() {
 type Use = (&'static str, u16, String, u16);
 
 fn use_every_port(hook: Hook) {
-    let mut router = KernelRouter::with_room(hook, 1 << 19, MAX_BINDINGS).expect("the programs load");
+    let mut router = KernelRouter::with_room(hook, Room { flows: 1 << 19, bindings: MAX_BINDINGS })
+        .expect("the programs load");
     let server = "192.0.2.9";
     let first = external(&mut router, "10.1.1.50", 1024, server);
     sleep(TICKS * 3);
@@ -305,7 +306,8 @@ fn a_table_that_fills_up_loses_half_open_flows_first_and_never_a_connection() {
 
 fn fill_up(hook: Hook) {
     const ROOM: u32 = 400;
-    let mut router = KernelRouter::with_room(hook, ROOM, MAX_BINDINGS).expect("the programs load");
+    let mut router = KernelRouter::with_room(hook, Room { flows: ROOM, bindings: MAX_BINDINGS })
+        .expect("the programs load");
     let evict = |router: &mut KernelRouter| {
         let aged = router.dataplane().expire(&Timeouts::default()).expect("flows are looked at");
         assert_eq!(aged.expired, 0);
@@ -383,7 +385,8 @@ fn a_table_of_bindings_that_fills_up_gives_ports_back_before_their_time() {
         return;
     }
     in_new_namespace(|| {
-        let mut router = KernelRouter::with_room(Hook::Tc, 4096, 200).expect("the programs load");
+        let mut router = KernelRouter::with_room(Hook::Tc, Room { flows: 4096, bindings: 200 })
+            .expect("the programs load");
         converse(&mut router, 1100, &HANDSHAKE);
         for port in 2000..2160 {
             external(&mut router, "10.1.1.50", port, "192.0.2.9");
@@ -407,8 +410,8 @@ fn how_full_a_large_table_is_is_seen_by_a_sample() {
         return;
     }
     in_new_namespace(|| {
-        let mut router =
-            KernelRouter::with_room(Hook::Xdp, 1 << 14, MAX_BINDINGS).expect("the programs load");
+        let mut router = KernelRouter::with_room(Hook::Xdp, Room { flows: 1 << 14, bindings: MAX_BINDINGS })
+            .expect("the programs load");
         let fullness =
             |router: &mut KernelRouter| router.dataplane().fullness().expect("tables can be sampled");
         assert_eq!(fullness(&mut router), 0);

@@ -20,7 +20,7 @@ use router_tests::needs;
 use router_tests::packet::{Frame, Payload};
 use router_tests::scenario::{Nic, PUBLIC, Router, host_mac};
 use router_userspace::compile::policy::ListEntry;
-use router_userspace::dataplane::MAX_BINDINGS;
+use router_userspace::dataplane::{MAX_BINDINGS, Room};
 use router_userspace::model::PortRange;
 use router_userspace::model::policy::{AccessList, Action, Question, Rule, Traffic};
 
@@ -264,7 +264,8 @@ fn programs_agree(hook: Hook) {
     let pairs = setting("XVR_POLICY_PAIRS").unwrap_or(6_000);
     let of_a_list = (pairs / 150).clamp(40, 2_000) as u16;
     in_new_namespace(move || {
-        let mut router = KernelRouter::with_room(hook, 1 << 14, MAX_BINDINGS).expect("the programs load");
+        let mut router = KernelRouter::with_room(hook, Room { flows: 1 << 14, bindings: MAX_BINDINGS })
+            .expect("the programs load");
         let seed = setting("XVR_POLICY_SEED").unwrap_or(2);
         let mut random = Random::new(seed);
         let mut answers = [0; 2];
@@ -388,7 +389,8 @@ fn no_packet_meets_a_mixture(hook: Hook) {
         return;
     }
     in_new_namespace(move || {
-        let mut router = KernelRouter::with_room(hook, 1 << 21, 4096).expect("the programs load");
+        let mut router = KernelRouter::with_room(hook, Room { flows: 1 << 21, bindings: 4096 })
+            .expect("the programs load");
         let mut switcher = router.second().expect("the tables open twice");
         // Odd while the port is being switched.
         let switches = Arc::new(AtomicU32::new(0));

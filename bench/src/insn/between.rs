@@ -10,7 +10,7 @@ use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
 use router_userspace::compile::policy::ListEntry;
 use router_userspace::compile::{Attachment, TableSet, nat};
-use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Tables, mount_bpffs};
+use router_userspace::dataplane::{Dataplane, MAX_BINDINGS, Options, Room, Tables, mount_bpffs};
 use router_userspace::model::nat::{ForwardProtocol, Nat, PortForward, PortRange, StaticNat};
 
 use super::rows::{FORWARDED, Listed, PORTS, PUBLIC, SERVING_GUEST, STATIC, STATIC_GUEST};
@@ -260,8 +260,7 @@ impl Xvr {
         let pin_dir = pin_dir().join(folder);
         let mut dataplane = Dataplane::open(&Options {
             pin_dir,
-            max_flows: MAX_FLOWS,
-            max_bindings: MAX_BINDINGS,
+            room: Room { flows: MAX_FLOWS, bindings: MAX_BINDINGS },
             max_ports: COUNTER_SLOTS + CROWD,
         })?;
         let attachment = Attachment { front, reason: "it is measured".to_owned(), may_fall_back: false };

@@ -23,7 +23,7 @@ use crate::cloudstack::wire::vmpassword::VmPassword;
 use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
-use crate::dataplane::{self, Dataplane};
+use crate::dataplane::{self, Dataplane, Room};
 use crate::error::ConfigError;
 use crate::http::Http;
 use crate::http::passwords::{MessageId, Taken};
@@ -98,12 +98,11 @@ impl Control {
         let http = Http::start(&options.root.inbox())?;
         dataplane::mount_bpffs()?;
         let pin_dir = dataplane::default_pin_dir()?;
-        let (max_flows, max_bindings) = (options.max_flows, dataplane::MAX_BINDINGS);
+        let room = Room::of(options.max_flows)?;
         // As many again as most routers have, for NICs and for tagged ports that are declared later.
         let max_ports = u32::try_from(settings.tagged_ports.len()).unwrap_or(u32::MAX) + COUNTER_SLOTS;
-        let mut dataplane =
-            Dataplane::open(&dataplane::Options { pin_dir, max_flows, max_bindings, max_ports })
-                .context("open the dataplane")?;
+        let mut dataplane = Dataplane::open(&dataplane::Options { pin_dir, room, max_ports })
+            .context("open the dataplane")?;
         let ports = dataplane.tables().observe()?.ports.into_keys().collect();
         let mut reconciler = Reconciler::new(Machine::new(dataplane)?);
         if settings_damage.is_some() {

@@ -22,6 +22,7 @@ mod maps;
 mod pins;
 mod policy;
 mod pools;
+mod room;
 mod stats;
 mod tunnels;
 mod unsolicited;
@@ -45,6 +46,7 @@ pub use maps::Tables;
 pub use pins::{default_pin_dir, mount_bpffs, namespace_pin_dir};
 pub use policy::PolicyUse;
 pub use pools::PoolUse;
+pub use room::{MAX_BINDINGS, Room};
 pub use stats::{CounterRow, FlowRecord, Outcome};
 pub use unsolicited::UnsolicitedSyn;
 pub use usage::AccountRecord;
@@ -57,16 +59,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ro
 pub struct Options {
     /// The folder in bpffs that pins go to, see [`default_pin_dir`].
     pub pin_dir: PathBuf,
-    /// Room for flow entries per address family; a session takes two.
-    pub max_flows: u32,
-    /// Room for bindings: guests' sockets that have an external port.
-    pub max_bindings: u32,
+    /// Room for flows and bindings.
+    pub room: Room,
     /// Room for ports, row 0 of the counters included.
     pub max_ports: u32,
 }
-
-/// Room for bindings as long as nobody asks for another: all ports of four addresses.
-pub const MAX_BINDINGS: u32 = 1 << 18;
 
 /// Room for stations of VXLAN networks, and of bridges, at least, and where there are many ports. Who finds none sends to
 /// everybody.
@@ -104,11 +101,11 @@ impl Dataplane {
             loader.map_pin_path(name, pin_dir.join(name));
         }
         for (name, room) in [
-            ("FLOWS4", options.max_flows),
-            ("FLOWS6", options.max_flows),
-            ("BINDINGS", options.max_bindings),
-            ("EXTERNALS", options.max_bindings),
-            ("GUESTS", options.max_bindings),
+            ("FLOWS4", options.room.flows),
+            ("FLOWS6", options.room.flows),
+            ("BINDINGS", options.room.bindings),
+            ("EXTERNALS", options.room.bindings),
+            ("GUESTS", options.room.bindings),
             ("COUNTERS", options.max_ports),
             ("PORTS", options.max_ports),
             ("TAGGED", options.max_ports),
