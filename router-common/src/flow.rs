@@ -1,6 +1,7 @@
 //! Flows: one direction each, complete, so that a known flow's packet costs one lookup.
 
 use crate::abi;
+use crate::account::Traffic;
 use crate::net::{Be16, MacPair};
 
 abi! {
@@ -85,18 +86,17 @@ abi! {
     /// One direction of a flow: everything its packets need.
     ///
     /// Never exists without its reverse, whose key is that of the rewritten packet, reversed.
-    pub struct FlowEntry<A>[Ipv4: 96, Ipv6: 120] {
-        /// When a packet was last seen, nanoseconds of the monotonic clock.
-        pub last_seen: u64,
-        /// When the way out was last looked up, nanoseconds of the monotonic clock.
-        pub resolved: u64,
-        /// When the flow was opened, see [`opened_at`](FlowEntry::opened_at).
+    pub struct FlowEntry<A>[Ipv4: 80, Ipv6: 104] {
+        /// When a packet was last seen, see [`tick`].
+        pub last_seen: u32,
+        /// When the way out was last looked up, see [`tick`].
+        pub resolved: u32,
+        /// When the flow was opened, see [`tick`].
         pub opened: u32,
         /// The counter that its packets are added to ([`crate::usage::counter`]).
         pub account: u32,
-        /// Packets forwarded in this direction.
-        pub packets: u64,
-        /// Bytes of IP packets forwarded in this direction.
+        /// What was forwarded in this direction, see [`traffic`](FlowEntry::traffic): bytes of IP packets below
+        /// [`BYTES`](FlowEntry::BYTES), above them how often [`packets`](Self::packets) came round.
         pub bytes: u64,
         /// What a packet becomes.
         pub rewrite: Rewrite<A>,
@@ -107,8 +107,8 @@ abi! {
         /// Interface the flow's packets come in by; in the reply direction the one they are
         /// expected on.
         pub ingress: u32,
-        /// The interface that the flow's packets leave by, whatever the routes say; 0 for any.
-        pub pinned: u32,
+        /// The lower bits of how many packets were forwarded in this direction, see [`traffic`](FlowEntry::traffic).
+        pub packets: u32,
         /// The last acknowledgment number that was seen in this direction, host byte order.
         pub tcp_ack: u32,
         /// TCP flags seen in this direction, as they are in the header (FIN 1, SYN 2, RST 4,
@@ -120,7 +120,7 @@ abi! {
         pub ingress_role: u8,
         /// Which ends the rewrite changes: [`SOURCE`](Self::SOURCE), [`DESTINATION`](Self::DESTINATION);
         /// whose the external port is: [`BOUND`](Self::BOUND); who else looks at the packets:
-        /// [`HELPED`](Self::HELPED).
+        /// [`HELPED`](Self::HELPED); where they leave: [`PINNED`](Self::PINNED).
         pub translation: u8,
     }
 }
@@ -128,7 +128,7 @@ abi! {
 abi! {
     /// A flow being written down: room of the programs' own, one per CPU, since it does not fit
     /// on their stack.
-    pub struct Draft<A>[Ipv4: 112, Ipv6: 160] {
+    pub struct Draft<A>[Ipv4: 96, Ipv6: 144] {
         /// The entry.
         pub entry: FlowEntry<A>,
         /// The reply's key.
@@ -146,13 +146,12 @@ impl<A: Copy> FlowEntry<A> {
             resolved: 0,
             opened: 0,
             account: 0,
-            packets: 0,
             bytes: 0,
             rewrite: Rewrite { src, dst, src_port, dst_port, address_delta: 0, port_delta: 0 },
             next_hop: NextHop::UNKNOWN,
             generation: 0,
             ingress: 0,
-            pinned: 0,
+            packets: 0,
             tcp_ack: 0,
             tcp_flags: 0,
             direction: 0,
@@ -171,23 +170,50 @@ impl<A> FlowEntry<A> {
     pub const BOUND: u8 = 4;
     /// A helper reads along: the protocol opens other connections.
     pub const HELPED: u8 = 8;
+    /// Packets leave by the interface that those of the other direction come in by, if it has a route, whatever the
+    /// routes say.
+    pub const PINNED: u8 = 16;
 
-    /// [`opened`](Self::opened) of one that is opened now: nanoseconds of the monotonic clock by 2^24, which comes
-    /// round after 2.3 years.
+    /// The bits of [`bytes`](Self::bytes) that are bytes: 16 petabytes, and 2^42 packets, before they come round.
+    const BYTES: u64 = (1 << 54) - 1;
+
+    /// Whether the rewrite changes anything.
     #[inline(always)]
-    pub const fn opening_at(now: u64) -> u32 {
-        (now >> OPENED_UNIT) as u32
+    pub const fn is_translated(&self) -> bool {
+        self.translation & (Self::SOURCE | Self::DESTINATION) != 0
     }
 
-    /// When the flow was opened, to 17 ms, nanoseconds of the monotonic clock, which says `now`.
-    pub const fn opened_at(&self, now: u64) -> u64 {
-        let age = Self::opening_at(now).wrapping_sub(self.opened) as u64;
-        ((now >> OPENED_UNIT).saturating_sub(age)) << OPENED_UNIT
+    /// Counts one packet more, of so many bytes.
+    #[inline(always)]
+    pub const fn count(&mut self, bytes: u64) {
+        self.packets = self.packets.wrapping_add(1);
+        let comes_round = if self.packets == 0 { Self::BYTES + 1 } else { 0 };
+        self.bytes = self.bytes.wrapping_add(bytes + comes_round);
+    }
+
+    /// What was forwarded in this direction: packets, and bytes of IP packets.
+    pub const fn traffic(&self) -> Traffic {
+        let rounds = self.bytes / (Self::BYTES + 1);
+        Traffic { packets: rounds << 32 | self.packets as u64, bytes: self.bytes & Self::BYTES }
     }
 }
 
-/// Bits that [`FlowEntry::opened`] leaves out.
-const OPENED_UNIT: u32 = 24;
+/// Bits of the clock that a tick leaves out.
+const TICK: u32 = 24;
+
+/// The clock of entries: nanoseconds of the monotonic clock by 2^24, which is 17 ms, and comes round after 2.3 years.
+#[inline(always)]
+pub const fn tick(now: u64) -> u32 {
+    (now >> TICK) as u32
+}
+
+/// When a [`tick`] of the last year was, to 17 ms, nanoseconds of the monotonic clock, which says `now`. What other CPUs
+/// have seen since `now` was read was now.
+pub const fn instant(tick: u32, now: u64) -> u64 {
+    let age = self::tick(now).wrapping_sub(tick).cast_signed();
+    let age = if age < 0 { 0 } else { age as u64 };
+    ((now >> TICK).saturating_sub(age)) << TICK
+}
 
 /// Which way a flow entry's packets go.
 #[repr(u8)]
@@ -204,16 +230,30 @@ mod tests {
     use super::*;
     use crate::net::Ipv4;
 
+    const SECOND: u64 = 1_000_000_000;
+
     #[test]
-    fn when_a_flow_was_opened_is_known_to_17_ms_even_when_the_clock_comes_round() {
-        let second = 1_000_000_000;
-        for opened in [0, 5 * second, (1 << 56) - second, (1 << 56) + second] {
-            let flow = FlowEntry {
-                opened: FlowEntry::<Ipv4>::opening_at(opened),
-                ..FlowEntry::blank(Ipv4::UNSPECIFIED)
-            };
-            let said = flow.opened_at(opened + 3 * second);
-            assert!(said <= opened && opened - said < 17_000_000, "{said} of {opened}");
+    fn when_something_was_is_known_to_17_ms_even_when_the_clock_comes_round() {
+        for when in [0, 5 * SECOND, (1 << 56) - SECOND, (1 << 56) + SECOND] {
+            for age in [3 * SECOND, 365 * 86_400 * SECOND] {
+                let said = instant(tick(when), when + age);
+                assert!(said <= when && when - said < 17_000_000, "{said} of {when}");
+            }
         }
+    }
+
+    #[test]
+    fn what_was_seen_after_the_clock_was_read_was_now() {
+        let now = 7 * SECOND;
+        assert_eq!(tick(instant(tick(now + SECOND), now)), tick(now));
+    }
+
+    #[test]
+    fn packets_and_bytes_are_counted_beyond_32_bits() {
+        let mut flow = FlowEntry { packets: u32::MAX, bytes: 1 << 53, ..FlowEntry::blank(Ipv4::UNSPECIFIED) };
+        flow.count(60);
+        flow.count(40);
+        let Traffic { packets, bytes } = flow.traffic();
+        assert_eq!((packets, bytes), ((1 << 32) + 1, (1 << 53) + 100));
     }
 }

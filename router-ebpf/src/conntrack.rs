@@ -9,7 +9,7 @@
 //! is what claims its tuple, so a lost race leaves an unused reply, never half a flow and never
 //! two guests behind one tuple.
 
-use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop};
+use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop, tick};
 use router_common::net::{Be16, Ipv4};
 use router_common::policy::NO_LIST;
 use router_common::port::{Local, LocalKey, Role};
@@ -81,7 +81,7 @@ pub fn is_fresh<A>(flow: &FlowEntry<A>, ifindex: u32, now: u64, generation: u32)
     flow.generation == generation
         && flow.translation & FlowEntry::<A>::HELPED == 0
         && flow.next_hop.flags & NextHop::RESOLVED != 0
-        && now.wrapping_sub(flow.resolved) < BELIEVED
+        && tick(now).wrapping_sub(flow.resolved) < tick(BELIEVED)
         && flow.ingress == ifindex
 }
 
@@ -96,7 +96,7 @@ pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Resul
     if !address_is_ours(tables, key, &*flow) {
         return reopen(tables, arrival, &*flow);
     }
-    let next_hop = match route(tables, arrival, flow.rewrite.dst, flow.pinned) {
+    let next_hop = match route(tables, arrival, flow.rewrite.dst, pinned(tables, key, &*flow)) {
         Route::Via(next_hop) => next_hop,
         Route::Refused => return Err(DropReason::RouteRefuses),
         Route::Nowhere if flow.translation & FlowEntry::<A>::DESTINATION != 0 => {
@@ -144,6 +144,15 @@ fn address_is_ours<A: Family, T: Flows<A>>(tables: &T, key: &FlowKey<A>, flow: &
 fn route<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>, dst: A, egress: u32) -> Route {
     let key = &arrival.key;
     tables.route(&RouteQuery { ingress: arrival.ifindex, egress, src: key.src, dst, protocol: key.protocol })
+}
+
+/// The interface that a flow's packets leave by if it has a route there, 0 for any.
+#[inline(always)]
+fn pinned<A: Family, T: Flows<A>>(tables: &T, key: &FlowKey<A>, flow: &FlowEntry<A>) -> u32 {
+    if flow.translation & FlowEntry::<A>::PINNED == 0 {
+        return 0;
+    }
+    tables.flow(&reply_key(key, flow)).map_or(0, |other| other.ingress)
 }
 
 /// The key of the flow's other direction.
@@ -497,7 +506,7 @@ pub fn claim<A: Family, T: Flows<A>>(
     let key = &arrival.key;
     let (src_port, bound) = source.candidate(tables, key, attempt).ok_or(DropReason::NoFreePort)?;
     let src = source.address.unwrap_or(key.src);
-    let (to_source, to_destination) = translations(opening, bound);
+    let (to_source, to_destination) = translations(arrival, opening, bound);
     let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;
     let Draft { entry, reply_key } = &mut *draft;
     *reply_key = FlowKey { src: *dst, dst: src, src_port: *dst_port, dst_port: src_port, ..*key };
@@ -505,8 +514,8 @@ pub fn claim<A: Family, T: Flows<A>>(
     if *reply_key == *key {
         return Ok(Claim::Taken);
     }
-    entry.last_seen = arrival.now;
-    entry.opened = FlowEntry::<A>::opening_at(arrival.now);
+    entry.last_seen = tick(arrival.now);
+    entry.opened = tick(arrival.now);
     entry.account = usage::reverse(opening.account);
     entry.packets = 0;
     entry.bytes = 0;
@@ -518,8 +527,6 @@ pub fn claim<A: Family, T: Flows<A>>(
     entry.resolved = 0;
     entry.generation = arrival.generation;
     entry.ingress = next_hop.ifindex;
-    // Answers leave by the public port that the question came in by (SEMANTICS A.3).
-    entry.pinned = if arrival.role == Role::Public as u8 { arrival.ifindex } else { 0 };
     entry.ingress_role = opening.egress_role;
     entry.direction = Direction::Reply as u8;
     entry.translation = to_destination;
@@ -542,9 +549,8 @@ pub fn claim<A: Family, T: Flows<A>>(
     entry.rewrite = nat::compile(key, Ends { src, dst: *dst, src_port, dst_port: *dst_port });
     entry.account = opening.account;
     entry.next_hop = *next_hop;
-    entry.resolved = arrival.now;
+    entry.resolved = tick(arrival.now);
     entry.ingress = arrival.ifindex;
-    entry.pinned = opening.pinned;
     entry.ingress_role = arrival.role;
     entry.direction = Direction::Original as u8;
     entry.translation = to_source;
@@ -568,9 +574,16 @@ pub fn claim<A: Family, T: Flows<A>>(
 
 /// [`FlowEntry::translation`] of the original direction and of the reply.
 #[inline(always)]
-fn translations<A: Family>(opening: &Opening<A>, bound: bool) -> (u8, u8) {
+fn translations<A: Family>(arrival: &Arrival<A>, opening: &Opening<A>, bound: bool) -> (u8, u8) {
     let both = opening.helped | if bound { FlowEntry::<A>::BOUND } else { 0 };
     let (mut original, mut reply) = (both, both);
+    if opening.pinned != 0 {
+        original |= FlowEntry::<A>::PINNED;
+    }
+    // Answers leave by the public port that the question came in by (SEMANTICS A.3).
+    if arrival.role == Role::Public as u8 {
+        reply |= FlowEntry::<A>::PINNED;
+    }
     if opening.source.is_translated() {
         original |= FlowEntry::<A>::SOURCE;
         reply |= FlowEntry::<A>::DESTINATION;

@@ -115,7 +115,7 @@ fn send<A: Bare, H: Head, T: Flows<A>>(
         return None;
     }
     A::write(&mut head, &flow);
-    if A::TRANSLATED && flow.translation != 0 {
+    if A::TRANSLATED && flow.is_translated() {
         let ends = &flow.rewrite;
         head.store(l4, ends.src_port);
         head.store(l4 + 2, ends.dst_port);
@@ -156,7 +156,7 @@ impl Bare for Ipv4 {
     fn write<H: Head>(head: &mut H, flow: &FlowEntry<Self>) {
         let [ttl, protocol, high, low] = head.load::<u32>(ETHERNET + 8).to_ne_bytes();
         let mut sum = u32::from(!u16::from_ne_bytes([high, low])) + u32::from(checksum::FIRST_BYTE_ONE_LESS);
-        if flow.translation != 0 {
+        if flow.is_translated() {
             head.store(ETHERNET + Self::ADDRESSES, flow.rewrite.src.0);
             head.store(ETHERNET + Self::ADDRESSES + 4, flow.rewrite.dst.0);
             sum += u32::from(flow.rewrite.address_delta);

@@ -24,7 +24,7 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use router_common::account::{COUNTER_SLOTS, COUNTERS_PER_ROW, CounterRow, Hook, Traffic, counter_index};
 use router_common::config::RouterConfig;
-use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
+use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, tick};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
@@ -1016,10 +1016,9 @@ impl<A: FamilyMaps> Flows<A> for Maps {
         // the same moment may count one of them; ports and accounts count exactly.
         unsafe {
             if activity.refreshes {
-                (*flow).last_seen = activity.now;
+                (*flow).last_seen = tick(activity.now);
             }
-            (*flow).packets += 1;
-            (*flow).bytes += activity.bytes as u64;
+            (*flow).count(activity.bytes as u64);
             if activity.tcp_flags & !(*flow).tcp_flags != 0 {
                 (*flow).tcp_flags |= activity.tcp_flags;
             }
@@ -1042,7 +1041,7 @@ impl<A: FamilyMaps> Flows<A> for Maps {
         // packet, while a neighbour's address changes.
         unsafe {
             (*flow).next_hop = next_hop;
-            (*flow).resolved = now;
+            (*flow).resolved = tick(now);
             (*flow).generation = generation;
         }
     }

@@ -415,7 +415,7 @@ pub fn compile<A: Address>(key: &FlowKey<A>, ends: Ends<A>) -> Rewrite<A> {
 /// Makes a packet what its flow says it becomes.
 #[inline(always)]
 pub fn rewrite<A: Header, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &FlowEntry<A>) -> Option<()> {
-    if !A::TRANSLATED || flow.translation == 0 {
+    if !A::TRANSLATED || !flow.is_translated() {
         return Some(());
     }
     if parsed.transport == Transport::IcmpError {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
-use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop};
+use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, tick};
 use router_common::fragment::{Datagram, DatagramKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::nat::{
@@ -562,10 +562,9 @@ impl<A: WorldFamily> Flows<A> for World {
     fn account(&self, flow: &Found<A>, activity: Activity) {
         if let Some(entry) = A::tables(self).flows.borrow_mut().get_mut(&flow.key) {
             if activity.refreshes {
-                entry.last_seen = activity.now;
+                entry.last_seen = tick(activity.now);
             }
-            entry.packets += 1;
-            entry.bytes += activity.bytes as u64;
+            entry.count(activity.bytes as u64);
             entry.tcp_flags |= activity.tcp_flags;
             if activity.tcp_flags & tcp_flags::ACK != 0 {
                 entry.tcp_ack = activity.tcp_ack;
@@ -593,7 +592,7 @@ impl<A: WorldFamily> Flows<A> for World {
 
     fn set_next_hop(&self, flow: &Found<A>, next_hop: NextHop, now: u64, generation: u32) {
         if let Some(entry) = A::tables(self).flows.borrow_mut().get_mut(&flow.key) {
-            (entry.next_hop, entry.resolved, entry.generation) = (next_hop, now, generation);
+            (entry.next_hop, entry.resolved, entry.generation) = (next_hop, tick(now), generation);
         }
     }
 

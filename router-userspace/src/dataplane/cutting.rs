@@ -27,7 +27,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
-use router_common::flow::{Direction, FlowEntry, FlowKey};
+use router_common::flow::{Direction, FlowEntry, FlowKey, instant, tick};
 use router_common::nat::{Expected, ExternalKey};
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::NO_LIST;
@@ -162,7 +162,7 @@ fn was_expected(
     let to = &original.rewrite;
     expected.get(&ExternalKey { external, port, router, protocol, pad: [0; 3] }, 0).is_ok_and(|whom| {
         (whom.peer, whom.guest, whom.port) == (key.src, to.dst, to.dst_port)
-            && original.opened_at(monotonic_now()) < whom.until
+            && instant(original.opened, monotonic_now()) < whom.until
     })
 }
 
@@ -225,7 +225,7 @@ where
         ingress: entry.ingress | CUT,
         // Public ports stand in for each other, these for none.
         ingress_role: Role::Control as u8,
-        last_seen: monotonic_now(),
+        last_seen: tick(monotonic_now()),
         ..entry
     };
     absent_is_fine(flows.insert(key, closed, BPF_EXIST)).context("close a flow")?;

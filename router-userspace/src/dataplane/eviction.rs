@@ -61,7 +61,7 @@ impl Worth {
                 TcpStage::Closing => Some(Self::Closing),
                 TcpStage::Established => None,
             },
-            _ if reply.is_none_or(|reply| reply.packets == 0) => Some(Self::HalfOpen),
+            _ if reply.is_none_or(|reply| reply.traffic().packets == 0) => Some(Self::HalfOpen),
             _ => (silent > timeouts.udp_unanswered).then_some(Self::Silent),
         }
     }
@@ -185,7 +185,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn worth(protocol: u8, original: (u8, u64), reply: (u8, u64), silent: u64) -> Option<Worth> {
+    fn worth(protocol: u8, original: (u8, u32), reply: (u8, u32), silent: u64) -> Option<Worth> {
         let (original, reply) = (seen(original.0, original.1), seen(reply.0, reply.1));
         Worth::of(protocol, &original, Some(&reply), Duration::from_secs(silent), &Timeouts::default())
     }

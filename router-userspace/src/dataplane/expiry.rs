@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
-use router_common::flow::{Direction, FlowEntry, FlowKey};
+use router_common::flow::{Direction, FlowEntry, FlowKey, instant};
 use router_common::nat::ExternalKey;
 use router_common::net::{Address, Ipv4};
 
@@ -63,7 +63,7 @@ impl Timeouts {
                 TcpStage::Established => self.tcp_established,
                 TcpStage::Closing => self.tcp_closing,
             },
-            17 if reply.is_some_and(|reply| reply.packets > 0) => self.udp,
+            17 if reply.is_some_and(|reply| reply.traffic().packets > 0) => self.udp,
             17 => self.udp_unanswered,
             1 | 58 => self.icmp,
             _ => self.other,
@@ -190,7 +190,7 @@ where
             continue;
         }
         let timeout = timeouts.of(key.protocol, entry, other).as_nanos() as u64;
-        let seen = entry.last_seen.max(other.map_or(0, |other| other.last_seen));
+        let seen = last_seen(entry, other, now);
         let silent = now.saturating_sub(seen);
         let idle = Idle { key: *key, reply_key, seen };
         if silent > timeout {
@@ -277,13 +277,19 @@ where
     batch::delete(flows.map(), &originals).context("remove flows")
 }
 
+/// When either direction of a flow last saw a packet, nanoseconds of the monotonic clock, which says `now`.
+pub(super) fn last_seen<A>(entry: &FlowEntry<A>, other: Option<&FlowEntry<A>>, now: u64) -> u64 {
+    let at = |entry: &FlowEntry<A>| instant(entry.last_seen, now);
+    at(entry).max(other.map_or(0, at))
+}
+
 /// Whether an entry has seen a packet since the table was read.
 fn refreshed<A>(flows: &HashMap<MapData, FlowKey<A>, FlowEntry<A>>, key: &FlowKey<A>, seen: u64) -> bool
 where
     FlowKey<A>: Pod,
     FlowEntry<A>: Pod,
 {
-    flows.get(key, 0).is_ok_and(|entry| entry.last_seen > seen)
+    flows.get(key, 0).is_ok_and(|entry| instant(entry.last_seen, monotonic_now()) > seen)
 }
 
 /// The clock that the programs read, nanoseconds.
@@ -304,11 +310,11 @@ pub(super) mod tests {
     pub const ACK: u8 = 16;
 
     /// An entry that has seen these flags and so many packets.
-    pub fn seen(tcp_flags: u8, packets: u64) -> FlowEntry<Ipv4> {
+    pub fn seen(tcp_flags: u8, packets: u32) -> FlowEntry<Ipv4> {
         FlowEntry { packets, tcp_flags, ..FlowEntry::blank(Ipv4::UNSPECIFIED) }
     }
 
-    fn minutes(protocol: u8, original: (u8, u64), reply: (u8, u64)) -> u64 {
+    fn minutes(protocol: u8, original: (u8, u32), reply: (u8, u32)) -> u64 {
         let (original, reply) = (seen(original.0, original.1), seen(reply.0, reply.1));
         Timeouts::default().of(protocol, &original, Some(&reply)).as_secs() / 60
     }

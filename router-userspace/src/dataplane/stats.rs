@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
 use router_common::account::{CounterRow as CounterEntry, Hook, Traffic, counter_index};
-use router_common::flow::{Direction, FlowEntry, FlowKey};
+use router_common::flow::{Direction, FlowEntry, FlowKey, instant};
 use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, OUTCOMES, PuntReason};
 
 use super::cutting::is_cut;
-use super::expiry::monotonic_now;
+use super::expiry::{last_seen, monotonic_now};
 use super::{Dataplane, batch};
 
 /// What became of packets.
@@ -181,7 +181,6 @@ where
     let originals = entries.iter().filter(|(_, entry)| is_flow(entry));
     let record = |(key, entry): (&FlowKey<A>, &FlowEntry<A>)| {
         let reply = entries.get(&reply_key(key, entry));
-        let traffic = |entry: &FlowEntry<A>| Traffic { packets: entry.packets, bytes: entry.bytes };
         let translated = entry.translation & FlowEntry::<A>::SOURCE != 0;
         FlowRecord {
             protocol: key.protocol,
@@ -190,11 +189,11 @@ where
             translated_src: translated.then(|| (to_ip(entry.rewrite.src), entry.rewrite.src_port.get())),
             ingress: entry.ingress,
             egress: entry.next_hop.ifindex,
-            original: traffic(entry),
-            reply: reply.map_or(Traffic { packets: 0, bytes: 0 }, traffic),
+            original: entry.traffic(),
+            reply: reply.map_or(Traffic { packets: 0, bytes: 0 }, FlowEntry::traffic),
             tcp_flags: (entry.tcp_flags, reply.map_or(0, |entry| entry.tcp_flags)),
-            opened: entry.opened_at(now),
-            last_seen: entry.last_seen.max(reply.map_or(0, |entry| entry.last_seen)),
+            opened: instant(entry.opened, now),
+            last_seen: last_seen(entry, reply, now),
         }
     };
     Ok(originals.map(record).collect())
