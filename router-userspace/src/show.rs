@@ -62,6 +62,9 @@ pub struct StatusView {
     /// About how full the fullest table of flows or bindings is, in thousandths; nothing if that is
     /// not known.
     pub flow_table_permille: Option<usize>,
+    /// Room for flow entries of each address family, two a session; nothing if that is not known.
+    #[serde(default)]
+    pub flow_room: Option<usize>,
     /// Flows that made room for others before their time, since the daemon started.
     pub evicted_flows: u64,
     /// Seconds since the last of them; nothing if there were none.
@@ -482,7 +485,11 @@ impl StatusView {
             let _ = writeln!(text, "{} runs, process {pid}, {restarts}{about}.", service.name);
         }
         if let Some(permille) = self.flow_table_permille {
-            let _ = write!(text, "The flow tables are {} % full", permille / 10);
+            let room = self
+                .flow_room
+                .map(|room| format!(" have room for {room} entries each and"))
+                .unwrap_or_default();
+            let _ = write!(text, "The flow tables{room} are {} % full", permille / 10);
         } else {
             text += "Nobody knows how full the flow tables are";
         }

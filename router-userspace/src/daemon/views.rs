@@ -51,6 +51,7 @@ pub fn status(control: &mut Control) -> StatusView {
         ports: control.compiled.links.len(),
         guard: guard.map(|refused| Count { packets: refused.packets, bytes: refused.bytes }),
         flow_table_permille: control.reconciler.backend.programs.fullness().ok(),
+        flow_room: control.reconciler.backend.programs.flow_room().ok(),
         evicted_flows: evictions.flows,
         evicted_seconds_ago: (evictions.flows > 0)
             .then(|| monotonic_now().saturating_sub(evictions.last) / 1_000_000_000),

@@ -164,6 +164,14 @@ impl Dataplane {
         ];
         Ok(usages.into_iter().map(Usage::fullness).max().unwrap_or(0))
     }
+
+    /// Room for flow entries of each address family.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn flow_room(&self) -> Result<usize> {
+        room(self.tables.flows4.map())
+    }
 }
 
 /// How many entries a table has room for.

@@ -41,6 +41,7 @@ fn run(
     let lab = Lab::vpc()?;
     flood::swallow(&lab)?;
     let mut router = Router::start_with_room(&lab, kind.prepare(&lab)?, max_flows)?;
+    assert_eq!(router.show("status")?["flow_room"], max_flows);
     router.apply(&VPC_COMMANDS)?;
     test(&lab, &mut router)
 }
