@@ -133,9 +133,9 @@ pub fn open_udp_ports(from: &Host, to: IpAddr, ports: &str) -> Result<Vec<u16>> 
 
 fn scan(from: &Host, to: IpAddr, how: &str, ports: &str) -> Result<Vec<u16>> {
     let mut command = from.namespace.command("nmap");
-    command.args(["-n", "-Pn", how, "-T5", "--max-retries", "2", "--min-rate", "500", "-p", ports]);
-    // A machine that is busy answers late.
-    command.args(["--initial-rtt-timeout", "500ms", "--max-rtt-timeout", "2s"]);
+    command.args(["-n", "-Pn", how, "-T5", "--max-retries", "3", "--min-rate", "500", "-p", ports]);
+    // A machine that is busy answers late, and now and then not at all for a quarter of a second.
+    command.args(["--min-rtt-timeout", "200ms", "--initial-rtt-timeout", "500ms", "--max-rtt-timeout", "2s"]);
     command.args(to.is_ipv6().then_some("-6")).args(["-oG", "-", &to.to_string()]);
     let output = run_bounded(&mut command, Duration::from_secs(180))?.ok()?;
     // `Host: 203.0.113.31 ()\tPorts: 22/open/tcp//ssh///, 80/closed/tcp//http///\tIgnored ...`
