@@ -94,7 +94,5 @@ fn set_up(size: usize) -> Result<[Duration; 2]> {
     let start = begin.elapsed();
     router.apply(&VPC_COMMANDS[..2])?;
     let applied = tiers::apply(&router, &tiers::aggregate(size))?;
-    // What is left to the namespace's end is taken away long after that, and holds up whoever makes interfaces then.
-    router.xvr(&["remove"])?.ok()?;
     Ok([start, applied])
 }
