@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use aya::maps::MapData;
@@ -37,7 +37,7 @@ pub fn run(scale: Scale, report: &mut Report) -> Result<()> {
             }
             let pid = router.daemon_pid().context("the daemon does not run")?;
             daemon[place].push(of_process(&pid.to_string(), "VmRSS")? as f64 / 1e6);
-            maps[place].push(of_maps(Some(router.namespace().pin_dir()?))? as f64 / 1e6);
+            maps[place].push(of_maps(&router.namespace().pin_dir()?)? as f64 / 1e6);
         }
     }
     report.say(format!("\nmemory\n  {:>11}  {:>18}  {:>18}", "forwardings", "daemon", "maps"));
@@ -90,12 +90,11 @@ pub fn peak_while<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn of_maps(folder: Option<PathBuf>) -> Result<u64> {
-    let Some(folder) = folder else { return Ok(0) };
+fn of_maps(folder: &Path) -> Result<u64> {
     let mut total = 0;
-    for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
+    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let path = entry?.path();
-        total += if path.is_dir() { of_maps(Some(path))? } else { of_map(&path).unwrap_or(0) };
+        total += if path.is_dir() { of_maps(&path)? } else { of_map(&path).unwrap_or(0) };
     }
     Ok(total)
 }

@@ -14,7 +14,7 @@ mod test;
 mod vm;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -117,6 +117,11 @@ fn target_dir() -> PathBuf {
 /// Runs a command with its output shown; its failure is an error that names it.
 fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("run {command:?}"))?;
+    succeeded(command, status)
+}
+
+/// An error unless a command has ended well.
+fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {
     ensure!(status.success(), "{command:?} failed ({status})");
     Ok(())
 }

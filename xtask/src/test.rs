@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{build, setup};
 
@@ -37,8 +37,7 @@ fn run_and_repeat_failures(mut command: Command) -> Result<()> {
     if !failures.lines.is_empty() {
         println!("\nWhat failed, once more:\n{}", failures.lines.join("\n"));
     }
-    ensure!(status.success(), "cargo test: {status}");
-    Ok(())
+    crate::succeeded(&command, status)
 }
 
 /// What the programs of tests print of tests that failed: from `failures:` to the program's result.
