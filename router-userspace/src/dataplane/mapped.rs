@@ -10,6 +10,8 @@ use aya::maps::MapData;
 pub(super) struct Mapped<T> {
     values: NonNull<T>,
     length: usize,
+    /// Its descriptor is in programs that are loaded later.
+    _map: MapData,
 }
 
 // SAFETY: the memory stays mapped until the value is dropped, and whoever takes a pointer of it has to access it
@@ -21,7 +23,7 @@ impl<T: aya::Pod> Mapped<T> {
     ///
     /// # Errors
     /// It may not be mapped, or is shorter.
-    pub(super) fn new(data: &MapData, length: u32) -> io::Result<Self> {
+    pub(super) fn new(map: MapData, length: u32) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8), "the kernel rounds values up to 8 bytes") };
         let length = length as usize;
         // SAFETY: a new mapping of a map that may be mapped; longer than it is the kernel refuses.
@@ -31,12 +33,12 @@ impl<T: aya::Pod> Mapped<T> {
                 length * size_of::<T>(),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                data.fd().as_fd().as_raw_fd(),
+                map.fd().as_fd().as_raw_fd(),
                 0,
             )
         };
         match NonNull::new(memory.cast::<T>()) {
-            Some(values) if memory != libc::MAP_FAILED => Ok(Self { values, length }),
+            Some(values) if memory != libc::MAP_FAILED => Ok(Self { values, length, _map: map }),
             _ => Err(io::Error::last_os_error()),
         }
     }

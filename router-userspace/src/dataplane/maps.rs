@@ -213,7 +213,7 @@ impl Tables {
             expected: HashMap::try_from(map("EXPECTED")?)?,
             syns: HashMap::try_from(map("SYNS")?)?,
             pools: match map("POOLS")? {
-                Map::Array(data) => Pools::map(&data).context("map POOLS into memory")?,
+                Map::Array(data) => Pools::map(data).context("map POOLS into memory")?,
                 other => anyhow::bail!("POOLS is {other:?}, not an array"),
             },
         })

@@ -132,7 +132,7 @@ fn mapped<T: aya::Pod>(
     length: u32,
 ) -> Result<Mapped<T>> {
     match map(name)? {
-        Map::Array(data) => Mapped::new(&data, length).with_context(|| format!("map {name} into memory")),
+        Map::Array(data) => Mapped::new(data, length).with_context(|| format!("map {name} into memory")),
         other => bail!("{name} is {other:?}, not an array"),
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    pub(super) fn map(data: &MapData) -> io::Result<Self> {
+    pub(super) fn map(data: MapData) -> io::Result<Self> {
         Ok(Self { memory: Mapped::new(data, POOLS)? })
     }
 
