@@ -78,6 +78,8 @@ impl NextHop {
     pub const XDP_TARGET: u16 = 2;
     /// The egress port's frames have tags.
     pub const TAGGED: u16 = 4;
+    /// The egress port takes XDP frames in several buffers.
+    pub const MULTI_BUFFER: u16 = 8;
     /// Nothing known yet.
     pub const UNKNOWN: Self = Self { ifindex: 0, macs: MacPair([0; 3]), mtu: 0, flags: 0 };
 }

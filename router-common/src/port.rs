@@ -146,6 +146,8 @@ impl Port {
     pub const WITHOUT_LINK: u8 = 8;
     /// The port's frames are not on the wire as they are ([`Carrier`]).
     pub const TAGGED: u8 = 16;
+    /// The port takes frames that XDP redirects to it also where they are in several buffers.
+    pub const MULTI_BUFFER: u8 = 32;
 }
 
 abi! {

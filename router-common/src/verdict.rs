@@ -175,5 +175,7 @@ reasons! {
         Tunnelled = 105 => "tunnelled",
         /// A frame on a bridge that is for several ports: only TC can copy it.
         Flooded = 106 => "flooded",
+        /// In several buffers, which the way out does not take; or its headers are not in the first.
+        MultiBuffer = 107 => "multi-buffer",
     }
 }

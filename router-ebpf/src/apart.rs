@@ -143,9 +143,9 @@ const NO_CARRIER: u32 = leaving_number(Err(DropReason::RewriteFailed));
 /// [`tags::put_on`] in the XDP program, or [`tunnel::xvr_xdp_put_in`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_give_tags(ctx: *mut xdp_md, ifindex: u32, was_carried: u32) -> u32 {
+pub extern "C" fn xvr_xdp_give_tags(ctx: *mut xdp_md, ifindex: u32, was_carried: u32, beyond: u32) -> u32 {
     match carrier(ifindex) {
-        Some(carrier) if carrier.is_tunnel() => tunnel::xvr_xdp_put_in(ctx, ifindex),
+        Some(carrier) if carrier.is_tunnel() => tunnel::xvr_xdp_put_in(ctx, ifindex, beyond),
         // SAFETY: the program's own context, handed on by it.
         Some(carrier) => give_tags(unsafe { XdpFrame::new(ctx) }, &carrier, was_carried),
         None => NO_CARRIER,
@@ -184,12 +184,12 @@ pub extern "C" fn xvr_xdp_express(ctx: *mut xdp_md, ifindex: u32) -> u64 {
     express::take(&mut frame, &maps, ifindex).map_or(0, Passage::number)
 }
 
-/// A passage in the XDP program: a [`Passage`] as a number.
+/// A passage in the XDP programs: a [`Passage`] as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, ifindex: u32, flag: u32) -> u64 {
+pub extern "C" fn xvr_xdp_pass(ctx: *mut xdp_md, ifindex: u32, flag: u32, beyond: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
+    let (mut frame, maps) = unsafe { (XdpFrame::with_beyond(ctx, beyond), Maps::new(Context::Xdp(ctx))) };
     walk::pass(&mut frame, &maps, ifindex, decided(flag)).number()
 }
 

@@ -79,6 +79,9 @@ fn verdict<P: Packet, T: Bridges>(
     if is_early && out.flags & Port::XDP_TARGET == 0 {
         return Ok(Verdict::Defer(DeferReason::EgressWithoutXdp));
     }
+    if packet.beyond() > 0 && out.flags & Port::MULTI_BUFFER == 0 {
+        return Ok(Verdict::Defer(DeferReason::MultiBuffer));
+    }
     match length > out.mtu as usize {
         false => Ok(Verdict::Forward { ifindex: ifindex_out, neighbour: Neighbour::Tagged }),
         true if is_early => Ok(Verdict::Defer(DeferReason::Oversize)),

@@ -3,7 +3,7 @@
 //! It decides nothing. What it takes, the steps ([`walk::pass`](crate::walk::pass)) would send as it does, with the same
 //! bytes and the same counts, or leave to the slow path just so, where there is no such flow yet. Everything else it
 //! leaves to them, untouched. In XDP alone: in TC a frame may be one of many
-//! packets, or have its checksum finished later.
+//! packets, or have its checksum finished later; and of frames in one buffer alone.
 
 use router_common::account::Hook;
 use router_common::flow::{FlowEntry, FlowKey, NextHop};
@@ -21,11 +21,13 @@ use crate::{checksum, conntrack, forward};
 
 /// Length of a TCP header, which is longer than UDP's.
 const TRANSPORT: usize = 20;
+/// What may be true of a way out or not: frames get their tags later, and these are in one buffer.
+const ANYHOW: u16 = NextHop::TAGGED | NextHop::MULTI_BUFFER;
 
 /// Sends a frame on its way, if it is such a one.
 #[inline(always)]
 pub fn take<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Option<Passage> {
-    if packet.hook() != Hook::Xdp {
+    if packet.hook() != Hook::Xdp || packet.beyond() > 0 {
         return None;
     }
     let lane = tables.lane(ifindex)?;
@@ -109,7 +111,7 @@ fn send<A: Bare, H: Head, T: Flows<A>>(
     // A turn in a connection's life is for the steps to see.
     if tcp_flags & (tcp_flags::SYN | tcp_flags::RST) != 0
         || !conntrack::is_fresh(&*flow, ifindex, now, generation)
-        || flow.next_hop.flags & !NextHop::TAGGED != NextHop::RESOLVED | NextHop::XDP_TARGET
+        || flow.next_hop.flags & !ANYHOW != NextHop::RESOLVED | NextHop::XDP_TARGET
         || length > usize::from(flow.next_hop.mtu)
     {
         return None;

@@ -29,10 +29,11 @@ pub fn for_port(next_hop: NextHop, egress: &Port) -> NextHop {
         next_hop.mtu
     };
     let xdp = if egress.flags & Port::XDP_TARGET != 0 { NextHop::XDP_TARGET } else { 0 };
+    let buffers = if egress.flags & Port::MULTI_BUFFER != 0 { NextHop::MULTI_BUFFER } else { 0 };
     let tagged = if egress.flags & Port::TAGGED != 0 { NextHop::TAGGED } else { 0 };
     // Where there is no link layer there is nobody to be asked for.
     let resolved = if egress.flags & Port::WITHOUT_LINK != 0 { NextHop::RESOLVED } else { 0 };
-    NextHop { mtu, flags: next_hop.flags | xdp | tagged | resolved, ..next_hop }
+    NextHop { mtu, flags: next_hop.flags | xdp | buffers | tagged | resolved, ..next_hop }
 }
 
 /// Both in one.

@@ -13,7 +13,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{
     bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
     bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
-    bpf_xdp_adjust_head,
+    bpf_xdp_adjust_head, bpf_xdp_get_buff_len,
 };
 use router_common::account::Hook;
 use router_common::net::Be16;
@@ -174,19 +174,66 @@ fn blur(offset: usize, unknown: usize) -> usize {
     opaque(opaque(offset ^ unknown) ^ unknown)
 }
 
-/// A frame in the XDP program.
+/// A frame in the XDP programs.
 pub struct XdpFrame {
     ctx: *mut xdp_md,
     raw: Raw,
+    beyond: Beyond,
+}
+
+/// How many bytes of a frame are in further buffers than the first.
+enum Beyond {
+    /// So many.
+    Known(u32),
+    /// The kernel is asked each time: the program for such frames has no room left on its stack to keep it.
+    Asked,
 }
 
 impl XdpFrame {
+    /// A frame in one buffer; or one whose length does not matter.
+    ///
     /// # Safety
     /// `ctx` is the program's own context.
     #[inline(always)]
     pub unsafe fn new(ctx: *mut xdp_md) -> Self {
+        // SAFETY: see above.
+        unsafe { Self::with_beyond(ctx, 0) }
+    }
+
+    /// A frame with so many bytes in further buffers.
+    ///
+    /// # Safety
+    /// `ctx` is the program's own context.
+    #[inline(always)]
+    pub unsafe fn with_beyond(ctx: *mut xdp_md, beyond: u32) -> Self {
         // SAFETY: the context is valid for the program's run, see above.
-        unsafe { Self { ctx, raw: Raw::new((*ctx).data as usize, (*ctx).data_end as usize) } }
+        let raw = unsafe { Raw::new((*ctx).data as usize, (*ctx).data_end as usize) };
+        Self { ctx, raw, beyond: Beyond::Known(beyond) }
+    }
+
+    /// A frame in as many buffers as the kernel says.
+    ///
+    /// # Safety
+    /// `ctx` is the program's own context.
+    #[inline(always)]
+    pub unsafe fn in_buffers(ctx: *mut xdp_md) -> Self {
+        // SAFETY: see above.
+        Self { beyond: Beyond::Asked, ..unsafe { Self::new(ctx) } }
+    }
+
+    /// How many bytes are in the first buffer. LLVM must not add to the end before it subtracts the start: the kernel
+    /// refuses that.
+    #[inline(always)]
+    fn linear(&self) -> usize {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { opaque((*self.ctx).data_end as usize - (*self.ctx).data as usize) }
+    }
+
+    /// How many bytes are in all of them.
+    #[inline(always)]
+    fn whole(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as usize }
     }
 
     /// The same after what may have moved it.
@@ -226,7 +273,18 @@ impl Packet for XdpFrame {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        self.raw.end - self.raw.start
+        match self.beyond {
+            Beyond::Known(beyond) => self.linear() + beyond as usize,
+            Beyond::Asked => self.whole(),
+        }
+    }
+
+    #[inline(always)]
+    fn beyond(&self) -> usize {
+        match self.beyond {
+            Beyond::Known(beyond) => beyond as usize,
+            Beyond::Asked => self.whole() - self.linear(),
+        }
     }
 
     #[inline(always)]

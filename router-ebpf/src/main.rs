@@ -9,7 +9,7 @@ mod frame;
 mod maps;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_md};
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -25,8 +25,21 @@ use crate::maps::{Context, Maps};
 #[xdp]
 pub fn xvr_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the program's own context.
-    let (mut frame, maps, ifindex) =
-        unsafe { (XdpFrame::new(ctx.ctx), Maps::new(Context::Xdp(ctx.ctx)), (*ctx.ctx).ingress_ifindex) };
+    early(ctx.ctx, unsafe { XdpFrame::new(ctx.ctx) })
+}
+
+/// The same for drivers that give it frames in several buffers: only such a program is given any. In the stack the kernel
+/// loses what it redirects, so it is for drivers alone.
+#[xdp(frags)]
+pub fn xvr_xdp_frags(ctx: XdpContext) -> u32 {
+    // SAFETY: the program's own context.
+    early(ctx.ctx, unsafe { XdpFrame::in_buffers(ctx.ctx) })
+}
+
+#[inline(always)]
+fn early(ctx: *mut xdp_md, mut frame: XdpFrame) -> u32 {
+    // SAFETY: the program's own context.
+    let (maps, ifindex) = unsafe { (Maps::new(Context::Xdp(ctx)), (*ctx).ingress_ifindex) };
     match walk(&mut frame, &maps, ifindex).passage.verdict() {
         // SAFETY: no pointers.
         Verdict::Forward { ifindex, .. } => unsafe { bpf_redirect(ifindex, 0) as u32 },

@@ -819,12 +819,14 @@ impl World for Maps {
     #[inline(always)]
     fn take_out<P: Packet>(
         &self,
-        _packet: &mut P,
+        packet: &mut P,
         ifindex: u32,
         had_tags: bool,
     ) -> Result<Opened, DropReason> {
         tunnel::opened(match self.ctx {
-            Context::Xdp(ctx) => apart::xvr_xdp_take_out(ctx, ifindex, had_tags.into()),
+            Context::Xdp(ctx) => {
+                apart::xvr_xdp_take_out(ctx, ifindex, had_tags.into(), packet.beyond() as u32)
+            }
             Context::Tc(skb) => apart::xvr_tc_take_out(skb, ifindex, had_tags.into()),
             Context::Absent => 0,
         })
@@ -833,12 +835,14 @@ impl World for Maps {
     #[inline(always)]
     fn give_tags<P: Packet>(
         &self,
-        _packet: &mut P,
+        packet: &mut P,
         ifindex: u32,
         was_carried: bool,
     ) -> Result<Leaving, DropReason> {
         tunnel::leaving(match self.ctx {
-            Context::Xdp(ctx) => apart::xvr_xdp_give_tags(ctx, ifindex, was_carried.into()),
+            Context::Xdp(ctx) => {
+                apart::xvr_xdp_give_tags(ctx, ifindex, was_carried.into(), packet.beyond() as u32)
+            }
             Context::Tc(skb) => apart::xvr_tc_give_tags(skb, ifindex, was_carried.into()),
             Context::Absent => 0,
         })
@@ -851,25 +855,29 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn bridge<P: Packet>(&self, _packet: &mut P, ifindex: u32) -> Passage {
+    fn bridge<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Passage {
         Passage::from_number(match self.ctx {
-            Context::Xdp(ctx) => apart::xvr_xdp_bridge(ctx, ifindex),
+            Context::Xdp(ctx) => apart::xvr_xdp_bridge(ctx, ifindex, packet.beyond() as u32),
             Context::Tc(skb) => apart::xvr_tc_bridge(skb, ifindex),
             Context::Absent => 0,
         })
     }
 
     #[inline(always)]
-    fn express<P: Packet>(&self, _packet: &mut P, ifindex: u32) -> Option<Passage> {
+    fn express<P: Packet>(&self, packet: &mut P, ifindex: u32) -> Option<Passage> {
         let Context::Xdp(ctx) = self.ctx else { return None };
+        // It is not told how many bytes are in other buffers: that would cost every frame.
+        if packet.beyond() > 0 {
+            return None;
+        }
         Some(apart::xvr_xdp_express(ctx, ifindex)).filter(|number| *number != 0).map(Passage::from_number)
     }
 
     #[inline(always)]
-    fn pass<P: Packet>(&self, _packet: &mut P, ifindex: u32, decided: Decided) -> Passage {
+    fn pass<P: Packet>(&self, packet: &mut P, ifindex: u32, decided: Decided) -> Passage {
         let decided = decided as u32;
         Passage::from_number(match self.ctx {
-            Context::Xdp(ctx) => apart::xvr_xdp_pass(ctx, ifindex, decided),
+            Context::Xdp(ctx) => apart::xvr_xdp_pass(ctx, ifindex, decided, packet.beyond() as u32),
             Context::Tc(skb) => apart::xvr_tc_pass(skb, ifindex, decided),
             Context::Absent => 0,
         })

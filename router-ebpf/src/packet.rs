@@ -34,7 +34,8 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 /// Length of the two addresses that a frame begins with.
 const ADDRESSES: usize = 12;
 
-/// Bytes that [`Packet::read`] and [`Packet::write`] take.
+/// Bytes that [`Packet::read`] and [`Packet::write`] take; enough for options, extension headers and the packet inside an
+/// ICMP error.
 pub const ROOM: usize = 256;
 
 /// The first bytes of a frame, as many as were asked for: within them nothing can fail.
@@ -55,8 +56,19 @@ pub trait Packet {
     /// Which program has the frame.
     fn hook(&self) -> Hook;
 
-    /// Length of the frame in bytes, Ethernet header included.
+    /// Length of the frame in bytes, Ethernet header included, in whatever buffers it is.
     fn length(&self) -> usize;
+
+    /// How many of its bytes are in further buffers, where nothing is read or written in place, nor brought nearer.
+    fn beyond(&self) -> usize {
+        0
+    }
+
+    /// Whether every header that is looked at lies in the first buffer, as far as the frame has it.
+    #[inline(always)]
+    fn has_headers(&self) -> bool {
+        self.beyond() == 0 || self.load::<u8>(ROOM - 1).is_some()
+    }
 
     /// Reads a value at an offset; `None` beyond the frame's (linear) end.
     fn load<T: Plain>(&self, offset: usize) -> Option<T>;
@@ -158,6 +170,7 @@ pub struct ChecksumPatch {
 pub struct SliceFrame<'a> {
     bytes: &'a mut [u8],
     length: usize,
+    beyond: usize,
     hook: Hook,
     outer: [u8; OUTER],
 }
@@ -166,12 +179,17 @@ impl<'a> SliceFrame<'a> {
     /// A frame as a hook would see it.
     pub fn new(bytes: &'a mut [u8], hook: Hook) -> Self {
         let length = bytes.len();
-        Self { bytes, length, hook, outer: [0; OUTER] }
+        Self::with_room(bytes, length, hook)
     }
 
     /// The same with room behind it to grow, of which so much is the frame.
     pub fn with_room(bytes: &'a mut [u8], length: usize, hook: Hook) -> Self {
-        Self { bytes, length, hook, outer: [0; OUTER] }
+        Self { bytes, length, beyond: 0, hook, outer: [0; OUTER] }
+    }
+
+    /// A frame's first buffer, with so many bytes of it in others.
+    pub fn first_buffer(bytes: &'a mut [u8], beyond: usize, hook: Hook) -> Self {
+        Self { beyond, ..Self::new(bytes, hook) }
     }
 
     fn frame(&self) -> &[u8] {
@@ -210,7 +228,11 @@ impl Packet for SliceFrame<'_> {
     }
 
     fn length(&self) -> usize {
-        self.length
+        self.length + self.beyond
+    }
+
+    fn beyond(&self) -> usize {
+        self.beyond
     }
 
     fn load<T: Plain>(&self, offset: usize) -> Option<T> {

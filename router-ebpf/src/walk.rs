@@ -218,6 +218,10 @@ fn steps<P: Packet, T: World>(
     decided: Decided,
     noted: &mut Noted,
 ) -> Result<End, DropReason> {
+    if !packet.has_headers() {
+        noted.slot = tables.port(ifindex).map_or(0, |port| port.slot);
+        return Ok(Verdict::Defer(DeferReason::MultiBuffer).into());
+    }
     let ethertype = parse::ethertype(packet)?;
     let Some(port) = tables.port(ifindex) else {
         if decided == Decided::No {
@@ -410,6 +414,9 @@ fn obstacle<A: Family, P: Packet>(
         }
         if next_hop.flags & NextHop::XDP_TARGET == 0 {
             return Ok(Some(Verdict::Defer(DeferReason::EgressWithoutXdp)));
+        }
+        if packet.beyond() > 0 && next_hop.flags & NextHop::MULTI_BUFFER == 0 {
+            return Ok(Some(Verdict::Defer(DeferReason::MultiBuffer)));
         }
         if size > usize::from(next_hop.mtu) {
             return Ok(Some(Verdict::Defer(DeferReason::Oversize)));

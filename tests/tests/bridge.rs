@@ -4,6 +4,8 @@ use router_common::account::Hook;
 use router_common::bridge::{FdbEntry, FdbKey};
 use router_common::port::{Carrier, Port, Role, TagKey};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
+use router_ebpf::packet::SliceFrame;
+use router_ebpf::walk::walk;
 use router_tests::host::{HostRouter, ifindex, port};
 use router_tests::packet::{Frame, Payload};
 use router_tests::scenario::{Nic, Router};
@@ -186,6 +188,17 @@ fn xdp_leaves_what_it_cannot_send_and_sums_that_may_be_unfinished() {
     router.world.ports.borrow_mut().get_mut(&32).expect("a port").flags &= !Port::XDP_TARGET;
     let (outcome, ..) = send(&mut router, 100, &frame(BOB, ANN));
     assert_eq!(outcome, DeferReason::EgressWithoutXdp.outcome());
+    let mut router = acquainted(Hook::Xdp);
+    for (flags, expected) in [(0, DeferReason::MultiBuffer.outcome()), (Port::MULTI_BUFFER, FORWARDED)] {
+        let mut ports = router.world.ports.borrow_mut();
+        let port = ports.get_mut(&32).expect("a port");
+        (port.mtu, port.flags) = (9000, port.flags | flags);
+        drop(ports);
+        let mut first = tagged(&[frame(BOB, ANN), vec![0; 1000]].concat(), &[(VLAN, 100)]);
+        let mut packet = SliceFrame::first_buffer(&mut first, 7000, Hook::Xdp);
+        let walked = walk(&mut packet, &router.world, ifindex(Nic::Tier1));
+        assert_eq!(walked.passage.outcome(), expected);
+    }
     router.world.ports.borrow_mut().get_mut(&31).expect("a port").flags |= Port::PARTIAL_CHECKSUMS;
     let (outcome, ..) = send(&mut router, 100, &frame(BOB, ANN));
     assert_eq!(outcome, DeferReason::PartialChecksum.outcome());

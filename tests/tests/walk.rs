@@ -7,8 +7,10 @@ use router_common::nat::pool_index;
 use router_common::port::{Carrier, Port, TagKey};
 use router_common::usage::{Course, counter};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED};
+use router_ebpf::packet::SliceFrame;
 use router_ebpf::ports::PortPool;
 use router_ebpf::tables::{Route, Tables};
+use router_ebpf::walk::walk;
 use router_tests::host::{HostRouter, ifindex};
 use router_tests::packet::{Frame, Payload, read};
 use router_tests::scenario::{Nic, PUBLIC, Router, host_mac, scenarios};
@@ -42,6 +44,67 @@ fn a_full_table_refuses_new_flows_and_leaves_known_ones_alone() {
     router.world.capacity.set(3);
     assert_eq!(router.send(Nic::Tier1, &datagram("10.1.1.50", 5001)).outcome, full);
     assert_eq!(router.world.v4.flows.borrow().len(), 2);
+}
+
+/// A guest's datagram of 8,000 bytes.
+fn long_datagram(src: &str) -> Vec<u8> {
+    let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+    let frame = Frame::new(macs, src, "192.0.2.9", Payload::Udp { src: 5000, dst: 53 });
+    Frame { data: vec![0x55; 8000], ..frame }.bytes()
+}
+
+#[test]
+fn of_frames_in_several_buffers_xdp_sends_those_that_their_way_out_takes() {
+    let router = HostRouter::new(Hook::Xdp);
+    let takes = |flags: u8| {
+        let mut ports = router.world.ports.borrow_mut();
+        for nic in [Nic::Tier1, Nic::Public] {
+            let port = ports.get_mut(&ifindex(nic)).expect("a port");
+            (port.mtu, port.flags) = (9000, Port::XDP_TARGET | flags);
+        }
+    };
+    let larger = |router: &HostRouter| {
+        for (.., route) in router.world.v4.routes.borrow_mut().iter_mut() {
+            if let Route::Via(next_hop) = route {
+                next_hop.mtu = 9000;
+            }
+        }
+    };
+    larger(&router);
+    let send = |src: &str, first: usize| {
+        let mut bytes = long_datagram(src);
+        let mut buffer = bytes.drain(..first).collect::<Vec<u8>>();
+        let mut packet = SliceFrame::first_buffer(&mut buffer, bytes.len(), Hook::Xdp);
+        let outcome = walk(&mut packet, &router.world, ifindex(Nic::Tier1)).passage.outcome();
+        (outcome, [buffer, bytes].concat())
+    };
+    let deferred = DeferReason::MultiBuffer.outcome();
+    takes(0);
+    assert_eq!(send("10.1.1.50", 3000), (deferred, long_datagram("10.1.1.50")));
+    takes(Port::MULTI_BUFFER);
+    // Of another flow, and then of the same: the first and the later packets, as they are in one buffer.
+    for _ in 0..2 {
+        let whole = HostRouter::new(Hook::Xdp);
+        whole.world.ports.replace(router.world.ports.borrow().clone());
+        larger(&whole);
+        let mut expected = long_datagram("10.1.1.51");
+        let mut packet = SliceFrame::new(&mut expected, Hook::Xdp);
+        let outcome = walk(&mut packet, &whole.world, ifindex(Nic::Tier1)).passage.outcome();
+        let (sent, bytes) = send("10.1.1.51", 3000);
+        assert_eq!((sent, outcome), (FORWARDED, FORWARDED));
+        // The external port is another one.
+        assert_eq!(read(&bytes).ends, read(&expected).ends);
+        assert!(read(&bytes).sums_hold);
+    }
+    // Headers that cannot be looked at, and a frame that is shorter than it says.
+    for first in [12, 60, 255] {
+        assert_eq!(send("10.1.1.51", first), (deferred, long_datagram("10.1.1.51")), "{first}");
+    }
+    let mut bytes = long_datagram("10.1.1.51");
+    bytes.truncate(3000);
+    let mut packet = SliceFrame::first_buffer(&mut bytes, 4000, Hook::Xdp);
+    let outcome = walk(&mut packet, &router.world, ifindex(Nic::Tier1)).passage.outcome();
+    assert_eq!(outcome, DropReason::Truncated.outcome());
 }
 
 #[test]

@@ -12,9 +12,9 @@ use crate::maps::{Context, Maps, member};
 /// [`bridge::pass`] in the XDP program: a [`Passage`](router_ebpf::passage::Passage) as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_bridge(ctx: *mut xdp_md, ifindex: u32) -> u64 {
+pub extern "C" fn xvr_xdp_bridge(ctx: *mut xdp_md, ifindex: u32, beyond: u32) -> u64 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
+    let (mut frame, maps) = unsafe { (XdpFrame::with_beyond(ctx, beyond), Maps::new(Context::Xdp(ctx))) };
     bridge::pass(&mut frame, &maps, ifindex).number()
 }
 

@@ -35,9 +35,9 @@ const GONE: u32 = leaving_number(Ok(Leaving::Gone));
 /// [`take_out`] in the XDP program: an [`Opened`](router_ebpf::tunnel::Opened) as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_take_out(ctx: *mut xdp_md, ifindex: u32, had_tags: u32) -> u32 {
+pub extern "C" fn xvr_xdp_take_out(ctx: *mut xdp_md, ifindex: u32, had_tags: u32, beyond: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
+    let (mut frame, maps) = unsafe { (XdpFrame::with_beyond(ctx, beyond), Maps::new(Context::Xdp(ctx))) };
     note(opened_number(take_out(&mut frame, &maps, ifindex)), had_tags)
 }
 
@@ -64,9 +64,9 @@ fn note(opened: u32, had_tags: u32) -> u32 {
 /// [`put_in`] in the XDP program: a [`Leaving`] as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xvr_xdp_put_in(ctx: *mut xdp_md, ifindex: u32) -> u32 {
+pub extern "C" fn xvr_xdp_put_in(ctx: *mut xdp_md, ifindex: u32, beyond: u32) -> u32 {
     // SAFETY: the program's own context, handed on by it.
-    let (mut frame, maps) = unsafe { (XdpFrame::new(ctx), Maps::new(Context::Xdp(ctx))) };
+    let (mut frame, maps) = unsafe { (XdpFrame::with_beyond(ctx, beyond), Maps::new(Context::Xdp(ctx))) };
     let Some(mut room) = outer() else { return NO_ROOM };
     leaving_number(put_in(&mut frame, &maps, ifindex, &mut room))
 }
