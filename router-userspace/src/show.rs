@@ -170,7 +170,7 @@ pub struct PortView {
     /// The VXLAN network that it is, if it is one.
     #[serde(default)]
     pub vxlan: Option<VxlanView>,
-    /// What is in front of the TC program: `xdp`, `xdp-generic`, or `tc` for nothing.
+    /// What is in front of the TC program: `xdp`, `xdp-multi-buffer`, `xdp-generic`, or `tc` for nothing.
     pub attach: String,
     /// Why.
     pub reason: String,

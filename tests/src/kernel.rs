@@ -80,6 +80,8 @@ pub struct KernelRouter {
     dataplane: Dataplane,
     hook: Hook,
     is_behind_xdp: bool,
+    /// The program that stands for XDP.
+    xdp: &'static str,
     ifindexes: BTreeMap<u8, u32>,
     pin_dir: PathBuf,
     /// For flow entries and bindings.
@@ -110,6 +112,22 @@ impl KernelRouter {
         let mut router = Self::new(Hook::Tc)?;
         router.is_behind_xdp = true;
         Ok(router)
+    }
+
+    /// The same by the XDP program for drivers that hand over frames in several buffers.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn multi_buffer() -> Result<Self> {
+        let mut router = Self::new(Hook::Xdp)?;
+        router.xdp = "xvr_xdp_frags";
+        router.xdp()?.load()?;
+        Ok(router)
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        let program = self.dataplane.ebpf().program_mut(self.xdp);
+        Ok(program.with_context(|| format!("no {}", self.xdp))?.try_into()?)
     }
 
     /// The same with room for so many flow entries and bindings.
@@ -146,6 +164,7 @@ impl KernelRouter {
             dataplane,
             hook,
             is_behind_xdp: false,
+            xdp: "xvr_xdp",
             ifindexes,
             pin_dir,
             room,
@@ -282,7 +301,7 @@ impl KernelRouter {
         let ifindex = self.ifindexes[&(nic as u8)];
         // A first fragment's buffer is used for those that waited for it.
         let mut out = vec![0; frame.len().max(size_of::<Held>()) + 256];
-        let ebpf = self.dataplane.ebpf();
+        let name = self.xdp;
         let mut options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
         options.attrs = TestRunAttrs::new();
@@ -292,14 +311,15 @@ impl KernelRouter {
                 let fields = [0, frame.len() as u32, 0, ifindex, 0, 0];
                 let context: Vec<u8> = fields.iter().flat_map(|field| field.to_ne_bytes()).collect();
                 options.ctx_in = Some(&context);
-                let program: &mut Xdp = ebpf.program_mut("xvr_xdp").context("no xvr_xdp")?.try_into()?;
-                program.test_run(options).context("run xvr_xdp")?
+                let program = self.xdp()?;
+                program.test_run(options).with_context(|| format!("run {name}"))?
             }
             Hook::Tc => {
                 // struct __sk_buff: ifindex is its eleventh field.
                 let mut context = vec![0; 192];
                 context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
                 options.ctx_in = Some(&context);
+                let ebpf = self.dataplane.ebpf();
                 let program: &mut SchedClassifier =
                     ebpf.program_mut("xvr_tc").context("no xvr_tc")?.try_into()?;
                 program.test_run(options).context("run xvr_tc")?

@@ -1,5 +1,7 @@
 //! What a test needs of the machine, and what happens when it is not there.
 
+use aya::util::KernelVersion;
+
 use crate::clients;
 
 /// May a test that makes namespaces and runs these programs do so? If not, prints why it is
@@ -20,4 +22,9 @@ pub fn are_met(programs: &[&str]) -> bool {
     assert!(!must_run, "cannot run this test: {reason}");
     eprintln!("SKIPPED: {reason}");
     false
+}
+
+/// Whether the kernel tells which NICs take XDP frames in several buffers, and sends such to them (6.3 and later).
+pub fn sends_several_buffers() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 3, 0))
 }

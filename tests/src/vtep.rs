@@ -29,6 +29,8 @@ pub const VTEPS: [&str; 3] = ["192.0.2.11", "192.0.2.12", "198.18.0.13"];
 pub const NETWORKS: [(u32, u8); 2] = [(100, 5), (200, 6)];
 /// What an IP packet may be long inside.
 pub const MTU: u16 = 1450;
+/// The same, where all take jumbo frames.
+pub const JUMBO_MTU: u16 = 9000;
 
 /// The hosts, until they are dropped.
 #[derive(Debug)]
@@ -90,6 +92,31 @@ impl Overlay {
             overlay.behind_bridge(lab, name, vtep, vni, octet, last)?;
         }
         Ok(overlay)
+    }
+
+    /// Has the router's NIC, the first two hosts, `red` and `blue` take packets of [`JUMBO_MTU`] inside, with finished
+    /// checksums, and the wire take XDP frames.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn take_jumbo_frames(&self, lab: &Lab) -> Result<()> {
+        let outside = JUMBO_MTU + 50;
+        let set = |namespace: &Namespace, devices: &[&str], mtu: u16| {
+            let line = |device: &&str| format!("link set {device} mtu {mtu}\n");
+            namespace.ip(&devices.iter().map(line).collect::<String>())
+        };
+        let [first, second, _] = &self.vteps;
+        set(&lab.wire, &["u-router", "u-vtep1", "u-vtep2", "under"], outside)?;
+        set(&lab.router, &[UNDERLAY], outside)?;
+        for vtep in [first, second] {
+            set(vtep, &["eth0"], outside)?;
+        }
+        set(second, &["vx200", "g-blue", "br200"], JUMBO_MTU)?;
+        for station in ["red", "blue"].map(|name| &self.host(name).namespace) {
+            set(station, &["eth0"], JUMBO_MTU)?;
+            station.run("ethtool", &["-K", "eth0", "tx", "off", "tso", "off", "gso", "off"])?;
+        }
+        lab.wire.run("ethtool", &["-K", "u-router", "gro", "on"]).map(drop)
     }
 
     /// A station by its name.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use router_common::account::Hook;
 use router_common::config::RouterConfig;
 use router_common::verdict::{DropReason, FORWARDED};
@@ -18,9 +19,9 @@ use router_userspace::dataplane::{MAX_BINDINGS, PoolUse, Room, Timeouts};
 /// limit is a million, but a start waits for them. A jump shows here before it hurts.
 const BUDGET: u32 = 400_000;
 
-fn scenarios_hold(hook: Hook) {
+fn scenarios_hold(hook: Hook, router: fn() -> Result<KernelRouter>) {
     in_new_namespace(move || {
-        let mut router = KernelRouter::new(hook).expect("the programs load");
+        let mut router = router().expect("the programs load");
         for (name, scenario) in scenarios(hook) {
             println!("{}: {name}", hook.label());
             router.forget_flows().expect("flows can be removed");
@@ -32,24 +33,31 @@ fn scenarios_hold(hook: Hook) {
 #[test]
 fn every_scenario_holds_in_the_xdp_program() {
     if needs::are_met(&["ip"]) {
-        scenarios_hold(Hook::Xdp);
+        scenarios_hold(Hook::Xdp, || KernelRouter::new(Hook::Xdp));
+    }
+}
+
+#[test]
+fn every_scenario_holds_in_the_xdp_program_for_several_buffers() {
+    if needs::are_met(&["ip"]) {
+        scenarios_hold(Hook::Xdp, KernelRouter::multi_buffer);
     }
 }
 
 #[test]
 fn every_scenario_holds_in_the_tc_program() {
     if needs::are_met(&["ip"]) {
-        scenarios_hold(Hook::Tc);
+        scenarios_hold(Hook::Tc, || KernelRouter::new(Hook::Tc));
     }
 }
 
 #[test]
-fn the_verifier_accepts_both_programs_within_the_budget() {
+fn the_verifier_accepts_all_programs_within_the_budget() {
     if !needs::are_met(&["ip"]) {
         return;
     }
     in_new_namespace(|| {
-        let mut router = KernelRouter::new(Hook::Xdp).expect("the programs load");
+        let mut router = KernelRouter::multi_buffer().expect("the programs load");
         for (name, instructions) in router.dataplane().verified_instructions().expect("the kernel tells") {
             println!("{name}: {instructions} verified instructions");
             assert!(instructions < BUDGET, "{name} costs the verifier {instructions} instructions");

@@ -346,6 +346,32 @@ fn programs_of_an_earlier_daemon_are_replaced_and_a_fallback_stands() {
 }
 
 #[test]
+fn the_program_for_several_buffers_is_there_before_a_larger_mtu_and_as_long_as_it() {
+    let mut system = bare();
+    let mut desired = Compiled::default();
+    add_port(&mut desired, GUEST, Role::Guest, &[]);
+    let mut steps = |front, mtu, now, asked| {
+        let attachment = Attachment { front, may_fall_back: false, reason: String::new() };
+        desired.attachments.insert(GUEST, attachment);
+        desired.links.get_mut(&GUEST).unwrap().mtu = Some(mtu);
+        system.attachments.insert(GUEST, ObservedAttachment { front: now, asked: Some(asked) });
+        let plan = Plan::between(&desired, &system);
+        let step = |change: &Change| match change {
+            Change::Attach(..) => Some("attach"),
+            Change::Mtu(..) => Some("MTU"),
+            _ => None,
+        };
+        plan.changes.iter().filter_map(step).collect::<Vec<_>>()
+    };
+    let (one, several) = (Front::NativeXdp, Front::MultiBufferXdp);
+    assert_eq!(steps(several, 9000, one, one), ["attach", "MTU"]);
+    assert_eq!(steps(one, 1400, several, several), ["MTU", "attach"]);
+    // The driver has refused the one and taken the other: so it stays.
+    assert_eq!(steps(one, 1400, several, one), ["MTU"]);
+    assert_eq!(steps(several, 9000, one, several), ["MTU"]);
+}
+
+#[test]
 fn one_step_that_fails_once_is_made_up_for() {
     let changes = run(Reconciler::new(Memory::new(|_| false)).plan(&router())).unwrap().changes.len();
     for (step, fails) in FAIL_ONCE.into_iter().enumerate().take(changes) {

@@ -25,6 +25,7 @@ const TESTS: &[(&str, &[&str])] = &[
             "forward::tc::ping_and_traceroute",
             "forward::xdp::the_first_packet",
             "restart::the_next_daemon_adopts",
+            "jumbo::a_live_port",
             "people::people_call",
             "kernel_peers::linux_itself_is_at_the_other_end_by_tc",
             "site2site::connections_go_both_ways",

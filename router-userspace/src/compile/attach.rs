@@ -80,8 +80,17 @@ pub enum Front {
     Nothing,
     /// XDP in the driver.
     NativeXdp,
+    /// XDP in the driver, which may hand it frames in several buffers.
+    MultiBufferXdp,
     /// XDP in the stack.
     GenericXdp,
+}
+
+impl Front {
+    /// It is in the driver.
+    pub const fn is_native(self) -> bool {
+        matches!(self, Self::NativeXdp | Self::MultiBufferXdp)
+    }
 }
 
 impl fmt::Display for Front {
@@ -89,6 +98,7 @@ impl fmt::Display for Front {
         f.write_str(match self {
             Self::Nothing => "tc",
             Self::NativeXdp => "xdp",
+            Self::MultiBufferXdp => "xdp-multi-buffer",
             Self::GenericXdp => "xdp-generic",
         })
     }
@@ -107,12 +117,12 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// The choice for a port.
+    /// The choice for a port whose MTU is to be so many bytes.
     ///
     /// The control port gets TC whatever the operator asks for: the way in must not depend on a
     /// driver. Every other port gets what was asked for, or an error when it is attached; only
     /// `auto` may settle for less, and never for generic XDP.
-    pub fn choose(mode: AttachMode, role: Role, driver: &Driver) -> Self {
+    pub fn choose(mode: AttachMode, role: Role, driver: &Driver, mtu: u32) -> Self {
         let (front, may_fall_back, reason) = match (mode, role) {
             (_, Role::Control) => {
                 (Front::Nothing, false, "the control network never depends on a driver's XDP".to_owned())
@@ -125,31 +135,36 @@ impl Attachment {
             (AttachMode::XdpGeneric, _) => (Front::GenericXdp, false, "--attach xdp-generic".to_owned()),
             (AttachMode::Tc, _) => (Front::Nothing, false, "--attach tc".to_owned()),
         };
+        if front == Front::NativeXdp && mtu > ONE_BUFFER {
+            let reason = format!("{reason}; its MTU may take several buffers");
+            return Self { front: Front::MultiBufferXdp, may_fall_back, reason };
+        }
         Self { front, may_fall_back, reason }
     }
 
     /// The choice for a NIC that carries tagged ports. XDP reads tags where they are in the frame, and nowhere else.
-    pub fn choose_for_trunk(mode: AttachMode, nic: &Nic) -> Self {
+    pub fn choose_for_trunk(mode: AttachMode, nic: &Nic, mtu: u32) -> Self {
         let why = match nic.driver {
             Driver::Veth => "veth: a tag may come beside the frame, where XDP does not see it",
             _ if nic.strips_tags => "the device takes tags out of frames, where XDP does not see them",
-            _ => return Self::choose(mode, Role::Guest, &nic.driver),
+            _ => return Self::choose(mode, Role::Guest, &nic.driver, mtu),
         };
         Self { front: Front::Nothing, may_fall_back: false, reason: why.to_owned() }
     }
 
-    /// What the programs have to know of a port that is attached like this to such a driver: a
-    /// combination of [`Port::PARTIAL_CHECKSUMS`] and [`Port::XDP_TARGET`].
+    /// What the programs have to know of a port that is attached like this to such a NIC: a
+    /// combination of [`Port::PARTIAL_CHECKSUMS`], [`Port::XDP_TARGET`] and [`Port::MULTI_BUFFER`].
     ///
-    /// `takes_xdp_frames` is [`Nic::takes_xdp_frames`](super::Nic::takes_xdp_frames). Where the
-    /// kernel cannot say, a driver takes redirected frames once it runs a program of its own;
-    /// veth and tun also need a receiver at the far end, which cannot be seen from here.
-    pub fn port_flags(&self, driver: &Driver, takes_xdp_frames: Option<bool>) -> u8 {
-        let same_host = matches!(driver, Driver::Veth | Driver::Tun);
+    /// Where the kernel cannot say whether it takes XDP frames, a driver does once it runs a program of
+    /// its own; veth and tun also need a receiver at the far end, which cannot be seen from here.
+    pub fn port_flags(&self, nic: &Nic) -> u8 {
+        let same_host = matches!(nic.driver, Driver::Veth | Driver::Tun);
         let partial = same_host || self.front == Front::GenericXdp;
-        let target = takes_xdp_frames.unwrap_or(!same_host && self.front == Front::NativeXdp);
+        let target = nic.takes_xdp_frames.unwrap_or(!same_host && self.front.is_native());
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-        flag(partial, Port::PARTIAL_CHECKSUMS) | flag(target, Port::XDP_TARGET)
+        flag(partial, Port::PARTIAL_CHECKSUMS)
+            | flag(target, Port::XDP_TARGET)
+            | flag(nic.takes_multi_buffer, Port::MULTI_BUFFER)
     }
 }
 
@@ -172,6 +187,10 @@ fn by_driver(driver: &Driver) -> (Front, bool, String) {
         }
     }
 }
+
+/// MTU in bytes up to which every driver that runs XDP has frames in one buffer: some have buffers of 2,048 bytes, of which
+/// headers and tags take a part. Others have more room, and lose nothing but the time to ask for a frame's length.
+const ONE_BUFFER: u32 = 2000;
 
 /// Measured: TCP between kernels on one host loses three quarters of its throughput behind
 /// native XDP, and all of it where checksums are left to the device.
@@ -213,9 +232,10 @@ const NATIVE_XDP: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Mac;
 
     fn choose(mode: AttachMode, role: Role, driver: &str) -> (Front, bool) {
-        let chosen = Attachment::choose(mode, role, &Driver::from_name(driver));
+        let chosen = Attachment::choose(mode, role, &Driver::from_name(driver), 1500);
         assert!(!chosen.reason.is_empty());
         (chosen.front, chosen.may_fall_back)
     }
@@ -249,11 +269,38 @@ mod tests {
     }
 
     #[test]
-    fn partial_checksums_are_expected_where_no_hardware_finishes_them() {
-        let flags = |mode, driver: &str| {
-            let driver = Driver::from_name(driver);
-            Attachment::choose(mode, Role::Guest, &driver).port_flags(&driver, Some(false))
+    fn an_mtu_beyond_one_buffer_asks_native_xdp_for_several_and_nothing_else() {
+        let front = |mode, mtu| Attachment::choose(mode, Role::Guest, &Driver::VirtioNet, mtu).front;
+        for mode in [AttachMode::Auto, AttachMode::Xdp] {
+            assert_eq!(
+                [1500, 2000, 2001, 9000].map(|mtu| front(mode, mtu) == Front::MultiBufferXdp),
+                [false, false, true, true]
+            );
+        }
+        assert_eq!(front(AttachMode::XdpGeneric, 9000), Front::GenericXdp);
+        assert_eq!(front(AttachMode::Tc, 9000), Front::Nothing);
+    }
+
+    /// The flags of a port with such a driver, of which the kernel says whether it takes XDP frames.
+    fn flags(mode: AttachMode, driver: &str, takes_xdp_frames: Option<bool>) -> u8 {
+        let nic = Nic {
+            ifindex: 2,
+            name: "eth0".to_owned(),
+            mac: Mac::default(),
+            mtu: 1500,
+            up: true,
+            driver: Driver::from_name(driver),
+            takes_xdp_frames,
+            takes_multi_buffer: false,
+            strips_tags: false,
+            carrier: None,
         };
+        Attachment::choose(mode, Role::Guest, &nic.driver, nic.mtu).port_flags(&nic)
+    }
+
+    #[test]
+    fn partial_checksums_are_expected_where_no_hardware_finishes_them() {
+        let flags = |mode, driver: &str| flags(mode, driver, Some(false));
         assert_eq!(flags(AttachMode::Xdp, "veth"), Port::PARTIAL_CHECKSUMS);
         assert_eq!(flags(AttachMode::Xdp, "mlx5_core"), 0);
         assert_eq!(flags(AttachMode::XdpGeneric, "mlx5_core"), Port::PARTIAL_CHECKSUMS);
@@ -261,10 +308,7 @@ mod tests {
 
     #[test]
     fn without_word_from_the_kernel_only_a_driver_with_a_program_takes_frames() {
-        let target = |mode, driver: &str, takes| {
-            let driver = Driver::from_name(driver);
-            Attachment::choose(mode, Role::Guest, &driver).port_flags(&driver, takes) & Port::XDP_TARGET != 0
-        };
+        let target = |mode, driver: &str, takes| flags(mode, driver, takes) & Port::XDP_TARGET != 0;
         assert!(target(AttachMode::Auto, "mlx5_core", None));
         assert!(!target(AttachMode::Tc, "mlx5_core", None));
         assert!(!target(AttachMode::Xdp, "veth", None));

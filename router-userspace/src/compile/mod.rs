@@ -104,6 +104,8 @@ pub struct Nic {
     /// The device takes XDP frames now: `NETDEV_XDP_ACT_NDO_XMIT` of the netdev family
     /// (kernel 6.3 and later); `None` where the kernel cannot say.
     pub takes_xdp_frames: Option<bool>,
+    /// And also where they are in several buffers: `NETDEV_XDP_ACT_NDO_XMIT_SG`. Before 6.3 no device does.
+    pub takes_multi_buffer: bool,
     /// The device takes VLAN tags out of frames that it receives (`rx-vlan-offload`).
     pub strips_tags: bool,
     /// How its frames are carried, if it stands for tags on another.

@@ -157,14 +157,16 @@ pub(super) fn tables(
     let tags = inventory.nics.iter().filter_map(|nic| nic.carrier).filter(|carrier| !carrier.is_tunnel());
     let trunks: BTreeSet<u32> = tags.map(|carrier| carrier.trunk).collect();
     let vxlan = tunnel::underlays(inventory);
+    let mtus: BTreeMap<u32, u32> = placed.iter().map(|placed| (placed.nic.ifindex, placed.mtu())).collect();
     for placed in placed {
         let Placed { port, nic, slot, .. } = placed;
         // The NIC that frames come by and leave by.
         let wire = nic.carrier.map_or(Some(*nic), |carrier| inventory.by_index(carrier.trunk));
         let Some(wire) = wire else { continue };
+        let mtu = mtus.get(&wire.ifindex).copied().unwrap_or(wire.mtu);
         let attachment = match trunks.contains(&wire.ifindex) {
-            true => Attachment::choose_for_trunk(mode, wire),
-            false => Attachment::choose(mode, port.role, &wire.driver),
+            true => Attachment::choose_for_trunk(mode, wire, mtu),
+            false => Attachment::choose(mode, port.role, &wire.driver, mtu),
         };
         let source_nat = match port.source_nat {
             SourceNat::Off => Ipv4::UNSPECIFIED,
@@ -181,7 +183,7 @@ pub(super) fn tables(
             own_list: NO_LIST,
             router: ROUTER,
             role: port.role as u8,
-            flags: attachment.port_flags(&wire.driver, wire.takes_xdp_frames)
+            flags: attachment.port_flags(wire)
                 | if nic.carrier.is_some() { PortEntry::TAGGED } else { 0 }
                 | settings::port_flags(port, chosen)
                 | if port.role == Role::Tunnel { PortEntry::WITHOUT_LINK } else { 0 },

@@ -33,6 +33,7 @@ fn nic(ifindex: u32, name: &str, driver: &str) -> Nic {
         up: false,
         driver: Driver::from_name(driver),
         takes_xdp_frames: Some(false),
+        takes_multi_buffer: false,
         strips_tags: false,
         carrier: None,
     }

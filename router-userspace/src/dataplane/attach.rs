@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io, thread};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,6 +17,7 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandl
 use aya::programs::xdp::XdpLink;
 use aya::programs::{LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 use aya::{Ebpf, util::KernelVersion};
+use tracing::debug;
 
 use super::{Dataplane, block, pins};
 use crate::compile::Attachment;
@@ -24,12 +25,16 @@ use crate::compile::attach::Front;
 use crate::error::Failures;
 
 const XDP_PROGRAM: &str = "xvr_xdp";
+/// The same for drivers that hand over frames in several buffers.
+const MULTI_BUFFER_PROGRAM: &str = "xvr_xdp_frags";
 const TC_PROGRAM: &str = "xvr_tc";
 const TAGS_PROGRAM: &str = "xvr_tags";
 /// The blocks of filters that tagged ports' own interfaces share (`tc filter show block N`).
 pub const INGRESS_BLOCK: u32 = 0x7876_0001;
 /// That at their egress.
 pub const EGRESS_BLOCK: u32 = 0x7876_0002;
+/// What a pinned XDP link does not tell by itself.
+const MARKED: [Front; 2] = [Front::GenericXdp, Front::MultiBufferXdp];
 /// Where our clsact filter stands among others'.
 const PRIORITY: u16 = 50;
 
@@ -42,11 +47,13 @@ pub struct Attached {
     pub reason: String,
 }
 
-/// Has the verifier look at both programs, side by side: it is what a start waits for longest.
+/// Has the verifier look at the programs, side by side: it is what a start waits for longest. That for several buffers is
+/// looked at when a port needs it.
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
     thread::scope(|scope| {
         let loading: Vec<_> = ebpf
             .programs_mut()
+            .filter(|(name, _)| *name != MULTI_BUFFER_PROGRAM)
             .map(|(name, program)| {
                 let name = name.to_owned();
                 scope.spawn(move || load(program).with_context(|| format!("load the program {name}")))
@@ -66,8 +73,12 @@ fn load(program: &mut Program) -> Result<()> {
     }
 }
 
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = ebpf.program_mut(XDP_PROGRAM).context("the object has no XDP program")?;
+/// An XDP program by its name, loaded.
+fn xdp<'ebpf>(ebpf: &'ebpf mut Ebpf, name: &str) -> Result<&'ebpf mut Xdp> {
+    let program = ebpf.program_mut(name).with_context(|| format!("the object has no {name}"))?;
+    if program.fd().is_err() {
+        load(program).with_context(|| format!("load the program {name}"))?;
+    }
     Ok(program.try_into()?)
 }
 
@@ -84,23 +95,39 @@ impl Dataplane {
     /// The interface is gone, or the driver refuses and the attachment may not fall back.
     pub fn attach(&mut self, ifindex: u32, attachment: &Attachment) -> Result<Attached> {
         self.attach_tc(ifindex).with_context(|| format!("attach TC to interface {ifindex}"))?;
-        let mode = match attachment.front {
-            Front::Nothing => {
-                self.detach_xdp(ifindex)?;
-                return Ok(Attached { front: Front::Nothing, reason: attachment.reason.clone() });
-            }
-            Front::NativeXdp => XdpMode::Driver,
-            Front::GenericXdp => XdpMode::Skb,
+        let wanted = attachment.front;
+        let attached = match wanted {
+            Front::Nothing => self.detach_xdp(ifindex).map(|()| wanted),
+            Front::GenericXdp => self.attach_xdp(ifindex, wanted).map(|()| wanted),
+            Front::NativeXdp => self.attach_either(ifindex, [wanted, Front::MultiBufferXdp]),
+            Front::MultiBufferXdp => self.attach_either(ifindex, [wanted, Front::NativeXdp]),
         };
-        match self.attach_xdp(ifindex, mode) {
-            Ok(()) => Ok(Attached { front: attachment.front, reason: attachment.reason.clone() }),
-            Err(error) if attachment.may_fall_back => Ok(Attached {
-                front: Front::Nothing,
-                reason: format!("the driver refused {}: {error:#}", attachment.front),
-            }),
-            Err(error) => {
-                Err(error).with_context(|| format!("attach {} to interface {ifindex}", attachment.front))
+        match attached {
+            Ok(front) if front == wanted => Ok(Attached { front, reason: attachment.reason.clone() }),
+            Ok(front) => {
+                Ok(Attached { front, reason: format!("{}; the driver refused {wanted}", attachment.reason) })
             }
+            Err(error) if attachment.may_fall_back => {
+                self.detach_xdp(ifindex)?;
+                let reason = format!("the driver refused {wanted}: {error:#}");
+                Ok(Attached { front: Front::Nothing, reason })
+            }
+            Err(error) => Err(error).with_context(|| format!("attach {wanted} to interface {ifindex}")),
+        }
+    }
+
+    /// Attaches the first of two programs that the driver takes with the MTU that it has.
+    fn attach_either(&mut self, ifindex: u32, [first, second]: [Front; 2]) -> Result<Front> {
+        match self.attach_xdp(ifindex, first) {
+            Ok(()) => Ok(first),
+            Err(error) if may_be_for_size(&error) => match self.attach_xdp(ifindex, second) {
+                Ok(()) => Ok(second),
+                Err(other) => {
+                    debug!("interface {ifindex} takes no {second} either: {other:#}");
+                    Err(error)
+                }
+            },
+            Err(error) => Err(error),
         }
     }
 
@@ -173,17 +200,22 @@ impl Dataplane {
     }
 
     fn observe_front(&self, ifindex: u32) -> Result<Front> {
-        match self.live_link(&format!("xdp-{ifindex}"))? {
-            None => Ok(Front::Nothing),
-            // The link does not tell its mode; the pin's companion does.
-            Some(_) if self.generic_mark(ifindex).exists() => Ok(Front::GenericXdp),
-            Some(_) => Ok(Front::NativeXdp),
+        if self.live_link(&format!("xdp-{ifindex}"))?.is_none() {
+            return Ok(Front::Nothing);
         }
+        // The link does not tell; the pin's companion does.
+        let is_marked = |front: &Front| self.mark(*front, ifindex).is_some_and(|mark| mark.exists());
+        Ok(MARKED.into_iter().find(is_marked).unwrap_or(Front::NativeXdp))
     }
 
-    /// Remembers that an XDP link is generic: a folder, since bpffs has no other files.
-    fn generic_mark(&self, ifindex: u32) -> std::path::PathBuf {
-        self.pin_dir.join(format!("generic-{ifindex}"))
+    /// Remembers that an XDP link is none of the usual kind: a folder, since bpffs has no other files.
+    fn mark(&self, front: Front, ifindex: u32) -> Option<PathBuf> {
+        let kind = match front {
+            Front::GenericXdp => "generic",
+            Front::MultiBufferXdp => "multi",
+            Front::NativeXdp | Front::Nothing => return None,
+        };
+        Some(self.pin_dir.join(format!("{kind}-{ifindex}")))
     }
 
     /// A pinned link that is still attached. The pin of one that was cut, by force or with its
@@ -201,26 +233,35 @@ impl Dataplane {
         Ok(Some(FdLink::from(pinned)))
     }
 
-    fn attach_xdp(&mut self, ifindex: u32, mode: XdpMode) -> Result<()> {
-        let wanted = if mode == XdpMode::Skb { Front::GenericXdp } else { Front::NativeXdp };
+    fn attach_xdp(&mut self, ifindex: u32, wanted: Front) -> Result<()> {
+        let (name, mode) = match wanted {
+            Front::GenericXdp => (XDP_PROGRAM, XdpMode::Skb),
+            Front::MultiBufferXdp => (MULTI_BUFFER_PROGRAM, XdpMode::Driver),
+            Front::NativeXdp | Front::Nothing => (XDP_PROGRAM, XdpMode::Driver),
+        };
+        // What is there goes on while the verifier looks at what is to come.
+        xdp(&mut self.ebpf, name)?;
+        // Not replaced by one of another kind: to what the first one takes, a veth holds its peer's MTU until it is off.
         if self.observe_front(ifindex)? != wanted {
             self.detach_xdp(ifindex)?;
         }
         let pin = format!("xdp-{ifindex}");
         let old = self.live_link(&pin)?;
         let path = self.pin_dir.join(&pin);
-        let mark = self.generic_mark(ifindex);
-        let program = xdp(&mut self.ebpf)?;
+        let mark = self.mark(wanted, ifindex);
+        let program = xdp(&mut self.ebpf, name)?;
         if let Some(old) = old {
-            let id = program.attach_to_link(XdpLink::try_from(old)?)?;
+            let id = program
+                .attach_to_link(XdpLink::try_from(old)?)
+                .map_err(|error| explain(ifindex, error.into()))?;
             // The pin keeps the link: dropping our handle of it detaches nothing.
             drop(program.take_link(id)?);
             return Ok(());
         }
-        let id = program.attach_to_if_index(ifindex, mode).map_err(|error| explain(ifindex, error))?;
+        let id = program.attach_to_if_index(ifindex, mode).map_err(|error| explain(ifindex, error.into()))?;
         let link = FdLink::try_from(program.take_link(id)?)
             .map_err(|_| anyhow!("the kernel has no XDP links (5.9 and later have)"))?;
-        if mode == XdpMode::Skb {
+        if let Some(mark) = mark {
             fs::create_dir_all(&mark).with_context(|| format!("create {}", mark.display()))?;
         }
         link.pin(&path).with_context(|| format!("pin {}", path.display()))?;
@@ -228,9 +269,10 @@ impl Dataplane {
     }
 
     fn detach_xdp(&mut self, ifindex: u32) -> Result<()> {
-        let mark = self.generic_mark(ifindex);
-        if mark.exists() {
-            fs::remove_dir(&mark).with_context(|| format!("remove {}", mark.display()))?;
+        for mark in MARKED.into_iter().filter_map(|front| self.mark(front, ifindex)) {
+            if mark.exists() {
+                fs::remove_dir(&mark).with_context(|| format!("remove {}", mark.display()))?;
+            }
         }
         remove_pin(&self.pin_dir.join(format!("xdp-{ifindex}")))
     }
@@ -314,13 +356,8 @@ fn remove_pin(path: &Path) -> Result<()> {
 }
 
 /// The driver's refusal in an operator's words.
-fn explain(ifindex: u32, error: ProgramError) -> anyhow::Error {
-    let os = match &error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        _ => None,
-    };
-    let error = anyhow::Error::from(error);
-    match os {
+fn explain(ifindex: u32, error: anyhow::Error) -> anyhow::Error {
+    match os_error(&error) {
         Some(libc::EOPNOTSUPP) => error.context("the driver has no XDP"),
         Some(libc::EBUSY | libc::EEXIST) => error.context("another XDP program is on it"),
         Some(libc::ERANGE | libc::EINVAL | libc::E2BIG) => {
@@ -328,6 +365,15 @@ fn explain(ifindex: u32, error: ProgramError) -> anyhow::Error {
         }
         _ => error,
     }
+}
+
+/// Whether a refusal may be about the length of frames: drivers have several words for it.
+fn may_be_for_size(error: &anyhow::Error) -> bool {
+    matches!(os_error(error), Some(libc::ERANGE | libc::EINVAL | libc::E2BIG | libc::EOPNOTSUPP))
+}
+
+fn os_error(error: &anyhow::Error) -> Option<i32> {
+    error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error)
 }
 
 /// The interface's name now.

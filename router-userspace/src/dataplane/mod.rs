@@ -162,13 +162,14 @@ impl Dataplane {
         &mut self.tables
     }
 
-    /// How many instructions the verifier walked through, per program.
+    /// How many instructions the verifier walked through, per program that is loaded.
     ///
     /// # Errors
     /// The kernel does not tell.
     pub fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
         self.ebpf
             .programs()
+            .filter(|(_, program)| program.fd().is_ok())
             .map(|(name, program)| {
                 let info = program.info().with_context(|| format!("ask about {name}"))?;
                 Ok((name.to_owned(), info.verified_instruction_count().unwrap_or(0)))

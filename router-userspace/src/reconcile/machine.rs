@@ -66,7 +66,8 @@ impl<P: Programs> Machine<P> {
             // Where the kernel cannot say who takes XDP frames (before 6.3), a driver that did not
             // take the program takes no frames either.
             if let Some((asked, got)) = self.attached.get(&nic.ifindex)
-                && *asked != got.front
+                && *asked != Front::Nothing
+                && got.front == Front::Nothing
             {
                 nic.takes_xdp_frames.get_or_insert(false);
             }

@@ -20,7 +20,7 @@ use crate::raw_netlink::{ACK, DUMP, Message, attributes, exchange, find};
 /// layer, as tunnels have them.
 /// `carriers` are those of tagged ports' interfaces.
 pub fn inventory(links: &[KernelLink], carriers: &BTreeMap<u32, Carrier>) -> Result<Inventory> {
-    let takes_xdp_frames = xdp_targets().unwrap_or_else(|error| {
+    let features = xdp_features().unwrap_or_else(|error| {
         debug!("the kernel does not say which NICs take XDP frames: {error:#}");
         None
     });
@@ -29,7 +29,7 @@ pub fn inventory(links: &[KernelLink], carriers: &BTreeMap<u32, Carrier>) -> Res
         .iter()
         .filter_map(|link| {
             let carrier = carriers.get(&link.index).copied();
-            nic(link, &control, takes_xdp_frames.as_ref(), carrier)
+            nic(link, &control, features.as_ref(), carrier)
         })
         .collect();
     let trunks = carriers.values().filter(|carrier| !carrier.is_tunnel());
@@ -44,7 +44,7 @@ pub fn inventory(links: &[KernelLink], carriers: &BTreeMap<u32, Carrier>) -> Res
 fn nic(
     link: &KernelLink,
     control: &OwnedFd,
-    targets: Option<&BTreeMap<u32, bool>>,
+    features: Option<&BTreeMap<u32, u64>>,
     carrier: Option<Carrier>,
 ) -> Option<Nic> {
     let mac = match link.layer {
@@ -59,13 +59,15 @@ fn nic(
         debug!("{name} does not name its driver: {error}");
         String::new()
     });
+    let features = features.map(|features| features.get(&link.index).copied().unwrap_or(0));
     Some(Nic {
         ifindex: link.index,
         mac,
         mtu: link.mtu,
         up: link.is(UP),
         driver: Driver::from_name(&driver),
-        takes_xdp_frames: targets.map(|targets| targets.get(&link.index).copied().unwrap_or(false)),
+        takes_xdp_frames: features.map(|features| features & NDO_XMIT != 0),
+        takes_multi_buffer: features.is_some_and(|features| features & NDO_XMIT_SG != 0),
         strips_tags: false,
         carrier,
         name,
@@ -149,12 +151,12 @@ fn ethtool<T>(control: &OwnedFd, name: &str, value: &mut T) -> io::Result<()> {
     }
 }
 
-/// By interface index: whether the device takes XDP frames. `None` where the kernel does not have
+/// By interface index: what the device can do with XDP frames, `NETDEV_XDP_ACT_*`. `None` where the kernel does not have
 /// the family that says so (before 6.3).
-fn xdp_targets() -> Result<Option<BTreeMap<u32, bool>>> {
+fn xdp_features() -> Result<Option<BTreeMap<u32, u64>>> {
     let Some(family) = NetdevFamily::find()? else { return Ok(None) };
     let query = Message::new(family.id, DUMP, &[DEVICE_GET, 1, 0, 0]);
-    let mut targets = BTreeMap::new();
+    let mut all = BTreeMap::new();
     for (_, body) in exchange(NETLINK_GENERIC, vec![query], 1).context("list NICs' XDP features")? {
         let body = body.get(GENERIC_HEADER..).unwrap_or_default();
         let ifindex =
@@ -162,10 +164,10 @@ fn xdp_targets() -> Result<Option<BTreeMap<u32, bool>>> {
         let features =
             find(body, XDP_FEATURES).and_then(|value| value.try_into().ok()).map(u64::from_ne_bytes);
         if let (Some(ifindex), Some(features)) = (ifindex, features) {
-            targets.insert(ifindex, features & NDO_XMIT != 0);
+            all.insert(ifindex, features);
         }
     }
-    Ok(Some(targets))
+    Ok(Some(all))
 }
 
 /// What the kernel calls the netdev family at run time.
@@ -210,3 +212,4 @@ const DEVICE_GET: u8 = 1;
 const DEVICE_IFINDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 const NDO_XMIT: u64 = 4;
+const NDO_XMIT_SG: u64 = 64;

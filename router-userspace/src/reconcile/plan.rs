@@ -167,9 +167,15 @@ impl Plan {
             changes.push(Change::CountOwnTcp(nics.collect()));
         }
         let settings = changes.len();
+        // A driver refuses the MTU, or loses what comes, while it has the other program.
+        let (first, attachments): (Vec<_>, Vec<_>) =
+            attachments(desired, observed, &names).partition(|change| is_for_larger(change, observed));
+        changes.extend(first);
         links(desired, observed, &names, &mut changes, &mut removals);
         tables(&desired.tables, &observed.tables, &names, &mut changes, &mut removals);
-        attachments(desired, observed, &names, &mut changes, &mut removals);
+        changes.extend(attachments);
+        let gone = observed.attachments.keys().filter(|ifindex| !desired.attachments.contains_key(ifindex));
+        removals.extend(gone.map(|ifindex| Change::Detach(names.of(*ifindex))));
         routes(desired, observed, &names, &mut changes, &mut removals);
         removals.reverse();
         changes.append(&mut removals);
@@ -355,24 +361,27 @@ fn differing<'a, K: Ord, V: PartialEq>(
     desired.iter().filter(|(key, value)| observed.get(*key) != Some(*value))
 }
 
-fn attachments(
-    desired: &Compiled,
-    observed: &Observed,
-    names: &Names<'_>,
-    changes: &mut Vec<Change>,
-    removals: &mut Vec<Change>,
-) {
-    for (ifindex, attachment) in &desired.attachments {
+fn attachments(desired: &Compiled, observed: &Observed, names: &Names<'_>) -> impl Iterator<Item = Change> {
+    let differs = |(ifindex, attachment): &(&u32, &Attachment)| {
         let stands = observed.attachments.get(ifindex).is_some_and(|now| {
             let fell_back = attachment.may_fall_back && now.front == Front::Nothing;
-            now.asked == Some(attachment.front) && (now.front == attachment.front || fell_back)
+            // For several buffers or not, the driver may have refused the one and taken the other.
+            let is_as_good = now.front.is_native() && attachment.front.is_native();
+            let is_it = now.front == attachment.front || is_as_good || fell_back;
+            now.asked == Some(attachment.front) && is_it
         });
-        if !stands {
-            changes.push(Change::Attach(names.of(*ifindex), attachment.clone()));
-        }
-    }
-    let gone = observed.attachments.keys().filter(|ifindex| !desired.attachments.contains_key(ifindex));
-    removals.extend(gone.map(|ifindex| Change::Detach(names.of(*ifindex))));
+        !stands
+    };
+    let attach =
+        |(ifindex, attachment): (&u32, &Attachment)| Change::Attach(names.of(*ifindex), attachment.clone());
+    desired.attachments.iter().filter(differs).map(attach)
+}
+
+/// Whether programs are replaced since a port's MTU is to become larger than the ones there are for.
+fn is_for_larger(change: &Change, observed: &Observed) -> bool {
+    let Change::Attach(nic, attachment) = change else { return false };
+    let now = observed.attachments.get(&nic.ifindex);
+    attachment.front == Front::MultiBufferXdp && now.is_some_and(|now| now.front == Front::NativeXdp)
 }
 
 fn routes(
@@ -519,6 +528,9 @@ impl fmt::Display for PortSentence<'_> {
         }
         if flags & Port::XDP_TARGET != 0 {
             f.write_str(", takes XDP frames")?;
+        }
+        if flags & Port::MULTI_BUFFER != 0 {
+            f.write_str(", in several buffers too")?;
         }
         if flags & Port::SYMMETRIC != 0 {
             f.write_str(", symmetric mapping")?;

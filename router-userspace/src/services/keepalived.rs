@@ -102,6 +102,7 @@ mod tests {
             up: true,
             driver: Driver::Veth,
             takes_xdp_frames: None,
+            takes_multi_buffer: false,
             strips_tags: false,
             carrier: None,
         };

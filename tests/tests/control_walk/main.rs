@@ -106,6 +106,7 @@ fn nics(macs: &[(&str, &str)]) -> Inventory {
         up: true,
         driver: Driver::Veth,
         takes_xdp_frames: Some(true),
+        takes_multi_buffer: true,
         strips_tags: false,
         carrier: None,
     });

@@ -182,6 +182,7 @@ fn nics(lab: &Lab) -> Result<Inventory> {
             up: true,
             driver: Driver::Veth,
             takes_xdp_frames: None,
+            takes_multi_buffer: false,
             strips_tags: false,
             carrier: None,
         })

@@ -6,14 +6,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use router_common::account::Hook;
 use router_tests::clients::{self, Probe, curl, ping, tracepath, traceroute, upload, wait_until_reached};
 use router_tests::dhcp::dig;
 use router_tests::lab::{Host, Lab};
+use router_tests::needs::{self, sends_several_buffers};
 use router_tests::netns::{run_bounded, wait_until};
 use router_tests::router::{Router, Tier, VPC_COMMANDS, for_both_hooks};
 use router_tests::servers::{HttpServer, sha256_of_body, write_body};
 use router_tests::trunk::{Station, Switch};
-use router_tests::vtep::{LOCAL, MTU, NETWORKS, Overlay, UNDERLAY, VTEPS, carried, has_remotes};
+use router_tests::vtep::{JUMBO_MTU, LOCAL, MTU, NETWORKS, Overlay, UNDERLAY, VTEPS, carried, has_remotes};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -52,7 +54,7 @@ fn declaration() -> Value {
 }
 
 /// CloudStack's words about the tiers: it knows of NICs and of nothing else.
-fn add_tiers(router: &Router<'_>) -> Result<()> {
+fn add_tiers(router: &Router<'_>, mtu: u16) -> Result<()> {
     let everything = json!([{"type": "all", "cidr": "0.0.0.0/0,::/0", "allowed": true}]);
     for (tier, octet) in TIERS {
         let gateway6 = format!("fd17:ac56:1234:{octet}::1");
@@ -60,7 +62,7 @@ fn add_tiers(router: &Router<'_>) -> Result<()> {
             "cidr6": "64", "dns6": "2001:4860:4860::8888", "router_guest_ip6": gateway6, "router_guest_ip6_gateway": gateway6,
             "router_guest_ip6_cidr": format!("fd17:ac56:1234:{octet}::/64"),
             "router_ip6": "2001:db8:100::1e00:a8ff:fe00:31", "router_ip6_gateway": "2001:db8:100::1",
-            "router_ip6_cidr": "2001:db8:100::/64", "mtu": 1500,
+            "router_ip6_cidr": "2001:db8:100::/64", "mtu": mtu,
         });
         router.add_tier(tier, octet, &ipv6)?;
         router.apply_acl(tier, &everything, &everything)?;
@@ -75,8 +77,42 @@ fn start<'lab>(lab: &'lab Lab, attach: &str) -> Result<(Router<'lab>, Overlay, S
     let router = Router::start(lab, attach)?;
     router.apply(&VPC_COMMANDS)?;
     router.declare_ports(&declaration())?;
-    add_tiers(&router)?;
+    add_tiers(&router, 1500)?;
     Ok((router, overlay, switch))
+}
+
+#[test]
+fn jumbo_frames_are_taken_out_and_put_in_by_xdp_in_several_buffers() -> Result<()> {
+    if !needs::are_met(&["curl", "ethtool", "ping"]) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let overlay = Overlay::start(&lab)?;
+    overlay.take_jumbo_frames(&lab)?;
+    let switch = Switch::start(&lab, TRUNK, &[GREEN])?;
+    let router = Router::start(&lab, "xdp")?;
+    router.apply(&VPC_COMMANDS)?;
+    router.declare_ports(&declaration())?;
+    add_tiers(&router, JUMBO_MTU)?;
+    let (red, blue) = (overlay.host("red"), overlay.host("blue"));
+    let port = router.port("eth5")?;
+    assert_eq!((&port["attach"], &port["mtu"]), (&json!("xdp-multi-buffer"), &json!(JUMBO_MTU)));
+    reaches(red, blue.v4)?;
+    let before = router.forwarded(Hook::Xdp)?;
+    for _ in 0..50 {
+        clients::ping_once(red, blue.v4.into(), usize::from(JUMBO_MTU) - 28)?;
+    }
+    if sends_several_buffers() {
+        let by_xdp = router.forwarded(Hook::Xdp)? - before;
+        assert!(by_xdp >= 95, "{by_xdp} by XDP: {}", router.show("drops")?);
+    }
+    let server = HttpServer::start(blue)?;
+    for to in [IpAddr::from(blue.v4), blue.v6.into()] {
+        let download = curl(red, server.at(to), 20_000_000, SOON)?;
+        assert_eq!(download.sha256, sha256_of_body(20_000_000)?, "{to}");
+    }
+    drop(switch);
+    Ok(())
 }
 
 /// Waits until this problem is all that `xvr status` says.
