@@ -274,7 +274,11 @@ impl Dataplane {
                 fs::remove_dir(&mark).with_context(|| format!("remove {}", mark.display()))?;
             }
         }
-        remove_pin(&self.pin_dir.join(format!("xdp-{ifindex}")))
+        let pin = self.pin_dir.join(format!("xdp-{ifindex}"));
+        if pin.exists() {
+            cut(&pin)?;
+        }
+        remove_pin(&pin)
     }
 
     fn attach_tc(&mut self, ifindex: u32) -> Result<()> {
@@ -388,26 +392,32 @@ fn name_of(ifindex: u32) -> Result<String> {
     Ok(unsafe { CStr::from_ptr(name) }.to_str()?.to_owned())
 }
 
+/// Opens a pinned link.
+fn open_link(path: &Path) -> Result<OwnedFd> {
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let get = ObjGetAttr { pathname: name.as_ptr() as u64, ..ObjGetAttr::default() };
+    // SAFETY: the attributes are the command's, and the name outlives it.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<ObjGetAttr>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).with_context(|| format!("open {}", path.display()));
+    }
+    // SAFETY: a fresh descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// The interface that a pinned link is attached to; 0 once it was cut. `bpf_link_info` has it
 /// behind type, id and program id, for XDP and TC alike (linux/bpf.h); aya keeps it to itself.
 fn link_ifindex(path: &Path) -> Result<u32> {
     const IFINDEX: usize = 4;
     let mut info = [0u32; 32];
-    // SAFETY: the attributes are those of the two commands, and the buffers have the lengths
-    // that are given; the descriptor is new and ours.
+    let fd = open_link(path)?;
+    let attr = InfoAttr {
+        fd: fd.as_raw_fd() as u32,
+        length: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    // SAFETY: the attributes are the command's, and the buffer has the length that is given.
     let result = unsafe {
-        let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-        let get = ObjGetAttr { pathname: name.as_ptr() as u64, ..ObjGetAttr::default() };
-        let fd = libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<ObjGetAttr>());
-        if fd < 0 {
-            return Err(io::Error::last_os_error()).with_context(|| format!("open {}", path.display()));
-        }
-        let fd = OwnedFd::from_raw_fd(fd as RawFd);
-        let attr = InfoAttr {
-            fd: fd.as_raw_fd() as u32,
-            length: size_of_val(&info) as u32,
-            info: info.as_mut_ptr() as u64,
-        };
         libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attr, size_of::<InfoAttr>())
     };
     if result != 0 {
@@ -416,8 +426,21 @@ fn link_ifindex(path: &Path) -> Result<u32> {
     Ok(info[IFINDEX])
 }
 
+/// Cuts a pinned XDP link (5.9 and later): its interface takes another at once. When the pin is removed the kernel does so
+/// some time later.
+fn cut(path: &Path) -> Result<()> {
+    let fd = open_link(path)?;
+    let attr = fd.as_raw_fd() as u32;
+    // SAFETY: the attributes are the command's, a descriptor.
+    match unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attr, size_of::<u32>()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).with_context(|| format!("cut {}", path.display())),
+    }
+}
+
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `union bpf_attr`, the part of `BPF_OBJ_GET`.
 #[repr(C)]
