@@ -109,12 +109,22 @@ impl fmt::Debug for Document {
 }
 
 /// A file in CloudStack's folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxFile {
     /// Its name in `var/cache/cloud`.
     pub name: String,
     /// What becomes of it.
     pub afterwards: Afterwards,
+    /// Its text, where that is a part of another file, which is kept in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+impl fmt::Debug for InboxFile {
+    /// Not its text, which may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InboxFile({:?}, {:?})", self.name, self.afterwards)
+    }
 }
 
 /// What becomes of a file that was applied.
@@ -291,7 +301,7 @@ mod tests {
 
     #[test]
     fn requests_are_written_as_documented() {
-        let file = InboxFile { name: "ips.json".to_owned(), afterwards: Afterwards::Archive };
+        let file = InboxFile { name: "ips.json".to_owned(), afterwards: Afterwards::Archive, text: None };
         let request = Request::UpdateConfig { files: vec![file] };
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(text, r#"{"update_config":{"files":[{"name":"ips.json","afterwards":"archive"}]}}"#);

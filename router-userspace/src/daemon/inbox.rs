@@ -5,9 +5,11 @@
 //! | `cmd_line.json` lies there, and another file is meant | it is applied first |
 //! | the file is not there, but was applied before | done already |
 //! | the file is not there | refused |
+//! | its text came with the request, as a part of another file | that counts, whatever is there; only the other file is kept |
 //! | it is refused | it stays |
 //! | it is in force | compressed into `processed/`, or deleted |
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -34,7 +36,7 @@ pub async fn update_config(control: &mut Control, files: &[InboxFile]) -> Answer
 async fn both(control: &mut Control, files: &[InboxFile], applied: &mut Vec<Applied>) -> Result<(), Refusal> {
     let is_boot_line = |file: &InboxFile| file.name == BOOT_LINE;
     if !files.iter().any(is_boot_line) && control.root().inbox().join(BOOT_LINE).exists() {
-        let boot_line = InboxFile { name: BOOT_LINE.to_owned(), afterwards: Afterwards::Archive };
+        let boot_line = InboxFile { name: BOOT_LINE.to_owned(), afterwards: Afterwards::Archive, text: None };
         applied.extend(together(control, &[boot_line]).await?);
     }
     applied.extend(together(control, files).await?);
@@ -44,10 +46,10 @@ async fn both(control: &mut Control, files: &[InboxFile], applied: &mut Vec<Appl
 /// `None`: all of it was done before.
 async fn together(control: &mut Control, files: &[InboxFile]) -> Result<Option<Applied>, Refusal> {
     let root = control.root().clone();
-    let mut texts = Vec::new();
+    let mut texts: Vec<(&InboxFile, Cow<'_, [u8]>)> = Vec::new();
     for file in files {
         let refusal = |error| Refusal { name: file.name.clone(), reason: format!("{error:#}") };
-        texts.extend(read(&root, &file.name).map_err(refusal)?.map(|text| (file, text)));
+        texts.extend(read(&root, file).map_err(refusal)?.map(|text| (file, text)));
     }
     let Some((last, _)) = texts.last() else { return Ok(None) };
     let messages: Vec<Message> =
@@ -62,13 +64,17 @@ async fn together(control: &mut Control, files: &[InboxFile]) -> Result<Option<A
 }
 
 /// A file's content; nothing if it was applied before.
-fn read(root: &Root, name: &str) -> Result<Option<Vec<u8>>> {
+fn read<'a>(root: &Root, file: &'a InboxFile) -> Result<Option<Cow<'a, [u8]>>> {
+    let name = file.name.as_str();
     if name.is_empty() || name == "." || name == ".." || name.contains('/') {
         bail!("{name:?} is no file name");
     }
+    if let Some(text) = &file.text {
+        return Ok(Some(Cow::Borrowed(text.as_bytes())));
+    }
     let path = root.inbox().join(name);
     match fs::read(&path) {
-        Ok(bytes) => Ok(Some(bytes)),
+        Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
         Err(error) if error.kind() == io::ErrorKind::NotFound && archived(root, name).exists() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
@@ -76,12 +82,15 @@ fn read(root: &Root, name: &str) -> Result<Option<Vec<u8>>> {
 
 /// Compresses files into `processed/`, or deletes them; gives those for which that failed. All of them are compressed
 /// before the first is removed: ext4 looks at all that was deleted lately whenever it makes a file.
-fn put_away<'a>(root: &Root, texts: &[(&'a InboxFile, Vec<u8>)]) -> Vec<(&'a str, anyhow::Error)> {
+fn put_away<'a>(root: &Root, texts: &[(&'a InboxFile, Cow<'_, [u8]>)]) -> Vec<(&'a str, anyhow::Error)> {
     let (mut gzip, mut kept, mut failed) = (Gzip::new(), Vec::new(), Vec::new());
     for (file, text) in texts {
         let done = match file.afterwards {
-            Afterwards::Archive => archive(&archived(root, &file.name), text, &mut gzip),
-            Afterwards::Delete => Ok(()),
+            // The file that a text was a part of is kept itself.
+            Afterwards::Archive if file.text.is_none() => {
+                archive(&archived(root, &file.name), text, &mut gzip)
+            }
+            Afterwards::Archive | Afterwards::Delete => Ok(()),
         };
         match done {
             Ok(()) => kept.push(file.name.as_str()),
@@ -90,8 +99,12 @@ fn put_away<'a>(root: &Root, texts: &[(&'a InboxFile, Vec<u8>)]) -> Vec<(&'a str
     }
     for name in kept {
         let path = root.inbox().join(name);
-        if let Err(error) = fs::remove_file(&path).with_context(|| format!("remove {}", path.display())) {
-            failed.push((name, error));
+        match fs::remove_file(&path) {
+            // What came with the request may be there from an earlier attempt, or not.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                failed.push((name, anyhow::Error::new(error).context(format!("remove {}", path.display()))));
+            }
+            _ => {}
         }
     }
     failed

@@ -47,7 +47,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<InboxFile, String> {
         _ => return Err("usage: update_config.py FILE [false]".to_owned()),
     };
     let name = name.to_str().ok_or("the file's name is not UTF-8")?.to_owned();
-    Ok(InboxFile { name, afterwards })
+    Ok(InboxFile { name, afterwards, text: None })
 }
 
 #[cfg(test)]
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn update_config_takes_one_or_two_arguments() {
-        let update = |afterwards| Ok(InboxFile { name: "ips.json.1".to_owned(), afterwards });
+        let update = |afterwards| Ok(InboxFile { name: "ips.json.1".to_owned(), afterwards, text: None });
         assert_eq!(file(&["ips.json.1"]), update(Afterwards::Archive));
         assert_eq!(file(&["ips.json.1", "false"]), update(Afterwards::Delete));
         assert_eq!(file(&["ips.json.1", "true"]), update(Afterwards::Archive));

@@ -12,6 +12,7 @@
 //! router applies them one by one (and flushes the connection table in the end). The other scripts run behind
 //! it, in order.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -104,13 +105,33 @@ fn execute(root: &Root, items: &[Item]) -> Result<Option<Failure>> {
     let scripts: Vec<Script> = items.iter().filter_map(Item::script).collect();
     let (updates, others): (Vec<_>, Vec<_>) =
         scripts.into_iter().partition(|script| script.name == "update_config.py");
+    let mut texts = HashMap::new();
     for item in items {
         if let Item::File { path, content } = item {
-            let path = below(root, path)?;
-            fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
+            texts.insert(below(root, path)?, content);
         }
     }
-    if let Some(failure) = update(&updates) {
+    let mut files = Vec::new();
+    for script in &updates {
+        match update_config::parse(&script.arguments) {
+            Ok(file) => files.push((script, file)),
+            Err(reason) => return Ok(Some(Failure { line: script.line.to_owned(), reason })),
+        }
+    }
+    // What the daemon puts in force goes from here to it: thousands of files that are deleted at once are what file
+    // systems are slow with.
+    let mut handed = HashMap::new();
+    for (_, file) in &mut files {
+        let path = root.inbox().join(&file.name);
+        if let Some(text) = texts.remove(&path) {
+            handed.insert(path.clone(), text);
+        }
+        file.text = handed.get(&path).map(|text| (*text).clone());
+    }
+    write(&texts)?;
+    if let Some(failure) = update(files) {
+        // As a file that is refused does, they stay.
+        write(&handed)?;
         return Ok(Some(failure));
     }
     for Script { line, name, arguments } in others {
@@ -124,22 +145,20 @@ fn execute(root: &Root, items: &[Item]) -> Result<Option<Failure>> {
     Ok(None)
 }
 
-fn update(updates: &[Script]) -> Option<Failure> {
-    let mut files: Vec<InboxFile> = Vec::new();
-    for script in updates {
-        match update_config::parse(&script.arguments) {
-            Ok(file) => files.push(file),
-            Err(reason) => return Some(Failure { line: script.line.to_owned(), reason }),
-        }
+fn write(texts: &HashMap<PathBuf, &String>) -> Result<()> {
+    for (path, text) in texts {
+        fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
-    if files.is_empty() {
-        return None;
-    }
-    let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
-    let refusal = update_config::apply(files).err()?;
-    let culprit = names.iter().position(|name| *name == refusal.name).and_then(|at| updates.get(at));
-    let line = culprit.or(updates.last())?.line.to_owned();
-    Some(Failure { line, reason: refusal.reason })
+    Ok(())
+}
+
+fn update(files: Vec<(&Script, InboxFile)>) -> Option<Failure> {
+    let lines: Vec<(String, &str)> =
+        files.iter().map(|(script, file)| (file.name.clone(), script.line)).collect();
+    let (_, last) = lines.last()?;
+    let refusal = update_config::apply(files.into_iter().map(|(_, file)| file).collect()).err()?;
+    let culprit = lines.iter().find(|(name, _)| *name == refusal.name).map(|(_, line)| line);
+    Some(Failure { line: (*culprit.unwrap_or(last)).to_owned(), reason: refusal.reason })
 }
 
 /// A script's line, taken apart.

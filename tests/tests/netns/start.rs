@@ -196,8 +196,15 @@ fn an_aggregate_is_in_force_whole_or_not_at_all() -> Result<()> {
     ensure!(refused.code() == 1 && refused.stderr == golden, "{refused:?}");
     ensure!(refused.stdout.contains("#/rules/0/source_port_range: "), "{}", refused.stdout);
     ensure!(bags(&router)? == before, "a part of it is in force");
+    let parts = || -> Result<usize> {
+        let files = fs::read_dir(router.root().join("var/cache/cloud"))?.collect::<Result<Vec<_>, _>>()?;
+        Ok(files.iter().filter(|file| file.file_name().to_string_lossy().contains(".json")).count())
+    };
+    ensure!(parts()? > 0, "nobody can look at what was refused");
     // What is wrong is mended, and the same file comes again.
     management.aggregate(BOOT)?.ok()?;
+    ensure!(parts()? == 0, "what is in force lies around");
+    ensure!(router.root().join("var/cache/cloud/processed").join(BOOT).exists(), "and is kept nowhere");
     for empty in [
         "VR-00000000-0000-4000-8000-000000000000_empty.cfg",
         "VR-e7dfd01c-8c30-43be-bb1d-38229c8c1edf_null_args.cfg",
