@@ -53,6 +53,8 @@ impl Xvr {
         let options = Options { pin_dir: pin_dir(), room, max_ports };
         let mut dataplane = Dataplane::open(&options)?;
         let tables = dataplane.tables();
+        // As the daemon does again and again.
+        tables.attend(Duration::from_secs(86_400))?;
         for (role, (side, ifindex)) in [Role::Guest, outside].into_iter().zip((0..).zip(router.ifindexes)) {
             tables.set_port(ifindex, &port(&router, side, role))?;
         }

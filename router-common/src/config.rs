@@ -4,12 +4,17 @@ use crate::abi;
 
 abi! {
     /// The one entry of the `CONFIG` map.
-    pub struct RouterConfig[20] {
+    pub struct RouterConfig[28] {
         /// `ABI_VERSION` of whoever wrote the tables.
         pub abi_version: u32,
         /// Moves with every change of ports, addresses or routes: a flow decided under another
         /// one looks its way out up again.
         pub generation: u32,
+        /// Until when somebody hears what the kernel says of links, routes and neighbours, and moves the generation:
+        /// a [`tick`](crate::flow::tick).
+        pub attended: u32,
+        /// What places of next hops are chosen by, unpredictable.
+        pub seed: u32,
         /// First of the ports that the router's own sockets use, which NAT therefore leaves
         /// alone; host byte order.
         pub own_ports_first: u16,
@@ -25,6 +30,18 @@ abi! {
 }
 
 impl RouterConfig {
+    /// Nothing set yet.
+    pub const NONE: Self = Self {
+        abi_version: 0,
+        generation: 0,
+        attended: 0,
+        seed: 0,
+        own_ports_first: 0,
+        own_ports_last: 0,
+        flags: 0,
+        ports_per_guest: 0,
+        pad: 0,
+    };
     /// A guest that calls another by a public address is seen with the address that it would
     /// have on the public side (RFC 4787 REQ-9a); otherwise, as CloudStack's own router does it,
     /// with the tier's gateway address by guests of its own tier and its own by others.

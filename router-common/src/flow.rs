@@ -58,7 +58,7 @@ abi! {
 }
 
 abi! {
-    /// The way out of a flow.
+    /// A way out.
     pub struct NextHop[20] {
         /// Egress interface; 0 while nothing was ever resolved.
         pub ifindex: u32,
@@ -84,11 +84,34 @@ impl NextHop {
     pub const UNKNOWN: Self = Self { ifindex: 0, macs: MacPair([0; 3]), mtu: 0, flags: 0 };
 }
 
+/// How many ways out are kept at once. Number 0 is none.
+pub const NEXT_HOPS: u32 = 1 << 16;
+
+abi! {
+    /// A way out that flows know by its number.
+    pub struct KeptNextHop[32] {
+        /// When a flow was last given its number, nanoseconds of the monotonic clock; odd. [`FREE`](Self::FREE) or
+        /// [`TAKEN`](Self::TAKEN) otherwise.
+        pub used: u64,
+        /// The way out. Does not change while a flow may believe its number.
+        pub next_hop: NextHop,
+        /// Zero.
+        pub pad: u32,
+    }
+}
+
+impl KeptNextHop {
+    /// Was never used.
+    pub const FREE: u64 = 0;
+    /// Is being written.
+    pub const TAKEN: u64 = 2;
+}
+
 abi! {
     /// One direction of a flow: everything its packets need.
     ///
     /// Never exists without its reverse, whose key is that of the rewritten packet, reversed.
-    pub struct FlowEntry<A>[Ipv4: 80, Ipv6: 104] {
+    pub struct FlowEntry<A>[Ipv4: 64, Ipv6: 88] {
         /// When a packet was last seen, see [`tick`].
         pub last_seen: u32,
         /// When the way out was last looked up, see [`tick`].
@@ -102,10 +125,14 @@ abi! {
         pub bytes: u64,
         /// What a packet becomes.
         pub rewrite: Rewrite<A>,
-        /// Where it goes.
-        pub next_hop: NextHop,
-        /// `RouterConfig::generation` that the way out was decided under.
-        pub generation: u32,
+        /// The interface that it goes out by; 0 while no way out was ever looked up.
+        pub egress: u32,
+        /// The number of its way out ([`KeptNextHop`]), 0 for none. Means something for as long as it may be believed
+        /// (`conntrack::is_fresh`).
+        pub next_hop: u16,
+        /// The lower bits of the `RouterConfig::generation` that the way out was decided under: none is believed for so
+        /// long that they come round.
+        pub generation: u16,
         /// Interface the flow's packets come in by; in the reply direction the one they are
         /// expected on.
         pub ingress: u32,
@@ -130,7 +157,7 @@ abi! {
 abi! {
     /// A flow being written down: room of the programs' own, one per CPU, since it does not fit
     /// on their stack.
-    pub struct Draft<A>[Ipv4: 96, Ipv6: 144] {
+    pub struct Draft<A>[Ipv4: 80, Ipv6: 128] {
         /// The entry.
         pub entry: FlowEntry<A>,
         /// The reply's key.
@@ -150,7 +177,8 @@ impl<A: Copy> FlowEntry<A> {
             account: 0,
             bytes: 0,
             rewrite: Rewrite { src, dst, src_port, dst_port, address_delta: 0, port_delta: 0 },
-            next_hop: NextHop::UNKNOWN,
+            egress: 0,
+            next_hop: 0,
             generation: 0,
             ingress: 0,
             packets: 0,

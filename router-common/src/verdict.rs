@@ -119,6 +119,8 @@ reasons! {
         SamePort = 35 => "same-port",
         /// A frame on a bridge that is larger than the port of its station takes.
         OversizeFrame = 36 => "oversize-frame",
+        /// So many neighbours are talked to at once that there is no room for one more.
+        NextHopTableFull = 37 => "next-hop-table-full",
     }
 }
 

@@ -9,6 +9,7 @@
 //! is what claims its tuple, so a lost race leaves an unused reply, never half a flow and never
 //! two guests behind one tuple.
 
+use router_common::config::RouterConfig;
 use router_common::flow::{Direction, Draft, FlowEntry, FlowKey, NextHop, tick};
 use router_common::net::{Be16, Ipv4};
 use router_common::policy::NO_LIST;
@@ -23,9 +24,13 @@ use crate::nat::{self, Ends, PortChoice};
 use crate::parse::{Transport, tcp_flags};
 use crate::tables::{Flows, InsertError, Route, RouteQuery};
 
-/// How long a way out is believed without asking the kernel again, in nanoseconds. Covers what
-/// nobody tells the control side about.
+/// How long a way out is believed without asking the kernel again, in nanoseconds, where nobody tells of changes: no
+/// daemon runs.
 pub const BELIEVED: u64 = 1_000_000_000;
+
+/// How long where somebody does ([`RouterConfig::attended`]): covers what the kernel tells nobody. Flows whose
+/// packets are seconds apart would look their way out up with each of them otherwise.
+pub const TOLD: u64 = 60_000_000_000;
 
 /// A packet at the door of the flow table: all that the slow path needs of it.
 #[derive(Clone, Copy, Debug)]
@@ -74,14 +79,22 @@ pub enum Decision {
     Punt(PuntReason),
 }
 
-/// Whether a known flow needs no decision for a packet that comes in by an interface. One that a helper reads
-/// along with always does.
+/// Whether a known flow needs no decision for a packet that comes in by an interface, and its way out may be believed.
+/// One that a helper reads along with always does.
 #[inline(always)]
-pub fn is_fresh<A>(flow: &FlowEntry<A>, ifindex: u32, now: u64, generation: u32) -> bool {
-    flow.generation == generation
+pub fn is_fresh<A>(
+    flow: &FlowEntry<A>,
+    next_hop: &NextHop,
+    ifindex: u32,
+    now: u64,
+    config: &RouterConfig,
+) -> bool {
+    let age = tick(now).wrapping_sub(flow.resolved);
+    let is_attended = || config.attended.wrapping_sub(tick(now)).cast_signed() > 0;
+    flow.generation == config.generation as u16
         && flow.translation & FlowEntry::<A>::HELPED == 0
-        && flow.next_hop.flags & NextHop::RESOLVED != 0
-        && tick(now).wrapping_sub(flow.resolved) < tick(BELIEVED)
+        && next_hop.flags & NextHop::RESOLVED != 0
+        && (age < tick(BELIEVED) || age < tick(TOLD) && is_attended())
         && flow.ingress == ifindex
 }
 
@@ -106,12 +119,13 @@ pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Resul
     };
     // A flow that would now leave by another port was translated for the old one, or was not
     // translated because of it: nothing may leave untranslated, so it is opened anew.
-    let moved = flow.next_hop.ifindex != 0 && flow.next_hop.ifindex != next_hop.ifindex;
+    let moved = flow.egress != 0 && flow.egress != next_hop.ifindex;
     if moved && flow.direction == Direction::Original as u8 {
         return reopen(tables, arrival, &*flow);
     }
     let next_hop = forward::by_port(tables, next_hop)?;
-    tables.set_next_hop(&flow, next_hop, arrival.now, arrival.generation);
+    let number = tables.keep_next_hop(&next_hop);
+    tables.set_next_hop(&flow, next_hop.ifindex, number, arrival);
     Ok(helper::decision(flow.translation, arrival))
 }
 
@@ -260,6 +274,7 @@ fn open<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Result<Deci
     let helped = if is_translated { helper::flag(tables, key, destination.port) } else { 0 };
     tables.begin(&Opening {
         next_hop,
+        number: 0,
         source,
         dst: destination.address,
         dst_port: destination.port,
@@ -454,6 +469,8 @@ fn may_begin<A: Family>(arrival: &Arrival<A>) -> Result<(), DropReason> {
 pub struct Opening<A> {
     /// Its way out.
     pub next_hop: NextHop,
+    /// The number of its way out, once it has one.
+    pub number: u16,
     /// What becomes of its source.
     pub source: nat::Source<A>,
     /// Its destination, translated if it is.
@@ -505,6 +522,9 @@ pub fn claim<A: Family, T: Flows<A>>(
     let Opening { next_hop, source, dst, dst_port, .. } = opening;
     let key = &arrival.key;
     let (src_port, bound) = source.candidate(tables, key, attempt).ok_or(DropReason::NoFreePort)?;
+    if opening.number == 0 {
+        return Err(DropReason::NextHopTableFull);
+    }
     let src = source.address.unwrap_or(key.src);
     let (to_source, to_destination) = translations(arrival, opening, bound);
     let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;
@@ -523,9 +543,9 @@ pub fn claim<A: Family, T: Flows<A>>(
     let back = Ends { src: key.dst, dst: key.src, src_port: key.dst_port, dst_port: key.src_port };
     entry.rewrite = nat::compile(reply_key, back);
     // Looked up when the first reply comes.
-    (entry.next_hop.ifindex, entry.next_hop.mtu, entry.next_hop.flags) = (0, 0, 0);
+    (entry.egress, entry.next_hop) = (0, 0);
     entry.resolved = 0;
-    entry.generation = arrival.generation;
+    entry.generation = arrival.generation as u16;
     entry.ingress = next_hop.ifindex;
     entry.ingress_role = opening.egress_role;
     entry.direction = Direction::Reply as u8;
@@ -548,7 +568,7 @@ pub fn claim<A: Family, T: Flows<A>>(
     }
     entry.rewrite = nat::compile(key, Ends { src, dst: *dst, src_port, dst_port: *dst_port });
     entry.account = opening.account;
-    entry.next_hop = *next_hop;
+    (entry.egress, entry.next_hop) = (next_hop.ifindex, opening.number);
     entry.resolved = tick(arrival.now);
     entry.ingress = arrival.ifindex;
     entry.ingress_role = arrival.role;

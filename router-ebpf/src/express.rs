@@ -89,13 +89,13 @@ fn send<A: Bare, H: Head, T: Flows<A>>(
     {
         return None;
     }
-    let (now, generation) = (tables.now(), tables.config().generation);
+    let (now, config) = (tables.now(), tables.config());
     let Some(flow) = tables.flow(&key) else {
         tables.arrive(&Arrival {
             key,
             now,
             ifindex,
-            generation,
+            generation: config.generation,
             slot: lane.slot,
             role: lane.role,
             flags: lane.flags,
@@ -108,11 +108,12 @@ fn send<A: Bare, H: Head, T: Flows<A>>(
         });
         return Some(Passage::new(lane.slot, End::Undecided(A::VERSION, Question::Flow)));
     };
+    let next_hop = tables.next_hop(flow.next_hop)?;
     // A turn in a connection's life is for the steps to see.
     if tcp_flags & (tcp_flags::SYN | tcp_flags::RST) != 0
-        || !conntrack::is_fresh(&*flow, ifindex, now, generation)
-        || flow.next_hop.flags & !ANYHOW != NextHop::RESOLVED | NextHop::XDP_TARGET
-        || length > usize::from(flow.next_hop.mtu)
+        || !conntrack::is_fresh(&*flow, &next_hop, ifindex, now, &config)
+        || next_hop.flags & !ANYHOW != NextHop::RESOLVED | NextHop::XDP_TARGET
+        || length > usize::from(next_hop.mtu)
     {
         return None;
     }
@@ -128,15 +129,15 @@ fn send<A: Bare, H: Head, T: Flows<A>>(
             head.store(checksum, if new == 0 && protocol == protocol::UDP { u16::MAX } else { new });
         }
     }
-    let MacPair([a, b, c]) = flow.next_hop.macs;
+    let MacPair([a, b, c]) = next_hop.macs;
     head.store(0, a);
     head.store(4, b);
     head.store(8, c);
     let tcp_ack = if tcp_flags & tcp_flags::ACK == 0 { 0 } else { u32::from_be(head.load(l4 + 8)) };
     tables.account(&flow, Activity { now, bytes: length, tcp_flags, refreshes: true, tcp_ack });
     tables.charge(flow.account, length);
-    let neighbour = forward::neighbour(&flow.next_hop);
-    Some(Passage::new(lane.slot, Verdict::Forward { ifindex: flow.next_hop.ifindex, neighbour }.into()))
+    let neighbour = forward::neighbour(&next_hop);
+    Some(Passage::new(lane.slot, Verdict::Forward { ifindex: next_hop.ifindex, neighbour }.into()))
 }
 
 impl Bare for Ipv4 {

@@ -95,7 +95,8 @@ pub fn help<P: Packet, T: Desk>(packet: &mut P, tables: &T) -> Result<(), DropRe
     let key = tables.arrived();
     // Whoever expires flows may be faster: then there is nothing to help with.
     let Some(flow) = tables.flow(&key) else { return Ok(()) };
-    let Some(helped) = Helped::read(packet, key, tables.now(), flow.next_hop.mtu) else { return Ok(()) };
+    let Some(next_hop) = tables.next_hop(flow.next_hop) else { return Ok(()) };
+    let Some(helped) = Helped::read(packet, key, tables.now(), next_hop.mtu) else { return Ok(()) };
     if key.protocol == protocol::UDP {
         tftp::expect_answer(tables, &helped, &flow);
         return Ok(());

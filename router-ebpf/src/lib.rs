@@ -25,6 +25,7 @@ pub mod icmp;
 pub mod limit;
 pub mod mss;
 pub mod nat;
+pub mod next_hops;
 pub mod options;
 pub mod packet;
 pub mod parse;

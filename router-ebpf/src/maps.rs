@@ -5,6 +5,7 @@
 mod bridges;
 mod datagram;
 mod desk;
+mod next_hops;
 mod pool;
 mod tunnels;
 
@@ -24,7 +25,9 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use router_common::account::{COUNTER_SLOTS, COUNTERS_PER_ROW, CounterRow, Hook, Traffic, counter_index};
 use router_common::config::RouterConfig;
-use router_common::flow::{Draft, FlowEntry, FlowKey, NextHop, tick};
+use router_common::flow::{
+    Draft, FlowEntry, FlowKey, KeptNextHop, NEXT_HOPS as NEXT_HOPS_LENGTH, NextHop, tick,
+};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
@@ -55,6 +58,7 @@ use crate::apart;
 
 pub use bridges::member;
 pub use datagram::{datagram, piece, set_covered};
+pub use next_hops::{kept_next_hop, next_hop};
 pub use pool::{PoolInPlace, pool_in_place};
 pub use tunnels::outer;
 
@@ -82,6 +86,9 @@ static LOCAL6: HashMap<LocalKey<Ipv6>, Local> = HashMap::with_max_entries(16_384
 static FLOWS4: HashMap<FlowKey<Ipv4>, FlowEntry<Ipv4>> = HashMap::with_max_entries(1 << 20, 0);
 #[map]
 static FLOWS6: HashMap<FlowKey<Ipv6>, FlowEntry<Ipv6>> = HashMap::with_max_entries(1 << 20, 0);
+/// By their numbers.
+#[map]
+static NEXT_HOPS: Array<KeptNextHop> = Array::with_max_entries(NEXT_HOPS_LENGTH, 0);
 #[map]
 static STATIC_IN: HashMap<LocalKey<Ipv4>, StaticNat> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]
@@ -177,6 +184,9 @@ static ARRIVAL6: PerCpuArray<Arrival<Ipv6>> = PerCpuArray::with_max_entries(1, 0
 static OPENING4: PerCpuArray<Opening<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static OPENING6: PerCpuArray<Opening<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
+/// The way out that is to be kept, see [`apart`].
+#[map]
+static NEXT_HOP: PerCpuArray<NextHop> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static FIB: PerCpuArray<FibLookup> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -226,6 +236,7 @@ impl Maps {
 
 impl Tables for Maps {
     type Port = &'static Port;
+    type NextHop = &'static NextHop;
     type Pool = PoolInPlace;
     type Block = &'static Block;
 
@@ -243,16 +254,18 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn config(&self) -> RouterConfig {
-        const NONE: RouterConfig = RouterConfig {
-            abi_version: 0,
-            generation: 0,
-            own_ports_first: 0,
-            own_ports_last: 0,
-            flags: 0,
-            ports_per_guest: 0,
-            pad: 0,
-        };
-        CONFIG.get(0).copied().unwrap_or(NONE)
+        CONFIG.get(0).copied().unwrap_or(RouterConfig::NONE)
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, number: u16) -> Option<&'static NextHop> {
+        // What may be read is not changed.
+        NEXT_HOPS.get(number.into()).map(|kept| &kept.next_hop)
+    }
+
+    #[inline(always)]
+    fn keep_next_hop(&self, next_hop: &NextHop) -> u16 {
+        next_hops::keep(next_hop)
     }
 
     #[inline(always)]
@@ -612,7 +625,7 @@ pub trait FamilyMaps: Family {
     fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
     /// Its binding, see [`apart`]: 0, or the outcome of the reason to drop the packet.
     fn bind() -> u32;
-    /// Its account, see [`apart`].
+    /// Its account and the number of its way out, see [`apart`].
     fn enter();
     /// One more attempt to open it, see [`apart`].
     fn claim(attempt: u32) -> u32;
@@ -700,6 +713,7 @@ impl FamilyMaps for Ipv4 {
     #[inline(always)]
     fn enter() {
         apart::xvr_enter4();
+        apart::xvr_number4();
     }
 
     #[inline(always)]
@@ -786,6 +800,7 @@ impl FamilyMaps for Ipv6 {
     #[inline(always)]
     fn enter() {
         apart::xvr_enter6();
+        apart::xvr_number6();
     }
 
     #[inline(always)]
@@ -963,6 +978,7 @@ impl<A: FamilyMaps> Flows<A> for Maps {
         let Some(mut room) = own(A::openings()) else { return };
         let Opening {
             next_hop,
+            number,
             source,
             dst,
             dst_port,
@@ -972,7 +988,7 @@ impl<A: FamilyMaps> Flows<A> for Maps {
             helped,
             account,
         } = *opening;
-        (room.next_hop, room.source) = (next_hop, source);
+        (room.next_hop, room.number, room.source) = (next_hop, number, source);
         (room.dst, room.dst_port, room.pinned) = (dst, dst_port, pinned);
         (room.egress_role, room.destination_translated) = (egress_role, destination_translated);
         (room.helped, room.account) = (helped, account);
@@ -1043,14 +1059,14 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     }
 
     #[inline(always)]
-    fn set_next_hop(&self, flow: &InPlace<A>, next_hop: NextHop, now: u64, generation: u32) {
+    fn set_next_hop(&self, flow: &InPlace<A>, egress: u32, next_hop: u16, arrival: &Arrival<A>) {
         let flow = flow.0.as_ptr();
-        // SAFETY: as in `account`. Another CPU may read a way out half old, half new for one
-        // packet, while a neighbour's address changes.
+        // SAFETY: as in `account`. Whichever number another CPU reads meanwhile is that of one way out as a whole.
         unsafe {
+            (*flow).egress = egress;
             (*flow).next_hop = next_hop;
-            (*flow).resolved = tick(now);
-            (*flow).generation = generation;
+            (*flow).resolved = tick(arrival.now);
+            (*flow).generation = arrival.generation as u16;
         }
     }
 

@@ -33,6 +33,8 @@ use crate::{express, mss, options, split, walk};
 pub trait Tables: Sized {
     /// A port in place.
     type Port: Deref<Target = Port> + Copy;
+    /// A way out in place.
+    type NextHop: Deref<Target = NextHop>;
     /// A pool of external ports in place.
     type Pool: PortPool;
     /// A block of the policy in place.
@@ -44,6 +46,11 @@ pub trait Tables: Sized {
     fn random(&self) -> u32;
     /// The settings.
     fn config(&self) -> RouterConfig;
+    /// The way out with a number.
+    fn next_hop(&self, number: u16) -> Option<Self::NextHop>;
+    /// [`next_hops::keep`](crate::next_hops::keep), or 0 where there is no room; the programs make it a function of its
+    /// own.
+    fn keep_next_hop(&self, next_hop: &NextHop) -> u16;
     /// The port that has an interface for its own.
     fn port(&self, ifindex: u32) -> Option<Self::Port>;
     /// What the express lane needs of it, if it has one.
@@ -197,8 +204,8 @@ pub trait Flows<A: Family>: Tables + Sized {
     fn account(&self, flow: &Self::Flow, activity: Activity);
     /// Forgets the TCP flags that a direction has seen.
     fn forget_tcp(&self, flow: &Self::Flow);
-    /// Gives a flow another way out, decided `now` under a generation.
-    fn set_next_hop(&self, flow: &Self::Flow, next_hop: NextHop, now: u64, generation: u32);
+    /// Gives a flow another way out, by an interface and with a number, as decided for an arrival.
+    fn set_next_hop(&self, flow: &Self::Flow, egress: u32, next_hop: u16, arrival: &Arrival<A>);
     /// The router's own address.
     fn local(&self, key: &LocalKey<A>) -> Option<Local>;
     /// Keeps what the slow path needs of a packet, for [`World::decide`].

@@ -291,7 +291,7 @@ where
     if parsed.has_options && decided == Decided::No {
         tables.judge_options(packet, l3, parsed.l4 - l3 - A::HEADER)?;
     }
-    let (now, generation) = (tables.now(), tables.config().generation);
+    let (now, config) = (tables.now(), tables.config());
     if parsed.fragment.is_any() {
         if decided == Decided::No {
             tables.leave(&parsed, now);
@@ -299,18 +299,21 @@ where
         }
         (parsed.key.src_port, parsed.key.dst_port, _) = tables.left();
     }
-    let flow = match tables.flow(&parsed.key) {
-        Some(flow)
-            if decided == Decided::Yes || conntrack::is_fresh(&*flow, ingress.ifindex, now, generation) =>
+    let known = tables.flow(&parsed.key);
+    let known = known.and_then(|flow| tables.next_hop(flow.next_hop).map(|next_hop| (flow, next_hop)));
+    let (flow, next_hop) = match known {
+        Some((flow, next_hop))
+            if decided == Decided::Yes
+                || conntrack::is_fresh(&*flow, &next_hop, ingress.ifindex, now, &config) =>
         {
-            flow
+            (flow, next_hop)
         }
         _ => {
-            tables.arrive(&arrival(packet, ingress, &parsed, now, generation));
+            tables.arrive(&arrival(packet, ingress, &parsed, now, config.generation));
             return Ok(End::Undecided(A::VERSION, Question::Flow));
         }
     };
-    if let Some(verdict) = obstacle(packet, &parsed, &*flow)? {
+    if let Some(verdict) = obstacle(packet, &parsed, &*flow, &next_hop)? {
         return Ok(verdict.into());
     }
     if parsed.fragment.is_any() && flow.translation & FlowEntry::<A>::SOURCE != 0 {
@@ -331,12 +334,12 @@ where
             parsed.tcp_flags & tcp_flags::RST == 0 || tcp_flags & !flow.tcp_flags & tcp_flags::RST != 0;
         tables.account(&flow, Activity { now, bytes: parsed.length, tcp_flags, refreshes, tcp_ack });
     }
-    let neighbour = forward::send::<A, P>(packet, l3, &flow.next_hop).ok_or(DropReason::RewriteFailed)?;
+    let neighbour = forward::send::<A, P>(packet, l3, &next_hop).ok_or(DropReason::RewriteFailed)?;
     tables.charge(flow.account, parsed.length);
-    let ifindex = flow.next_hop.ifindex;
+    let ifindex = next_hop.ifindex;
     // What may not be cut, and what cannot be, was refused above.
     if packet.hook() == Hook::Tc
-        && parsed.length > usize::from(flow.next_hop.mtu)
+        && parsed.length > usize::from(next_hop.mtu)
         && packet.segment_payload().is_none()
     {
         return Ok(Verdict::Split { ifindex, neighbour }.into());
@@ -386,6 +389,7 @@ fn obstacle<A: Family, P: Packet>(
     packet: &P,
     parsed: &Parsed<A>,
     flow: &FlowEntry<A>,
+    next_hop: &NextHop,
 ) -> Result<Option<Verdict>, DropReason> {
     // With 0 for an identifier the two directions of a flow of pings are told apart by their ends alone.
     let is_reply = flow.direction == Direction::Reply as u8;
@@ -403,7 +407,6 @@ fn obstacle<A: Family, P: Packet>(
             false => Err(DropReason::TtlExceeded),
         };
     }
-    let next_hop = &flow.next_hop;
     let size = match packet.segment_payload() {
         Some(payload) => segment_size(packet, parsed, payload)?,
         None => parsed.length,

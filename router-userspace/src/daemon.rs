@@ -65,6 +65,9 @@ pub struct Options {
 /// Flows are aged, and the system is compared with what it should hold, this often.
 const TICK: Duration = Duration::from_secs(5);
 
+/// How long flows may believe that somebody hears of changes: a tick or two may be late.
+const LEASE: Duration = Duration::from_secs(15);
+
 /// News from the kernel come in bursts: how long to gather them before looking.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -199,6 +202,7 @@ impl Daemon {
         let events = Events::open()?;
         let mut control = Control::open(options, started).await?;
         control.start().await;
+        control.attend(LEASE);
         let listener = Listener::open(&root)?;
         let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -253,6 +257,7 @@ impl Daemon {
                     self.control.look_again().await;
                 }
                 _ = self.tick.tick() => {
+                    self.control.attend(LEASE);
                     let pause = self.control.age_flows();
                     self.watch_at = Instant::now() + pause;
                     self.control.look_again().await;
@@ -318,7 +323,10 @@ impl Daemon {
         notify::stopping();
         self.listener.close();
         match end {
-            End::Signal(name) => info!("{name}: ending; what is in force stays in force"),
+            End::Signal(name) => {
+                self.control.attend(Duration::ZERO);
+                info!("{name}: ending; what is in force stays in force");
+            }
             End::Remove(guard, reply) => {
                 info!("xvr remove: taking the programs away");
                 let removed = self.control.remove().await;

@@ -129,6 +129,8 @@ pub struct World {
     pub looked_at: RefCell<Option<Vec<u32>>>,
     /// What rules have decided: packets and bytes by counter.
     pub rule_counts: RefCell<HashMap<u32, (u64, u64)>>,
+    /// Ways out, whose numbers are one more than their places.
+    pub next_hops: RefCell<Vec<NextHop>>,
     /// Bindings by the guest's end.
     pub bindings: RefCell<HashMap<BindingKey, Binding>>,
     /// Bindings by the external end.
@@ -159,9 +161,7 @@ impl Default for World {
                 generation: 1,
                 own_ports_first,
                 own_ports_last,
-                flags: 0,
-                ports_per_guest: 0,
-                pad: 0,
+                ..RouterConfig::NONE
             }),
             ports: RefCell::default(),
             has_lanes: Cell::new(true),
@@ -182,6 +182,7 @@ impl Default for World {
             classifier: RefCell::new(Classifier::new(OwnMemory::new(1 << 16, 1 << 14), [])),
             looked_at: RefCell::default(),
             rule_counts: RefCell::default(),
+            next_hops: RefCell::default(),
             bindings: RefCell::default(),
             externals: RefCell::default(),
             guests: RefCell::default(),
@@ -296,6 +297,7 @@ impl World {
 
 impl Tables for World {
     type Port = FoundPort;
+    type NextHop = Box<NextHop>;
     type Pool = SharedWords;
     type Block = FoundBlock;
 
@@ -437,6 +439,21 @@ impl Tables for World {
 
     fn config(&self) -> RouterConfig {
         self.config.get()
+    }
+
+    fn next_hop(&self, number: u16) -> Option<Box<NextHop>> {
+        let Some(place) = number.checked_sub(1) else { return Some(Box::new(NextHop::UNKNOWN)) };
+        self.next_hops.borrow().get(usize::from(place)).copied().map(Box::new)
+    }
+
+    fn keep_next_hop(&self, next_hop: &NextHop) -> u16 {
+        let mut kept = self.next_hops.borrow_mut();
+        let known = kept.iter().position(|known| known == next_hop);
+        let place = known.unwrap_or_else(|| {
+            kept.push(*next_hop);
+            kept.len() - 1
+        });
+        u16::try_from(place + 1).unwrap_or(0)
     }
 
     fn port(&self, ifindex: u32) -> Option<FoundPort> {
@@ -590,9 +607,10 @@ impl<A: WorldFamily> Flows<A> for World {
         Ok(())
     }
 
-    fn set_next_hop(&self, flow: &Found<A>, next_hop: NextHop, now: u64, generation: u32) {
+    fn set_next_hop(&self, flow: &Found<A>, egress: u32, next_hop: u16, arrival: &Arrival<A>) {
         if let Some(entry) = A::tables(self).flows.borrow_mut().get_mut(&flow.key) {
-            (entry.next_hop, entry.resolved, entry.generation) = (next_hop, tick(now), generation);
+            (entry.egress, entry.next_hop) = (egress, next_hop);
+            (entry.resolved, entry.generation) = (tick(arrival.now), arrival.generation as u16);
         }
     }
 
@@ -608,6 +626,7 @@ impl<A: WorldFamily> Flows<A> for World {
         let arrival = A::tables(self).arrival.borrow().expect("a packet has arrived");
         let mut opening = A::tables(self).opening.borrow().expect("something is decided about it");
         opening.account = usage::of_opening(self, &arrival, &opening);
+        opening.number = self.keep_next_hop(&opening.next_hop);
         self.begin(&opening);
     }
 

@@ -143,7 +143,7 @@ fn an_entry_never_exists_without_its_reverse() {
 }
 
 #[test]
-fn a_moved_next_hop_is_followed_when_the_generation_moves_and_within_a_second_otherwise() {
+fn a_moved_next_hop_is_followed_when_the_generation_moves_and_by_the_clock_otherwise() {
     let mut router = HostRouter::new(Hook::Tc);
     let moved = [2, 0, 0, 0, 0xbb, 1];
     router.send(Nic::Tier1, &datagram("10.1.1.50", 5000));
@@ -162,11 +162,21 @@ fn a_moved_next_hop_is_followed_when_the_generation_moves_and_within_a_second_ot
     config.generation += 1;
     router.world.config.set(config);
     assert_eq!(to(&mut router), moved, "did not follow the generation");
-    let mut router = HostRouter::new(Hook::Tc);
-    router.send(Nic::Tier1, &datagram("10.1.1.50", 5000));
-    router.world.v4.routes.borrow_mut().clear();
-    router.world.now.set(router.world.now.get() + 1_000_000_000);
-    assert_ne!(router.send(Nic::Tier1, &datagram("10.1.1.50", 5000)).outcome, FORWARDED);
+    const SECOND: u64 = 1_000_000_000;
+    // How long somebody tells of changes, and how long a way out is believed then.
+    for (attended, believed) in [(0, 1), (15, 15), (3600, 60)] {
+        let mut router = HostRouter::new(Hook::Tc);
+        let (start, config) = (router.world.now.get(), router.world.config.get());
+        router.world.config.set(RouterConfig { attended: tick(start + attended * SECOND), ..config });
+        router.send(Nic::Tier1, &datagram("10.1.1.50", 5000));
+        router.world.v4.routes.borrow_mut().clear();
+        let mut outcome = |after: u64| {
+            router.world.now.set(start + after);
+            router.send(Nic::Tier1, &datagram("10.1.1.50", 5000)).outcome
+        };
+        assert_eq!(outcome(believed * SECOND - SECOND / 10), FORWARDED, "attended for {attended} seconds");
+        assert_ne!(outcome(believed * SECOND), FORWARDED, "attended for {attended} seconds");
+    }
 }
 
 #[test]

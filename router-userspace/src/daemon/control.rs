@@ -680,6 +680,13 @@ impl Control {
         }
     }
 
+    /// Flows believe their ways out for longer, since news are heard, until the lease is over.
+    pub fn attend(&mut self, lease: Duration) {
+        if let Err(error) = self.reconciler.backend.programs.tables().attend(lease) {
+            error!("flows look their ways out up more often than they need: {error:#}");
+        }
+    }
+
     /// Removes flows whose time is over, and makes room where there is little left; when to
     /// [`watch_flows`](Self::watch_flows) next.
     pub fn age_flows(&mut self) -> Duration {

@@ -116,7 +116,7 @@ impl Opening {
             arrives_at: (to_ip(to.dst), port(to.dst_port)),
             is_translated: original.translation & FlowEntry::<A>::DESTINATION != 0,
             ingress: original.ingress & !CUT,
-            egress: original.next_hop.ifindex,
+            egress: original.egress,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -11,7 +12,7 @@ use ipnet::Ipv4Net;
 use router_common::account::{CounterRow as CounterEntry, Traffic};
 use router_common::bridge::{FdbEntry, FdbKey, MemberKey};
 use router_common::config::RouterConfig;
-use router_common::flow::{FlowEntry, FlowKey};
+use router_common::flow::{FlowEntry, FlowKey, KeptNextHop, tick};
 use router_common::fragment::{Datagram, DatagramKey, Held, HeldKey};
 use router_common::limit::Tally;
 use router_common::nat::{
@@ -26,6 +27,7 @@ use router_common::unsolicited::Syn;
 use router_common::usage::AccountKey;
 
 use super::bridges::BridgeTables;
+use super::expiry::monotonic_now;
 use super::policy::PolicyTables;
 use super::pools::Pools;
 use super::tunnels::TunnelTables;
@@ -44,6 +46,7 @@ pub(super) const NAMES: &[&str] = &[
     "LOCAL6",
     "FLOWS4",
     "FLOWS6",
+    "NEXT_HOPS",
     "COUNTERS",
     "ACCOUNTS",
     "LAST_ACCOUNT",
@@ -112,6 +115,7 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<LocalKey<Ipv6>, Local>("LOCAL6", NO_PREALLOC),
     shape::<FlowKey<Ipv4>, FlowEntry<Ipv4>>("FLOWS4", 0),
     shape::<FlowKey<Ipv6>, FlowEntry<Ipv6>>("FLOWS6", 0),
+    shape::<u32, KeptNextHop>("NEXT_HOPS", 0),
     shape::<u32, CounterEntry>("COUNTERS", 0),
     shape::<AccountKey, u32>("ACCOUNTS", 0),
     shape::<u32, u64>("LAST_ACCOUNT", 0),
@@ -251,6 +255,17 @@ impl Tables {
     pub fn set_ports_per_guest(&mut self, ports_per_guest: u16) -> Result<()> {
         let config = self.config()?;
         self.set_config(RouterConfig { ports_per_guest, ..config })
+    }
+
+    /// Has flows believe their ways out for longer: somebody hears what the kernel says of links, routes and
+    /// neighbours, and [bumps the generation](Self::bump_generation), for so long from now on.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn attend(&mut self, lease: Duration) -> Result<()> {
+        let config = self.config()?;
+        let until = monotonic_now() + u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX / 2);
+        self.set_config(RouterConfig { attended: tick(until), ..config })
     }
 
     /// Makes every flow look its way out up again with its next packet.

@@ -28,6 +28,7 @@ mod tunnels;
 mod unsolicited;
 mod usage;
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -128,11 +129,10 @@ impl Dataplane {
             tables.set_config(RouterConfig {
                 abi_version: ABI_VERSION,
                 generation: 1,
+                seed: RandomState::new().hash_one(()) as u32,
                 own_ports_first,
                 own_ports_last,
-                flags: 0,
-                ports_per_guest: 0,
-                pad: 0,
+                ..RouterConfig::NONE
             })?;
         }
         tables.open_lanes()?;

@@ -188,7 +188,7 @@ where
             dst: (to_ip(key.dst), key.dst_port.get()),
             translated_src: translated.then(|| (to_ip(entry.rewrite.src), entry.rewrite.src_port.get())),
             ingress: entry.ingress,
-            egress: entry.next_hop.ifindex,
+            egress: entry.egress,
             original: entry.traffic(),
             reply: reply.map_or(Traffic { packets: 0, bytes: 0 }, FlowEntry::traffic),
             tcp_flags: (entry.tcp_flags, reply.map_or(0, |entry| entry.tcp_flags)),

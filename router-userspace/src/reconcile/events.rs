@@ -1,4 +1,4 @@
-//! What the kernel says unasked: links, addresses, routes, neighbours, remote ends of VXLAN devices, and which NICs take
+//! What the kernel says unasked: links, addresses, routes, rules, neighbours, remote ends of VXLAN devices, and which NICs take
 //! XDP frames.
 
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ use super::nics::NetdevFamily;
 /// A piece of news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A link, an address, a route or a NIC's XDP features changed: look again.
+    /// A link, an address, a route, a rule or a NIC's XDP features changed: look again.
     Changed,
     /// News of a neighbour.
     Neighbour(Neighbour),
@@ -93,6 +93,8 @@ fn subscribe_routing() -> Result<Messages> {
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
     ];
     let (connection, handle, messages) =
         rtnetlink::new_multicast_connection(&groups).context("subscribe to the kernel's routing news")?;

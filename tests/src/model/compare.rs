@@ -403,7 +403,8 @@ fn why(reason: DropReason) -> Why {
         | DropReason::NoWayToVtep
         | DropReason::GroupSource
         | DropReason::SamePort
-        | DropReason::OversizeFrame => Why::Broken,
+        | DropReason::OversizeFrame
+        | DropReason::NextHopTableFull => Why::Broken,
     }
 }
 
