@@ -125,6 +125,9 @@ pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Resul
     }
     let next_hop = forward::by_port(tables, next_hop)?;
     let number = tables.keep_next_hop(&next_hop);
+    if number == 0 {
+        return Err(DropReason::NextHopTableFull);
+    }
     tables.set_next_hop(&flow, next_hop.ifindex, number, arrival);
     Ok(helper::decision(flow.translation, arrival))
 }
@@ -519,12 +522,12 @@ pub fn claim<A: Family, T: Flows<A>>(
     opening: &Opening<A>,
     attempt: u32,
 ) -> Result<Claim, DropReason> {
-    let Opening { next_hop, source, dst, dst_port, .. } = opening;
-    let key = &arrival.key;
-    let (src_port, bound) = source.candidate(tables, key, attempt).ok_or(DropReason::NoFreePort)?;
     if opening.number == 0 {
         return Err(DropReason::NextHopTableFull);
     }
+    let Opening { next_hop, source, dst, dst_port, .. } = opening;
+    let key = &arrival.key;
+    let (src_port, bound) = source.candidate(tables, key, attempt).ok_or(DropReason::NoFreePort)?;
     let src = source.address.unwrap_or(key.src);
     let (to_source, to_destination) = translations(arrival, opening, bound);
     let mut draft = tables.draft().ok_or(DropReason::FlowTableFull)?;

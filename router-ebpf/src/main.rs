@@ -90,9 +90,12 @@ pub fn xvr_tc(ctx: TcContext) -> i32 {
         },
         Verdict::Drop(DropReason::TtlExceeded) => answer(skb, port, error::TIME_EXCEEDED, 0),
         // RFC 5508 REQ-8.
-        Verdict::Drop(DropReason::NoFreePort | DropReason::GuestLimit | DropReason::FlowTableFull) => {
-            answer(skb, port, error::PROHIBITED, 0)
-        }
+        Verdict::Drop(
+            DropReason::NoFreePort
+            | DropReason::GuestLimit
+            | DropReason::FlowTableFull
+            | DropReason::NextHopTableFull,
+        ) => answer(skb, port, error::PROHIBITED, 0),
         Verdict::TooBig { mtu } => answer(skb, port, error::TOO_BIG, mtu),
         Verdict::Drop(_) => TC_ACT_SHOT,
         // The frame lies in a table, or has come in again.

@@ -421,11 +421,11 @@ impl Router for KernelRouter {
     }
 
     fn answers(&self, reason: DropReason, frame: &[u8]) -> bool {
-        use DropReason::{FlowTableFull, GuestLimit, NoFreePort, TooBig, TtlExceeded};
+        use DropReason::{FlowTableFull, GuestLimit, NextHopTableFull, NoFreePort, TooBig, TtlExceeded};
         let (dont_fragment, is_later) = (frame[20] & 0x40 != 0, [frame[20] & 0x1f, frame[21]] != [0, 0]);
         self.hook == Hook::Tc
             && !is_later
-            && (matches!(reason, TtlExceeded | NoFreePort | GuestLimit | FlowTableFull)
+            && (matches!(reason, TtlExceeded | NoFreePort | GuestLimit | FlowTableFull | NextHopTableFull)
                 || reason == TooBig && dont_fragment)
     }
 

@@ -131,6 +131,8 @@ pub struct World {
     pub rule_counts: RefCell<HashMap<u32, (u64, u64)>>,
     /// Ways out, whose numbers are one more than their places.
     pub next_hops: RefCell<Vec<NextHop>>,
+    /// How many there is room for.
+    pub next_hop_room: Cell<usize>,
     /// Bindings by the guest's end.
     pub bindings: RefCell<HashMap<BindingKey, Binding>>,
     /// Bindings by the external end.
@@ -183,6 +185,7 @@ impl Default for World {
             looked_at: RefCell::default(),
             rule_counts: RefCell::default(),
             next_hops: RefCell::default(),
+            next_hop_room: Cell::new(usize::from(u16::MAX)),
             bindings: RefCell::default(),
             externals: RefCell::default(),
             guests: RefCell::default(),
@@ -448,12 +451,11 @@ impl Tables for World {
 
     fn keep_next_hop(&self, next_hop: &NextHop) -> u16 {
         let mut kept = self.next_hops.borrow_mut();
-        let known = kept.iter().position(|known| known == next_hop);
-        let place = known.unwrap_or_else(|| {
+        if !kept.contains(next_hop) && kept.len() < self.next_hop_room.get() {
             kept.push(*next_hop);
-            kept.len() - 1
-        });
-        u16::try_from(place + 1).unwrap_or(0)
+        }
+        let place = kept.iter().position(|known| known == next_hop);
+        place.and_then(|place| u16::try_from(place + 1).ok()).unwrap_or(0)
     }
 
     fn port(&self, ifindex: u32) -> Option<FoundPort> {

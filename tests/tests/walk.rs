@@ -180,6 +180,29 @@ fn a_moved_next_hop_is_followed_when_the_generation_moves_and_by_the_clock_other
 }
 
 #[test]
+fn a_flow_whose_next_hop_has_no_room_is_refused_and_others_go_on() {
+    let full = DropReason::NextHopTableFull.outcome();
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let mut router = HostRouter::new(hook);
+        let known = datagram("10.1.1.50", 5000);
+        assert_eq!(router.send(Nic::Tier1, &known).outcome, FORWARDED);
+        router.world.next_hop_room.set(router.world.next_hops.borrow().len());
+        let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));
+        let elsewhere =
+            Frame::new(macs, "10.1.1.50", "10.1.2.50", Payload::Udp { src: 5000, dst: 53 }).bytes();
+        assert_eq!(router.send(Nic::Tier1, &elsewhere).outcome, full);
+        assert_eq!(router.send(Nic::Tier1, &known).outcome, FORWARDED, "who has one");
+        assert_eq!(router.send(Nic::Tier1, &datagram("10.1.1.51", 5001)).outcome, FORWARDED, "the same way");
+        // A known flow's neighbour has another address now.
+        router.world.next_hops.borrow_mut().clear();
+        router.world.next_hop_room.set(0);
+        let config = router.world.config.get();
+        router.world.config.set(RouterConfig { generation: config.generation + 1, ..config });
+        assert_eq!(router.send(Nic::Tier1, &known).outcome, full);
+    }
+}
+
+#[test]
 fn a_routed_flow_whose_way_turns_public_is_translated_from_then_on() {
     let mut router = HostRouter::new(Hook::Tc);
     let macs = (Nic::Tier1.mac(), host_mac(Nic::Tier1));

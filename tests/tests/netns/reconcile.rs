@@ -413,7 +413,7 @@ fn nics_are_known_by_driver_and_by_what_they_take() {
 }
 
 #[test]
-fn news_of_neighbours_and_links_arrive() {
+fn news_of_neighbours_rules_and_links_arrive() {
     in_namespace(|| async {
         let mut lab = Lab::new();
         lab.converge(&router()).await;
@@ -435,6 +435,8 @@ fn news_of_neighbours_and_links_arrive() {
             assert!(Instant::now() < deadline, "the kernel does not ask");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        ip("rule add to 192.0.2.9 prohibit");
+        while next(&mut events).await != Event::Changed {}
         ip("link set eth2 mtu 1300");
         while next(&mut events).await != Event::Changed {}
     });

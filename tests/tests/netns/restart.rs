@@ -1,9 +1,9 @@
 //! The daemon is not in the packets' way: it may die, and another one goes on.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use router_tests::clients;
 use router_tests::lab::Lab;
 use router_tests::router::{Router, VPC_COMMANDS};
@@ -78,6 +78,36 @@ fn the_next_daemon_adopts_flows_and_does_what_it_is_told() -> Result<()> {
     // And it is a daemon like the first: the same again changes nothing and works.
     router.apply(&VPC_COMMANDS)?;
     servers::udp_round_trip(lab.host("db1"), echo.at(far.v4), b"hello")?;
+    Ok(())
+}
+
+#[test]
+fn what_the_kernel_would_do_now_counts_for_known_flows_with_a_daemon_and_without() -> Result<()> {
+    if !needs::are_met(&["kill", "ping"]) {
+        return Ok(());
+    }
+    let lab = Lab::vpc()?;
+    let mut router = Router::start(&lab, "auto")?;
+    router.apply(&VPC_COMMANDS)?;
+    let (web1, far) = (lab.host("web1"), lab.host("far"));
+    // Known flows do not look their way out up for a minute while a daemon hears of changes, and for a second without.
+    for (has_daemon, at_least) in [(true, 30), (false, 15)] {
+        if !has_daemon {
+            let pid = router.daemon_pid().context("a daemon runs")?.to_string();
+            router.namespace().run("kill", &["-TERM", &pid])?;
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while router.daemon_runs() {
+                ensure!(Instant::now() < deadline, "the daemon does not end");
+                sleep(Duration::from_millis(10));
+            }
+        }
+        let pings = clients::start_pings(web1, far.v4.into(), Duration::from_millis(50), 60)?;
+        sleep(Duration::from_secs(1));
+        router.namespace().ip(&format!("rule add to {} prohibit", far.v4))?;
+        let lost = pings.finish()?.lost();
+        ensure!((at_least..50).contains(&lost), "with a daemon: {has_daemon}, {lost} of 60 lost");
+        router.namespace().ip(&format!("rule del to {} prohibit", far.v4))?;
+    }
     Ok(())
 }
 
