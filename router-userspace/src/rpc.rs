@@ -115,7 +115,7 @@ pub struct InboxFile {
     pub name: String,
     /// What becomes of it.
     pub afterwards: Afterwards,
-    /// Its text, where that is a part of another file, which is kept in its place.
+    /// Its text, where that came as a part of another file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }

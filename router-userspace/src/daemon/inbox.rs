@@ -5,7 +5,7 @@
 //! | `cmd_line.json` lies there, and another file is meant | it is applied first |
 //! | the file is not there, but was applied before | done already |
 //! | the file is not there | refused |
-//! | its text came with the request, as a part of another file | that counts, whatever is there; only the other file is kept |
+//! | its text came with the request, as a part of another file | that counts, whatever is there |
 //! | it is refused | it stays |
 //! | it is in force | compressed into `processed/`, or deleted |
 
@@ -16,7 +16,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use tracing::warn;
 
 use super::control::{Control, Message};
@@ -56,9 +57,12 @@ async fn together(control: &mut Control, files: &[InboxFile]) -> Result<Option<A
         texts.iter().map(|(file, text)| Message { name: &file.name, bytes: text }).collect();
     let mut applied = control.apply(last.name.clone(), &messages).await?;
     // In force and remembered: what fails from here on does not make it less so.
-    for (name, error) in put_away(&root, &texts) {
-        warn!("{name} is in force, but could not be put away: {error:#}");
-        applied.warnings.push(format!("{name} could not be put away: {error:#}"));
+    for (file, text) in &texts {
+        if let Err(error) = put_away(&root, file, text) {
+            let name = &file.name;
+            warn!("{name} is in force, but could not be put away: {error:#}");
+            applied.warnings.push(format!("{name} could not be put away: {error:#}"));
+        }
     }
     Ok(Some(applied))
 }
@@ -80,34 +84,19 @@ fn read<'a>(root: &Root, file: &'a InboxFile) -> Result<Option<Cow<'a, [u8]>>> {
     }
 }
 
-/// Compresses files into `processed/`, or deletes them; gives those for which that failed. All of them are compressed
-/// before the first is removed: ext4 looks at all that was deleted lately whenever it makes a file.
-fn put_away<'a>(root: &Root, texts: &[(&'a InboxFile, Cow<'_, [u8]>)]) -> Vec<(&'a str, anyhow::Error)> {
-    let (mut gzip, mut kept, mut failed) = (Gzip::new(), Vec::new(), Vec::new());
-    for (file, text) in texts {
-        let done = match file.afterwards {
-            // The file that a text was a part of is kept itself.
-            Afterwards::Archive if file.text.is_none() => {
-                archive(&archived(root, &file.name), text, &mut gzip)
-            }
-            Afterwards::Archive | Afterwards::Delete => Ok(()),
-        };
-        match done {
-            Ok(()) => kept.push(file.name.as_str()),
-            Err(error) => failed.push((file.name.as_str(), error)),
-        }
+/// Compresses a file into `processed/`, or deletes it.
+fn put_away(root: &Root, file: &InboxFile, text: &[u8]) -> Result<()> {
+    if file.afterwards == Afterwards::Archive {
+        archive(&archived(root, &file.name), text)?;
     }
-    for name in kept {
-        let path = root.inbox().join(name);
-        match fs::remove_file(&path) {
-            // What came with the request may be there from an earlier attempt, or not.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                failed.push((name, anyhow::Error::new(error).context(format!("remove {}", path.display()))));
-            }
-            _ => {}
+    let path = root.inbox().join(&file.name);
+    match fs::remove_file(&path) {
+        // What came with the request may be there from an earlier attempt, or not.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
         }
+        _ => Ok(()),
     }
-    failed
 }
 
 fn archived(root: &Root, name: &str) -> PathBuf {
@@ -115,8 +104,8 @@ fn archived(root: &Root, name: &str) -> PathBuf {
 }
 
 /// A crash leaves no half of it.
-fn archive(path: &Path, bytes: &[u8], gzip: &mut Gzip) -> Result<()> {
-    let written = gzip.compress(bytes).and_then(|content| write(path, &content));
+fn archive(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = compress(bytes).and_then(|content| write(path, &content));
     written.with_context(|| format!("write {}", path.display()))
 }
 
@@ -132,36 +121,10 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)
 }
 
-/// Makes gzip files (RFC 1952), one after the other: it takes longer to set up the memory for it than to compress a
-/// message, of which an aggregate may have thousands.
-struct Gzip(Compress);
-
-impl Gzip {
-    fn new() -> Self {
-        Self(Compress::new(Compression::default(), false))
-    }
-
-    fn compress(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        // Deflated, no name, no time, unknown system.
-        const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-        const ROOM: usize = 1024;
-        let mut content = HEADER.to_vec();
-        self.0.reset();
-        loop {
-            content.reserve(ROOM.max(bytes.len() / 2));
-            let rest = usize::try_from(self.0.total_in()).ok().and_then(|done| bytes.get(done..));
-            let rest = rest.unwrap_or_default();
-            if self.0.compress_vec(rest, &mut content, FlushCompress::Finish)? == Status::StreamEnd {
-                break;
-            }
-        }
-        let mut checksum = Crc::new();
-        checksum.update(bytes);
-        content.extend(checksum.sum().to_le_bytes());
-        // Modulo 2^32.
-        content.extend((bytes.len() as u32).to_le_bytes());
-        Ok(content)
-    }
+fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(bytes)?;
+    gzip.finish()
 }
 
 #[cfg(test)]
@@ -174,11 +137,10 @@ mod tests {
 
     #[test]
     fn one_file_after_the_other_is_whole() {
-        let mut gzip = Gzip::new();
         let long: Vec<u8> =
             (0..1_000_000_u32).flat_map(|number| (number.wrapping_mul(number)).to_le_bytes()).collect();
         for bytes in [&b"{\"type\": \"ips\"}"[..], &long, b"", b"another"] {
-            let content = gzip.compress(bytes).unwrap();
+            let content = compress(bytes).unwrap();
             let mut back = Vec::new();
             GzDecoder::new(&content[..]).read_to_end(&mut back).unwrap();
             assert!(back == bytes, "{} bytes", bytes.len());

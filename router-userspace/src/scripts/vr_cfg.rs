@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use super::update_config;
 use crate::root::Root;
-use crate::rpc::InboxFile;
+use crate::rpc::{Afterwards, InboxFile};
 
 /// Where CloudStack puts files.
 const INBOX: &str = "/var/cache/cloud";
@@ -111,27 +111,9 @@ fn execute(root: &Root, items: &[Item]) -> Result<Option<Failure>> {
             texts.insert(below(root, path)?, content);
         }
     }
-    let mut files = Vec::new();
-    for script in &updates {
-        match update_config::parse(&script.arguments) {
-            Ok(file) => files.push((script, file)),
-            Err(reason) => return Ok(Some(Failure { line: script.line.to_owned(), reason })),
-        }
-    }
-    // What the daemon puts in force goes from here to it: thousands of files that are deleted at once are what file
-    // systems are slow with.
-    let mut handed = HashMap::new();
-    for (_, file) in &mut files {
-        let path = root.inbox().join(&file.name);
-        if let Some(text) = texts.remove(&path) {
-            handed.insert(path.clone(), text);
-        }
-        file.text = handed.get(&path).map(|text| (*text).clone());
-    }
-    write(&texts)?;
-    if let Some(failure) = update(files) {
+    if let Some(failure) = update(root, &updates, &texts)? {
         // As a file that is refused does, they stay.
-        write(&handed)?;
+        write(&texts)?;
         return Ok(Some(failure));
     }
     for Script { line, name, arguments } in others {
@@ -152,13 +134,33 @@ fn write(texts: &HashMap<PathBuf, &String>) -> Result<()> {
     Ok(())
 }
 
-fn update(files: Vec<(&Script, InboxFile)>) -> Option<Failure> {
-    let lines: Vec<(String, &str)> =
-        files.iter().map(|(script, file)| (file.name.clone(), script.line)).collect();
-    let (_, last) = lines.last()?;
-    let refusal = update_config::apply(files.into_iter().map(|(_, file)| file).collect()).err()?;
-    let culprit = lines.iter().find(|(name, _)| *name == refusal.name).map(|(_, line)| line);
-    Some(Failure { line: (*culprit.unwrap_or(last)).to_owned(), reason: refusal.reason })
+/// Has the daemon put in force what scripts name. Texts go to it from here, by no files: thousands that are deleted at once
+/// are what file systems are slow with. Those that no script names are written.
+fn update(root: &Root, updates: &[Script], texts: &HashMap<PathBuf, &String>) -> Result<Option<Failure>> {
+    let mut files: Vec<InboxFile> = Vec::new();
+    for script in updates {
+        match update_config::parse(&script.arguments) {
+            Ok(file) => files.push(file),
+            Err(reason) => return Ok(Some(Failure { line: script.line.to_owned(), reason })),
+        }
+    }
+    let mut others = texts.clone();
+    for file in &mut files {
+        let path = root.inbox().join(&file.name);
+        others.remove(&path);
+        if let Some(text) = texts.get(&path) {
+            file.text = Some((*text).clone());
+            // What it is a part of is kept.
+            file.afterwards = Afterwards::Delete;
+        }
+    }
+    write(&others)?;
+    let Some(last) = updates.last() else { return Ok(None) };
+    let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
+    let Err(refusal) = update_config::apply(files) else { return Ok(None) };
+    let culprit = names.iter().position(|name| *name == refusal.name).and_then(|at| updates.get(at));
+    let line = culprit.unwrap_or(last).line.to_owned();
+    Ok(Some(Failure { line, reason: refusal.reason }))
 }
 
 /// A script's line, taken apart.
