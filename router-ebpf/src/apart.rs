@@ -18,7 +18,6 @@ use aya_ebpf::helpers::{
     bpf_clone_redirect, bpf_csum_diff, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
     bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use router_common::flow::NextHop;
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
@@ -40,8 +39,8 @@ pub use tunnel::{xvr_tc_take_out, xvr_xdp_take_out};
 
 use crate::frame::{self, TcFrame, XdpFrame};
 use crate::maps::{
-    Context, FamilyMaps, Maps, arrival, came, case, datagram, held_room, kept_next_hop, next_hop, opening,
-    own_errors, payload_room, piece, pool_in_place, set_covered, whole,
+    Context, FamilyMaps, Maps, arrival, came, case, datagram, held_room, kept_next_hop, opening, own_errors,
+    payload_room, piece, pool_in_place, set_covered, whole,
 };
 
 /// Bytes that are written change the sum that hardware has made over the frame.
@@ -345,12 +344,15 @@ pub extern "C" fn xvr_enter6() -> u32 {
 
 #[inline(always)]
 fn number<A: FamilyMaps>() -> u32 {
-    let Some(mut opening) = opening::<A>() else { return NO_ROOM };
-    opening.number = keep_next_hop(&opening.next_hop);
+    let Some(mut opening) = opening::<A>() else { return 0 };
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    let number = next_hops::keep(kept_next_hop, &opening.next_hop, maps.config().seed, maps.now());
+    opening.number = number.unwrap_or(0);
     u32::from(opening.number)
 }
 
-/// Numbers the way out of the flow that is being opened, IPv4; 0 where there is no room.
+/// [`next_hops::keep`] of the way out of the flow that is being opened, IPv4; 0 where there is no room.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xvr_number4() -> u32 {
@@ -398,20 +400,6 @@ pub extern "C" fn xvr_claim4(attempt: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn xvr_claim6(attempt: u32) -> u32 {
     claim::<Ipv6>(attempt)
-}
-
-/// [`next_hops::keep`] of the way out that is to be kept; 0 where there is no room.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn xvr_next_hop() -> u32 {
-    next_hop().map_or(0, |next_hop| keep_next_hop(&next_hop).into())
-}
-
-#[inline(always)]
-fn keep_next_hop(next_hop: &NextHop) -> u16 {
-    // SAFETY: there is no context, and nothing here needs one.
-    let maps = unsafe { Maps::new(Context::Absent) };
-    next_hops::keep(kept_next_hop, next_hop, maps.config().seed, maps.now()).unwrap_or(0)
 }
 
 /// Judges the options, `length` bytes, of the IPv4 header at `l3`: 0, or the outcome of the reason to drop the packet.

@@ -124,10 +124,7 @@ pub fn decide<A: Family, T: Flows<A>>(tables: &T, arrival: &Arrival<A>) -> Resul
         return reopen(tables, arrival, &*flow);
     }
     let next_hop = forward::by_port(tables, next_hop)?;
-    let number = tables.keep_next_hop(&next_hop);
-    if number == 0 {
-        return Err(DropReason::NextHopTableFull);
-    }
+    let number = tables.keep_next_hop(&next_hop).ok_or(DropReason::NextHopTableFull)?;
     tables.set_next_hop(&flow, next_hop.ifindex, number, arrival);
     Ok(helper::decision(flow.translation, arrival))
 }
@@ -472,7 +469,7 @@ fn may_begin<A: Family>(arrival: &Arrival<A>) -> Result<(), DropReason> {
 pub struct Opening<A> {
     /// Its way out.
     pub next_hop: NextHop,
-    /// The number of its way out, once it has one.
+    /// The number of its way out, once it has one; 0 before, and where there is no room.
     pub number: u16,
     /// What becomes of its source.
     pub source: nat::Source<A>,

@@ -58,7 +58,7 @@ use crate::apart;
 
 pub use bridges::member;
 pub use datagram::{datagram, piece, set_covered};
-pub use next_hops::{kept_next_hop, next_hop};
+pub use next_hops::kept_next_hop;
 pub use pool::{PoolInPlace, pool_in_place};
 pub use tunnels::outer;
 
@@ -184,9 +184,6 @@ static ARRIVAL6: PerCpuArray<Arrival<Ipv6>> = PerCpuArray::with_max_entries(1, 0
 static OPENING4: PerCpuArray<Opening<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static OPENING6: PerCpuArray<Opening<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
-/// The way out that is to be kept, see [`apart`].
-#[map]
-static NEXT_HOP: PerCpuArray<NextHop> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static FIB: PerCpuArray<FibLookup> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -261,11 +258,6 @@ impl Tables for Maps {
     fn next_hop(&self, number: u16) -> Option<&'static NextHop> {
         // What may be read is not changed.
         NEXT_HOPS.get(number.into()).map(|kept| &kept.next_hop)
-    }
-
-    #[inline(always)]
-    fn keep_next_hop(&self, next_hop: &NextHop) -> u16 {
-        next_hops::keep(next_hop)
     }
 
     #[inline(always)]
@@ -625,8 +617,10 @@ pub trait FamilyMaps: Family {
     fn destination(arrival: &Arrival<Self>) -> Destination<Self>;
     /// Its binding, see [`apart`]: 0, or the outcome of the reason to drop the packet.
     fn bind() -> u32;
-    /// Its account and the number of its way out, see [`apart`].
+    /// Its account, see [`apart`].
     fn enter();
+    /// The number of its way out, see [`apart`]; 0 where there is no room.
+    fn number() -> u32;
     /// One more attempt to open it, see [`apart`].
     fn claim(attempt: u32) -> u32;
     /// Datagrams that come in fragments.
@@ -713,7 +707,11 @@ impl FamilyMaps for Ipv4 {
     #[inline(always)]
     fn enter() {
         apart::xvr_enter4();
-        apart::xvr_number4();
+    }
+
+    #[inline(always)]
+    fn number() -> u32 {
+        apart::xvr_number4()
     }
 
     #[inline(always)]
@@ -800,7 +798,11 @@ impl FamilyMaps for Ipv6 {
     #[inline(always)]
     fn enter() {
         apart::xvr_enter6();
-        apart::xvr_number6();
+    }
+
+    #[inline(always)]
+    fn number() -> u32 {
+        apart::xvr_number6()
     }
 
     #[inline(always)]
@@ -1010,6 +1012,7 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     #[inline(always)]
     fn enter(&self) {
         A::enter();
+        A::number();
     }
 
     #[inline(always)]
@@ -1056,6 +1059,20 @@ impl<A: FamilyMaps> Flows<A> for Maps {
     fn forget_tcp(&self, flow: &InPlace<A>) {
         // SAFETY: as in `account`.
         unsafe { (*flow.0.as_ptr()).tcp_flags = 0 };
+    }
+
+    /// Nothing is being opened: the room for that is free.
+    #[inline(always)]
+    fn keep_next_hop(&self, next_hop: &NextHop) -> Option<u16> {
+        let mut room = own(A::openings())?;
+        // Field by field: the whole would be built on the stack first.
+        let NextHop { ifindex, macs, mtu, flags } = *next_hop;
+        let kept = &mut room.next_hop;
+        (kept.ifindex, kept.macs, kept.mtu, kept.flags) = (ifindex, macs, mtu, flags);
+        match A::number() {
+            0 => None,
+            number => Some(number as u16),
+        }
     }
 
     #[inline(always)]

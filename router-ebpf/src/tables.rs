@@ -48,9 +48,6 @@ pub trait Tables: Sized {
     fn config(&self) -> RouterConfig;
     /// The way out with a number.
     fn next_hop(&self, number: u16) -> Option<Self::NextHop>;
-    /// [`next_hops::keep`](crate::next_hops::keep), or 0 where there is no room; the programs make it a function of its
-    /// own.
-    fn keep_next_hop(&self, next_hop: &NextHop) -> u16;
     /// The port that has an interface for its own.
     fn port(&self, ifindex: u32) -> Option<Self::Port>;
     /// What the express lane needs of it, if it has one.
@@ -204,6 +201,8 @@ pub trait Flows<A: Family>: Tables + Sized {
     fn account(&self, flow: &Self::Flow, activity: Activity);
     /// Forgets the TCP flags that a direction has seen.
     fn forget_tcp(&self, flow: &Self::Flow);
+    /// [`next_hops::keep`](crate::next_hops::keep); the programs make it a function of its own.
+    fn keep_next_hop(&self, next_hop: &NextHop) -> Option<u16>;
     /// Gives a flow another way out, by an interface and with a number, as decided for an arrival.
     fn set_next_hop(&self, flow: &Self::Flow, egress: u32, next_hop: u16, arrival: &Arrival<A>);
     /// The router's own address.
@@ -221,8 +220,8 @@ pub trait Flows<A: Family>: Tables + Sized {
     /// # Errors
     /// Why the packet is refused.
     fn bind(&self) -> Result<(), DropReason>;
-    /// [`usage::of_opening`](crate::usage::of_opening) for that packet and that decision, kept with it; the programs
-    /// make it a function of its own.
+    /// [`usage::of_opening`](crate::usage::of_opening) for that packet and that decision, and the number of its way out,
+    /// kept with it; the programs make each a function of its own.
     fn enter(&self);
     /// [`conntrack::claim`](crate::conntrack::claim) for that packet and that decision; the
     /// programs make it a function of its own.

@@ -449,15 +449,6 @@ impl Tables for World {
         self.next_hops.borrow().get(usize::from(place)).copied().map(Box::new)
     }
 
-    fn keep_next_hop(&self, next_hop: &NextHop) -> u16 {
-        let mut kept = self.next_hops.borrow_mut();
-        if !kept.contains(next_hop) && kept.len() < self.next_hop_room.get() {
-            kept.push(*next_hop);
-        }
-        let place = kept.iter().position(|known| known == next_hop);
-        place.and_then(|place| u16::try_from(place + 1).ok()).unwrap_or(0)
-    }
-
     fn port(&self, ifindex: u32) -> Option<FoundPort> {
         self.ports.borrow().get(&ifindex).copied().map(FoundPort)
     }
@@ -609,6 +600,15 @@ impl<A: WorldFamily> Flows<A> for World {
         Ok(())
     }
 
+    fn keep_next_hop(&self, next_hop: &NextHop) -> Option<u16> {
+        let mut kept = self.next_hops.borrow_mut();
+        if !kept.contains(next_hop) && kept.len() < self.next_hop_room.get() {
+            kept.push(*next_hop);
+        }
+        let place = kept.iter().position(|known| known == next_hop);
+        u16::try_from(place? + 1).ok()
+    }
+
     fn set_next_hop(&self, flow: &Found<A>, egress: u32, next_hop: u16, arrival: &Arrival<A>) {
         if let Some(entry) = A::tables(self).flows.borrow_mut().get_mut(&flow.key) {
             (entry.egress, entry.next_hop) = (egress, next_hop);
@@ -628,7 +628,7 @@ impl<A: WorldFamily> Flows<A> for World {
         let arrival = A::tables(self).arrival.borrow().expect("a packet has arrived");
         let mut opening = A::tables(self).opening.borrow().expect("something is decided about it");
         opening.account = usage::of_opening(self, &arrival, &opening);
-        opening.number = self.keep_next_hop(&opening.next_hop);
+        opening.number = Flows::<A>::keep_next_hop(self, &opening.next_hop).unwrap_or(0);
         self.begin(&opening);
     }
 

@@ -6,25 +6,8 @@ use core::ptr::NonNull;
 use router_common::flow::{KeptNextHop, NextHop};
 use router_ebpf::next_hops::Place;
 
+use super::NEXT_HOPS;
 use super::pool::fetch_add;
-use super::{NEXT_HOP, NEXT_HOPS, Own, own};
-use crate::apart;
-
-/// [`router_ebpf::next_hops::keep`] in a function of its own.
-#[inline(always)]
-pub fn keep(next_hop: &NextHop) -> u16 {
-    let Some(mut room) = self::next_hop() else { return 0 };
-    // Field by field: the whole would be built on the stack first.
-    let NextHop { ifindex, macs, mtu, flags } = *next_hop;
-    (room.ifindex, room.macs, room.mtu, room.flags) = (ifindex, macs, mtu, flags);
-    apart::xvr_next_hop() as u16
-}
-
-/// The way out that is to be kept.
-#[inline(always)]
-pub fn next_hop() -> Option<Own<NextHop>> {
-    own(&NEXT_HOP)
-}
 
 /// A place by its number.
 #[inline(always)]
