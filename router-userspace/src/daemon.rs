@@ -66,7 +66,7 @@ pub struct Options {
 const TICK: Duration = Duration::from_secs(5);
 
 /// How long flows may believe that somebody hears of changes: a tick or two may be late.
-const LEASE: Duration = Duration::from_secs(15);
+const LEASE: Duration = TICK.saturating_mul(3);
 
 /// News from the kernel come in bursts: how long to gather them before looking.
 const GATHER: Duration = Duration::from_millis(20);

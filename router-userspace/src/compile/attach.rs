@@ -232,7 +232,7 @@ const NATIVE_XDP: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Mac;
+    use crate::compile::tests::nic;
 
     fn choose(mode: AttachMode, role: Role, driver: &str) -> (Front, bool) {
         let chosen = Attachment::choose(mode, role, &Driver::from_name(driver), 1500);
@@ -283,18 +283,7 @@ mod tests {
 
     /// The flags of a port with such a driver, of which the kernel says whether it takes XDP frames.
     fn flags(mode: AttachMode, driver: &str, takes_xdp_frames: Option<bool>) -> u8 {
-        let nic = Nic {
-            ifindex: 2,
-            name: "eth0".to_owned(),
-            mac: Mac::default(),
-            mtu: 1500,
-            up: true,
-            driver: Driver::from_name(driver),
-            takes_xdp_frames,
-            takes_multi_buffer: false,
-            strips_tags: false,
-            carrier: None,
-        };
+        let nic = Nic { takes_xdp_frames, ..nic(2, "eth0", driver) };
         Attachment::choose(mode, Role::Guest, &nic.driver, nic.mtu).port_flags(&nic)
     }
 

@@ -24,7 +24,7 @@ fn mac(last: u8) -> Mac {
     Mac([2, 0, 0, 0, 0, last])
 }
 
-fn nic(ifindex: u32, name: &str, driver: &str) -> Nic {
+pub(super) fn nic(ifindex: u32, name: &str, driver: &str) -> Nic {
     Nic {
         ifindex,
         name: name.to_owned(),

@@ -264,8 +264,8 @@ impl Tables {
     /// The map cannot be written.
     pub fn attend(&mut self, lease: Duration) -> Result<()> {
         let config = self.config()?;
-        let until = monotonic_now() + u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX / 2);
-        self.set_config(RouterConfig { attended: tick(until), ..config })
+        let attended = tick(monotonic_now() + lease.as_nanos() as u64);
+        self.set_config(RouterConfig { attended, ..config })
     }
 
     /// Makes every flow look its way out up again with its next packet.

@@ -22,6 +22,14 @@ const MTU: u16 = 9000;
 /// Beside Ethernet's header, and that of ICMP: what a ping of such a packet carries.
 const LONGEST_PING: usize = MTU as usize - 28;
 
+/// A lab in which XDP need leave nothing to TC: wires take its frames, and checksums are finished.
+fn xdp_end_to_end() -> Result<Lab> {
+    let lab = Lab::vpc()?;
+    lab.accept_xdp_frames()?;
+    lab.finish_checksums()?;
+    Ok(lab)
+}
+
 /// Gives the wires of some segments an MTU, with all that is on them but the router.
 fn set_wires(lab: &Lab, segments: &[&str], mtu: u16) -> Result<()> {
     for name in segments {
@@ -144,9 +152,7 @@ fn frames_in_several_buffers_go_by_native_xdp() -> Result<()> {
     if !needs::are_met(&["curl", "ethtool", "ping", "sha256sum"]) {
         return Ok(());
     }
-    let lab = Lab::vpc()?;
-    lab.accept_xdp_frames()?;
-    lab.finish_checksums()?;
+    let lab = xdp_end_to_end()?;
     let router = start_everywhere(&lab, "xdp")?;
     assert_eq!(router.show("status")?["problems"], json!([]));
     for nic in ["eth1", "eth2", "eth3"] {
@@ -187,9 +193,7 @@ fn in_several_buffers_too_what_is_too_big_is_answered_or_cut() -> Result<()> {
     if !needs::are_met(&["curl", "ethtool", "ping", "tracepath"]) {
         return Ok(());
     }
-    let lab = Lab::vpc()?;
-    lab.accept_xdp_frames()?;
-    lab.finish_checksums()?;
+    let lab = xdp_end_to_end()?;
     let router = start(&lab, "xdp")?;
     let (web, far) = (lab.host("web1"), lab.host("far"));
     assert_eq!(
@@ -217,9 +221,7 @@ fn the_next_daemon_keeps_the_program_for_several_buffers_and_loses_nothing() -> 
     if !needs::are_met(&["ethtool", "ping"]) {
         return Ok(());
     }
-    let lab = Lab::vpc()?;
-    lab.accept_xdp_frames()?;
-    lab.finish_checksums()?;
+    let lab = xdp_end_to_end()?;
     let mut router = start(&lab, "xdp")?;
     let (web, db) = (lab.host("web1"), lab.host("db1"));
     // Longer than all that happens below.
@@ -242,9 +244,7 @@ fn a_live_port_gets_the_program_that_its_mtu_wants() -> Result<()> {
     if !needs::are_met(&["ethtool", "ping"]) {
         return Ok(());
     }
-    let lab = Lab::vpc()?;
-    lab.accept_xdp_frames()?;
-    lab.finish_checksums()?;
+    let lab = xdp_end_to_end()?;
     let router = Router::start(&lab, "xdp")?;
     router.apply(&VPC_COMMANDS)?;
     let tiers = &VPC_COMMANDS[2..4];
