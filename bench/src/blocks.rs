@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bench_programs::Tuple;
 use router_common::net::{Ipv4, Ipv6};
-use router_common::policy::{BLOCKS, List, RULE_COUNTS};
+use router_common::policy::{BLOCKS, RULE_COUNTS};
 use router_ebpf::policy::{Case, permits};
 use router_tests::world::World;
 use router_userspace::classifier::{Classifier, OwnMemory};
@@ -19,6 +19,9 @@ const LEGEND: &str = "\
 blocks: of 64 bytes, that a flow's first packet looks at, each once: on average, and 95 % of the packets; rare: of these
 those that fewer than one packet in 128 looks at, which some cache has lost by then; all: what the packets of the
 row look at together, to be compared with a cache; list: what the list takes";
+
+/// Its number.
+const LIST: u32 = 1;
 
 /// Counts for lists of these sizes and shapes.
 ///
@@ -42,14 +45,13 @@ pub fn run(report: &mut Report, sets: &[(Shape, Family)], sizes: &[usize]) -> Re
 
 fn one_list(report: &mut Report, set: &RuleSet) -> Result<()> {
     let world = World::default();
-    let mut classifier = Classifier::new(OwnMemory::new(BLOCKS, RULE_COUNTS), []);
-    let list = classifier.write(1, &set.list).context("write a list")?;
-    let taken = classifier.blocks().0;
-    world.classifier.replace(classifier);
+    world.classifier.replace(Classifier::new(OwnMemory::new(BLOCKS, RULE_COUNTS), []));
+    world.set_list(LIST, &set.list);
+    let taken = world.classifier.borrow().blocks().0;
     let rules = set.list.rules.len();
     let mut line = format!("  {rules:7}");
     for (what, tuples) in [("new", set.few_tuples()), ("spread", set.tuples.clone())] {
-        let looked = Looked::count(&world, &list, set.family, &tuples);
+        let looked = Looked::count(&world, set.family, &tuples);
         let about = json!({
             "suite": "policy", "shape": set.shape.to_string(), "family": set.family.to_string(),
             "subject": "xvr", "rules": rules, "looked at": what,
@@ -79,11 +81,11 @@ struct Looked {
 }
 
 impl Looked {
-    fn count(world: &World, list: &List, family: Family, tuples: &[Tuple]) -> Self {
+    fn count(world: &World, family: Family, tuples: &[Tuple]) -> Self {
         let mut packets: HashMap<u32, usize> = HashMap::new();
         let mut each = Vec::with_capacity(tuples.len());
         for tuple in tuples {
-            let mut blocks = look(world, list, family, tuple);
+            let mut blocks = look(world, family, tuple);
             blocks.sort_unstable();
             blocks.dedup();
             each.push(blocks.len() as f64);
@@ -98,18 +100,20 @@ impl Looked {
 }
 
 /// The blocks that are looked at for a packet, in their order.
-fn look(world: &World, list: &List, family: Family, tuple: &Tuple) -> Vec<u32> {
+fn look(world: &World, family: Family, tuple: &Tuple) -> Vec<u32> {
     let Tuple { source, destination, protocol, port, .. } = *tuple;
     let mut case = Case::EMPTY;
+    // As if nobody had been there before.
+    world.rulings.borrow_mut().clear();
     world.looked_at.replace(Some(vec![]));
     match family {
         Family::V4 => {
             case.ask::<Ipv4>((Ipv4([source[0]]), Ipv4([destination[0]])), protocol, port);
-            permits::<Ipv4, _>(world, list, &mut case, 1, false);
+            permits::<Ipv4, _>(world, LIST, &mut case, 1, false);
         }
         Family::V6 => {
             case.ask::<Ipv6>((Ipv6(source), Ipv6(destination)), protocol, port);
-            permits::<Ipv6, _>(world, list, &mut case, 1, false);
+            permits::<Ipv6, _>(world, LIST, &mut case, 1, false);
         }
     }
     world.looked_at.take().unwrap_or_default()

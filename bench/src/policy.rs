@@ -42,8 +42,9 @@ const LEGEND: &str = "\
 to in force: time from a list at hand until packets are judged by it; Linux' includes starting a program
 CPU per packet: median of all rounds, without generator and sink; /10: to the same with 10 rules; /xvr: to XVR with
 as many; new flow: its first packet, between the same number of hosts for each list, one in 16 of which no rule
-matches; known: any other packet; spread: a first packet again, between sixteen times as many hosts all over the
-list, of whose rules most have left the processor's caches before they come up again
+matches, and each of which has sent one before; known: any other packet; spread: a first packet such as there was none
+before, so that the list is gone through, between sixteen times as many hosts all over it, of whose rules most have left
+the processor's caches before they come up again
 iptables: the chain that CloudStack writes; nft maps: the list as maps of intervals that are asked in turn";
 
 /// Runs the suite.
@@ -228,6 +229,7 @@ impl Subject {
             return Ok(None);
         }
         self.warm(lab, xvr)?;
+        xvr.forget_rulings()?;
         let hop = lab.send(None, Frames::New, self.window)?;
         let new = lab.send(Some(&xvr.router), Frames::New, self.window)?;
         xvr.forget_flows()?;

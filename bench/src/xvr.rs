@@ -3,9 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use aya::maps::Array;
 use router_common::account::COUNTER_SLOTS;
 use router_common::net::{Be16, Ipv4};
+use router_common::policy::Ruling;
 use router_common::port::{Carrier, Port, Role};
 use router_tests::kernel::end_flows;
 use router_userspace::compile::attach::Front;
@@ -181,6 +183,16 @@ impl Xvr {
     pub fn judge_by(&mut self, number: u32) -> Result<()> {
         let port = Port { from_list: number, ..port(&self.router, 0, Role::Guest) };
         self.dataplane.tables().set_port(self.router.ifindexes[0], &port)
+    }
+
+    /// Forgets what lists have said.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn forget_rulings(&mut self) -> Result<()> {
+        let map = self.dataplane.ebpf().map_mut("RULINGS").context("RULINGS is there")?;
+        let mut rulings: Array<_, Ruling> = Array::try_from(map)?;
+        (0..rulings.len()).try_for_each(|place| Ok(rulings.set(place, Ruling::NONE, 0)?))
     }
 
     /// Forgets every flow.

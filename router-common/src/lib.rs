@@ -32,4 +32,4 @@ pub use aya::Pod;
 /// Version of everything in this crate. Pinned maps live in a folder named after it, so a
 /// program never meets a table of another layout. Raise it with every change of a layout or of
 /// a discriminant's meaning.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;

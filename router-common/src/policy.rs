@@ -3,8 +3,9 @@
 //! ```text
 //! FIREWALLS    public address → the list that flows to it are judged by, before it is translated
 //! LISTS        number of a list → its roots in BLOCKS, one per family, and what decides where no rule does
-//! BLOCKS        nodes and rules, 64 bytes each
+//! BLOCKS       nodes and rules, 64 bytes each
 //! RULE_COUNTS  what a rule has decided
+//! RULINGS      what lists said to what they were asked lately, by CPU
 //! ```
 //!
 //! A list is three tries inside each other: by destination, by source, by protocol and port. Destinations come first
@@ -37,11 +38,16 @@ pub const NO_RULE: u32 = u32::MAX;
 pub const BLOCKS: u32 = 1 << 19;
 /// How many counters there are.
 pub const RULE_COUNTS: u32 = 1 << 18;
+/// How many rulings each CPU keeps, a power of two.
+pub const RULINGS: u32 = 1 << 14;
 abi! {
     /// What a list is besides its rules.
-    pub struct List[36] {
+    pub struct List[48] {
         /// The name of its content.
         pub content: [u8; 16],
+        /// When it was written, nanoseconds of the monotonic clock: no two were at the same time, whatever their
+        /// numbers and contents.
+        pub version: u64,
         /// Where its rules begin, a [`Pointer`] per family: IPv4, IPv6.
         pub roots: [u32; 2],
         /// How many rules it has.
@@ -51,7 +57,7 @@ abi! {
         /// Whether a flow passes that no rule matches.
         pub default_allows: u8,
         /// Zero.
-        pub pad: [u8; 3],
+        pub pad: [u8; 7],
     }
 }
 
@@ -188,4 +194,24 @@ abi! {
         /// Their bytes, IP header included.
         pub bytes: u64,
     }
+}
+
+abi! {
+    /// What a list said to what it was asked by a CPU: an entry of its exact-match cache, which nobody else reads or
+    /// writes.
+    pub struct Ruling[64] {
+        /// The question, of which the list's version is a part; zeroes for none.
+        pub question: [u64; 6],
+        /// The counter of the rule that has decided, or of the list.
+        pub counter: u32,
+        /// Whether the flow passes.
+        pub allows: u32,
+        /// Zero.
+        pub pad: u64,
+    }
+}
+
+impl Ruling {
+    /// Nothing was asked.
+    pub const NONE: Self = Self { question: [0; 6], counter: 0, allows: 0, pad: 0 };
 }

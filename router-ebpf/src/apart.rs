@@ -289,10 +289,9 @@ fn permits<A: FamilyMaps>(list: u32, to: Option<(A, Be16)>, comes_again: u32) ->
     let (Some(arrival), Some(mut case)) = (arrival::<A>(), case()) else { return 0 };
     // SAFETY: there is no context, and nothing here needs one.
     let maps = unsafe { Maps::new(Context::Absent) };
-    let Some(list) = maps.list(list) else { return 0 };
     let (dst, dst_port) = to.unwrap_or((arrival.key.dst, arrival.key.dst_port));
     case.ask_about(&*arrival, dst, dst_port);
-    u32::from(policy::permits::<A, _>(&maps, &list, &mut case, arrival.bytes, comes_again != 0))
+    u32::from(policy::permits::<A, _>(&maps, list, &mut case, arrival.bytes, comes_again != 0))
 }
 
 /// Whether a list lets a flow pass to an address and a port, both in host byte order, IPv4.

@@ -19,7 +19,9 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_FIB_LOOKUP_OUTPUT,
     BPF_NOEXIST, bpf_fib_lookup as FibLookup, xdp_md,
 };
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::{
+    bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns,
+};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
@@ -35,7 +37,7 @@ use router_common::nat::{
     Internal, POOLS as POOLS_LENGTH, Pool, Shift, SourceKey, StaticNat, Untranslated,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
-use router_common::policy::{self as lists, Block, List, RuleCount};
+use router_common::policy::{self as lists, Block, List, RuleCount, Ruling};
 use router_common::port::{self as interfaces, Carrier, Lane, Local, LocalKey, Port, TagKey};
 use router_common::unsolicited::Syn;
 use router_common::usage::{self as accounts, AccountKey};
@@ -105,6 +107,10 @@ static LISTS: HashMap<u32, List> = HashMap::with_max_entries(16_384, BPF_F_NO_PR
 static BLOCKS: Array<Block> = Array::with_max_entries(lists::BLOCKS, BPF_F_MMAPABLE);
 #[map]
 static RULE_COUNTS: Array<RuleCount> = Array::with_max_entries(lists::RULE_COUNTS, BPF_F_MMAPABLE);
+/// Those of all CPUs behind each other: a per-CPU array would read where its entry is first, which is one more line that
+/// no cache has. In pages of its own, as mapped memory is, so that none is in two lines.
+#[map]
+static RULINGS: Array<Ruling> = Array::with_max_entries(lists::RULINGS, BPF_F_MMAPABLE);
 /// What a list is asked about, see [`apart`].
 #[map]
 static CASE: PerCpuArray<Case> = PerCpuArray::with_max_entries(1, 0);
@@ -236,6 +242,7 @@ impl Tables for Maps {
     type NextHop = &'static NextHop;
     type Pool = PoolInPlace;
     type Block = &'static Block;
+    type Ruling = Own<Ruling>;
 
     #[inline(always)]
     fn now(&self) -> u64 {
@@ -322,6 +329,20 @@ impl Tables for Maps {
     fn block(&self, index: u32) -> Option<&'static Block> {
         // What may be read is not changed.
         BLOCKS.get(index)
+    }
+
+    #[inline(always)]
+    fn ruling(&self, place: u32) -> Option<Own<Ruling>> {
+        // SAFETY: no arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        RULINGS.get_ptr_mut(cpu * lists::RULINGS + place).and_then(NonNull::new).map(Own)
+    }
+
+    #[inline(always)]
+    fn keep_ruling(&self, place: u32, ruling: &Ruling) {
+        if let Some(mut kept) = self.ruling(place) {
+            *kept = *ruling;
+        }
     }
 
     #[inline(always)]

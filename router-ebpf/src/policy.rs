@@ -7,10 +7,13 @@
 //! looked at: it is for those that come before the others that there are rules about narrow networks, and what
 //! comes behind the best rule so far is left out, unread.
 //!
+//! Most flows are like one that was before: each CPU keeps what lists have said ([`Ruling`]), so that they are
+//! asked the same once. What is kept names the list's version, so that no change has to be told of.
+//!
 //! Both families are one here: an address is 128 bits, an IPv4 address the first 32 of them.
 
 use router_common::net::Be16;
-use router_common::policy::{ANY_PROTOCOL, Block, List, NO_RULE, Pointer};
+use router_common::policy::{ANY_PROTOCOL, Block, List, NO_RULE, Pointer, RULINGS, Ruling};
 
 use crate::conntrack::Arrival;
 use crate::family::{ETHERTYPE_IPV6, Family};
@@ -28,6 +31,11 @@ const ROUNDS: u32 = 64;
 /// A flow's first packet, and what is found out about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
+    /// The list that is asked.
+    pub list: List,
+    /// What it says, and what it was asked: its version, both addresses' bits, and of which IP version, protocol and
+    /// port.
+    pub ruling: Ruling,
     /// What the tries are gone down by, by [`Pointer::kind`]: bits in host byte order, in words as [`Block::place`] has
     /// them, and once more the last 64.
     pub keys: [[u64; 4]; 4],
@@ -37,8 +45,6 @@ pub struct Case {
     pub protocol: u32,
     /// [`Block::RANK`] of the first rule that was found to match.
     pub rank: u32,
-    /// Its counter.
-    pub counter: u32,
     /// What is to be looked at next.
     pub next: Pointer,
     /// How many wait.
@@ -50,11 +56,20 @@ pub struct Case {
 impl Case {
     /// Nothing.
     pub const EMPTY: Self = Self {
+        list: List {
+            content: [0; 16],
+            version: 0,
+            roots: [0; 2],
+            rules: 0,
+            counter: 0,
+            default_allows: 0,
+            pad: [0; 7],
+        },
+        ruling: Ruling::NONE,
         keys: [[0; 4]; 4],
         port: 0,
         protocol: 0,
         rank: NO_RULE,
-        counter: 0,
         next: Pointer::NONE,
         count: 0,
         waiting: [Pointer::NONE; WAITING],
@@ -65,15 +80,20 @@ impl Case {
     pub fn ask<A: Family>(&mut self, (src, dst): (A, A), protocol: u8, port: Be16) {
         let (protocol, port) = (u32::from(protocol), u32::from(port.get()));
         let [by_destination, by_source, by_port, _] = &mut self.keys;
-        for (key, address) in [(by_destination, dst), (by_source, src)] {
+        let [_, to_first, to_last, from_first, from_last, about] = &mut self.ruling.question;
+        for (key, question, address) in
+            [(by_destination, [to_first, to_last], dst), (by_source, [from_first, from_last], src)]
+        {
             let [first, last] = address.bits();
             key[0] = first;
+            [*question[0], *question[1]] = [first, last];
             // Nobody looks further where a rule is about IPv4.
             if A::ETHERTYPE == ETHERTYPE_IPV6 {
                 [key[1], key[2], key[3]] = [first << 63 | last >> 1, last << 62, last];
             }
         }
         by_port[0] = u64::from(protocol) << 56 | u64::from(port) << 40;
+        *about = by_port[0] | u64::from(A::VERSION);
         (self.port, self.protocol) = (port, protocol);
     }
 
@@ -96,31 +116,80 @@ impl Case {
     }
 }
 
-/// Whether the list lets it pass. The rule that has decided, or the list, counts it, unless it passes now and is
-/// asked about again.
+/// Whether a list lets it pass; one that is not there lets nothing. The rule that has decided, or the list, counts it,
+/// unless it passes now and is asked about again.
 #[inline(always)]
 pub fn permits<A: Family, T: Tables>(
     tables: &T,
-    list: &List,
+    list: u32,
     case: &mut Case,
     bytes: u32,
     comes_again: bool,
 ) -> bool {
-    (case.rank, case.counter) = (NO_RULE, list.counter);
-    (case.next, case.count) = (A::root(list), 0);
+    let Some(found) = tables.list(list) else { return false };
+    case.list = found;
+    case.ruling.question[0] = found.version;
+    let place = place(&case.ruling.question);
+    if !is_kept(tables, place, &mut case.ruling) && !is_kept(tables, place ^ 1, &mut case.ruling) {
+        if !rule::<A, T>(tables, case) {
+            return false;
+        }
+        // What is wrong because the list was replaced while it was read must not last.
+        if tables.list(list).is_some_and(|now| is_version(&now, &case.list)) {
+            // Two that are asked in turns come to lie beside each other sooner or later, and stay.
+            tables.keep_ruling(place ^ tables.random() & 1, &case.ruling);
+        }
+    }
+    let allows = case.ruling.allows != 0;
+    if !allows || !comes_again {
+        tables.count_rule(case.ruling.counter, bytes);
+    }
+    allows
+}
+
+/// Looks for the first rule that matches; whether an end of the list was reached.
+#[inline(always)]
+fn rule<A: Family, T: Tables>(tables: &T, case: &mut Case) -> bool {
+    (case.rank, case.ruling.counter) = (NO_RULE, case.list.counter);
+    (case.next, case.count) = (A::root(&case.list), 0);
     for _ in 0..ROUNDS {
         if tables.search(case) {
-            let allows = match case.rank {
-                NO_RULE => list.default_allows != 0,
-                rank => rank & Block::ALLOWS != 0,
+            case.ruling.allows = match case.rank {
+                NO_RULE => u32::from(case.list.default_allows),
+                rank => rank & Block::ALLOWS,
             };
-            if !allows || !comes_again {
-                tables.count_rule(case.counter, bytes);
-            }
-            return allows;
+            return true;
         }
     }
     false
+}
+
+/// Whether a place has what was said to the question; then that is the ruling.
+#[inline(always)]
+fn is_kept<T: Tables>(tables: &T, place: u32, ruling: &mut Ruling) -> bool {
+    let Some(kept) = tables.ruling(place) else { return false };
+    let differ =
+        kept.question.iter().zip(&ruling.question).fold(0, |differ, (one, other)| differ | (one ^ other));
+    if differ == 0 {
+        (ruling.counter, ruling.allows) = (kept.counter, kept.allows);
+    }
+    differ == 0
+}
+
+/// Where a CPU keeps what was said to a question: there or in the other one of a pair.
+#[inline(always)]
+fn place(question: &[u64; 6]) -> u32 {
+    // FxHash, whose upper bits are its best.
+    let mix = |mixed: u64, word: &u64| (mixed.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    (question.iter().fold(0, mix) >> (64 - RULINGS.ilog2())) as u32
+}
+
+/// Whether a list is in all that counts as it was when it was read.
+#[inline(always)]
+fn is_version(now: &List, list: &List) -> bool {
+    let [v4, v6] = now.roots;
+    (now.version, v4, v6, now.counter, now.default_allows)
+        == (list.version, list.roots[0], list.roots[1], list.counter, list.default_allows)
 }
 
 /// Looks at some blocks; whether none is left.
@@ -190,7 +259,7 @@ fn judge_three(case: &mut Case, rules: &Block) -> Pointer {
         let details = word(Block::MATCH);
         let unlike = (details ^ last_bits) & ((details & Block::ARE_WHOLE) * Block::BEHIND_WHOLE);
         if unlike == 0 && is_about(case, word(Block::PORTS), details) {
-            (case.rank, case.counter) = (word(Block::RANK), details & Block::COUNTER);
+            (case.rank, case.ruling.counter) = (word(Block::RANK), details & Block::COUNTER);
             return Pointer::NONE;
         }
     }
@@ -210,7 +279,7 @@ fn judge_one(case: &mut Case, rule: &Block) -> Pointer {
         && differs([d0, d1], case.keys[0][0], lengths >> 16) == 0
         && differs([d2, d3], case.keys[0][3], lengths >> 24) == 0
     {
-        (case.rank, case.counter) = (rank, details & Block::COUNTER);
+        (case.rank, case.ruling.counter) = (rank, details & Block::COUNTER);
         return Pointer::NONE;
     }
     behind(rule)

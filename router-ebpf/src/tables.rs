@@ -12,7 +12,7 @@ use router_common::nat::{
     SourceKey, StaticNat,
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
-use router_common::policy::{Block, List};
+use router_common::policy::{Block, List, Ruling};
 use router_common::port::{Carrier, Lane, Local, LocalKey, Port, TagKey};
 use router_common::usage::AccountKey;
 use router_common::verdict::DropReason;
@@ -39,6 +39,8 @@ pub trait Tables: Sized {
     type Pool: PortPool;
     /// A block of the policy in place.
     type Block: Deref<Target = Block>;
+    /// What a list has said in place.
+    type Ruling: Deref<Target = Ruling>;
 
     /// The monotonic clock in nanoseconds.
     fn now(&self) -> u64;
@@ -70,6 +72,10 @@ pub trait Tables: Sized {
     fn list(&self, list: u32) -> Option<List>;
     /// A node or a rule of a list.
     fn block(&self, index: u32) -> Option<Self::Block>;
+    /// What this CPU keeps at a place below [`RULINGS`](router_common::policy::RULINGS).
+    fn ruling(&self, place: u32) -> Option<Self::Ruling>;
+    /// Keeps it there.
+    fn keep_ruling(&self, place: u32, ruling: &Ruling);
     /// Does nothing, but has a program forget what it has read of the case.
     fn read_again(&self, _case: &mut Case) {}
     /// [`policy::search`](crate::policy::search); the programs make it a function of its own.

@@ -439,11 +439,12 @@ fn put<M: Memory>(
 fn value(list: &AccessList, roots: [Pointer; 2], counter: u32) -> List {
     List {
         content: list.content().0,
+        version: 0,
         roots: roots.map(|root| root.0),
         rules: list.rules.len() as u32,
         counter,
         default_allows: u8::from(list.default == Action::Allow),
-        pad: [0; 3],
+        pad: [0; 7],
     }
 }
 

@@ -20,7 +20,7 @@ use router_common::nat::{
     Shift, SourceKey, StaticNat,
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6};
-use router_common::policy::{Block, List};
+use router_common::policy::{Block, List, Ruling};
 use router_common::port::{Carrier, Lane, Local, LocalKey, Port, TagKey};
 use router_common::usage::{ACCOUNTS, AccountKey};
 use router_common::verdict::DropReason;
@@ -84,6 +84,9 @@ impl<A> Default for FamilyTables<A> {
     }
 }
 
+/// So few that they take each other's places.
+const FEW_RULINGS: u32 = 64;
+
 /// Everything the walk may ask, in memory.
 #[derive(Debug)]
 pub struct World {
@@ -123,6 +126,10 @@ pub struct World {
     pub firewalls: RefCell<BTreeMap<std::net::Ipv4Addr, u32>>,
     /// Lists of rules.
     pub lists: RefCell<HashMap<u32, List>>,
+    /// The version of the one that was written last.
+    pub list_version: Cell<u64>,
+    /// What they have said, by place.
+    pub rulings: RefCell<HashMap<u32, Ruling>>,
     /// Their blocks.
     pub classifier: RefCell<Classifier<OwnMemory>>,
     /// The blocks that were looked at, if somebody wants to know.
@@ -181,6 +188,8 @@ impl Default for World {
             nat: RefCell::default(),
             firewalls: RefCell::default(),
             lists: RefCell::default(),
+            list_version: Cell::default(),
+            rulings: RefCell::default(),
             classifier: RefCell::new(Classifier::new(OwnMemory::new(1 << 16, 1 << 14), [])),
             looked_at: RefCell::default(),
             rule_counts: RefCell::default(),
@@ -287,7 +296,9 @@ impl World {
     /// There is no room for it.
     pub fn set_list(&self, number: u32, list: &std::sync::Arc<AccessList>) {
         let written = self.classifier.borrow_mut().write(number, list).expect("there is room");
-        self.lists.borrow_mut().insert(number, written);
+        let version = self.list_version.get() + 1;
+        self.list_version.set(version);
+        self.lists.borrow_mut().insert(number, List { version, ..written });
     }
 
     fn static_nat(&self, key: NatKey) -> Option<StaticNat> {
@@ -303,6 +314,7 @@ impl Tables for World {
     type NextHop = Box<NextHop>;
     type Pool = SharedWords;
     type Block = FoundBlock;
+    type Ruling = Box<Ruling>;
 
     fn static_in(&self, public: &LocalKey<Ipv4>) -> Option<StaticNat> {
         self.static_nat(NatKey::StaticIn(public.address.into()))
@@ -355,6 +367,14 @@ impl Tables for World {
         let classifier = self.classifier.borrow();
         let memory = classifier.memory();
         (index < memory.blocks()).then(|| FoundBlock(memory.block(index)))
+    }
+
+    fn ruling(&self, place: u32) -> Option<Box<Ruling>> {
+        self.rulings.borrow().get(&(place % FEW_RULINGS)).copied().map(Box::new)
+    }
+
+    fn keep_ruling(&self, place: u32, ruling: &Ruling) {
+        self.rulings.borrow_mut().insert(place % FEW_RULINGS, *ruling);
     }
 
     fn search(&self, case: &mut Case) -> bool {
@@ -646,10 +666,9 @@ impl<A: WorldFamily> Flows<A> for World {
         (dst, dst_port): (A, Be16),
         comes_again: bool,
     ) -> bool {
-        let Some(list) = self.list(list) else { return false };
         let mut case = Case::EMPTY;
         case.ask_about(arrival, dst, dst_port);
-        policy::permits::<A, _>(self, &list, &mut case, arrival.bytes, comes_again)
+        policy::permits::<A, _>(self, list, &mut case, arrival.bytes, comes_again)
     }
 
     fn leave(&self, parsed: &Parsed<A>, now: u64) {

@@ -12,7 +12,6 @@ use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::port::Port;
 use router_common::verdict::{DropReason, FORWARDED};
 use router_ebpf::policy::{Case, permits};
-use router_ebpf::tables::Tables;
 use router_tests::host::HostRouter;
 use router_tests::kernel::{KernelRouter, in_new_namespace};
 use router_tests::model::generate::Random;
@@ -131,16 +130,15 @@ fn question(random: &mut Random) -> Question {
 
 fn permitted(router: &HostRouter, number: u32, question: &Question) -> bool {
     let (protocol, port, world) = (question.protocol, Be16::new(question.port), &router.world);
-    let Some(list) = world.list(number) else { return false };
     let mut case = Case::EMPTY;
     match (question.source, question.destination) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             case.ask::<Ipv4>((src.into(), dst.into()), protocol, port);
-            permits::<Ipv4, _>(world, &list, &mut case, 1, false)
+            permits::<Ipv4, _>(world, number, &mut case, 1, false)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             case.ask::<Ipv6>((src.into(), dst.into()), protocol, port);
-            permits::<Ipv6, _>(world, &list, &mut case, 1, false)
+            permits::<Ipv6, _>(world, number, &mut case, 1, false)
         }
         _ => unreachable!("both ends are of one family"),
     }
@@ -253,6 +251,39 @@ fn a_list_that_is_not_there_lets_nothing_pass() {
     let question = question(&mut Random::new(1));
     assert!(!permitted(&router, 1, &question));
     assert_eq!(router.world.classifier.borrow().judge(1, &question), None);
+}
+
+#[test]
+fn what_was_asked_before_is_not_looked_for_again_until_the_list_changes_and_is_counted_all_the_same() {
+    let router = HostRouter::new(Hook::Tc);
+    let world = &router.world;
+    let ask = |question: &Question| {
+        world.looked_at.replace(Some(vec![]));
+        let allowed = permitted(&router, 1, question);
+        (allowed, world.looked_at.take().is_some_and(|blocks| !blocks.is_empty()))
+    };
+    let to_web = |action| {
+        let web = Traffic::Tcp(PortRange::new(80, 80).ok());
+        let everybody = vec!["0.0.0.0/0".parse().expect("a network")];
+        Arc::new(AccessList::new(vec![Arc::new(Rule::new(1, action, web, everybody, vec![]))], Action::Deny))
+    };
+    let counted = || world.rule_counts.borrow().values().map(|(packets, _)| *packets).collect::<Vec<_>>();
+    let question = |source: &str, destination: &str| Question {
+        source: source.parse().expect("an address"),
+        destination: destination.parse().expect("an address"),
+        protocol: 6,
+        port: 80,
+    };
+    let v4 = question("10.1.1.50", "10.2.0.1");
+    // Its first bits are the same.
+    let v6 = question("a01:132::", "a02:1::");
+    world.set_list(1, &to_web(Action::Allow));
+    assert_eq!([ask(&v4), ask(&v4), ask(&v4)], [(true, true), (true, false), (true, false)]);
+    assert_eq!(counted(), [3]);
+    assert!(!ask(&v6).0);
+    assert_eq!(ask(&Question { port: 81, ..v4 }), (false, true));
+    world.set_list(1, &to_web(Action::Deny));
+    assert_eq!([ask(&v4), ask(&v4)], [(false, true), (false, false)]);
 }
 
 /// The programs judge by the list of tier 1, from whose hosts packets go anywhere: lists that are new, and lists

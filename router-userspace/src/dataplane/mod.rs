@@ -32,9 +32,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use router_common::ABI_VERSION;
 use router_common::config::RouterConfig;
+use router_common::policy::RULINGS;
 use router_common::tunnel::MAX_REMOTES;
 
 pub use crate::model::Timeouts;
@@ -97,6 +99,7 @@ impl Dataplane {
         std::fs::create_dir_all(&pin_dir).with_context(|| format!("create {}", pin_dir.display()))?;
         pins::check(&pin_dir)?;
         let adopted = pin_dir.join("CONFIG").exists();
+        let cpus = nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
         let mut loader = EbpfLoader::new();
         for name in maps::NAMES {
             loader.map_pin_path(name, pin_dir.join(name));
@@ -107,6 +110,7 @@ impl Dataplane {
             ("BINDINGS", options.room.bindings),
             ("EXTERNALS", options.room.bindings),
             ("GUESTS", options.room.bindings),
+            ("RULINGS", RULINGS * cpus as u32),
             ("COUNTERS", options.max_ports),
             ("PORTS", options.max_ports),
             ("TAGGED", options.max_ports),

@@ -13,6 +13,7 @@ use router_common::net::Ipv4;
 use router_common::policy::{BLOCKS, Block, List, RULE_COUNTS, RuleCount};
 use router_common::port::{LocalKey, Port};
 
+use super::expiry::monotonic_now;
 use super::mapped::Mapped;
 use super::maps::{Tables, absent_is_fine, local_key};
 use crate::classifier::{Classifier, Former, ListCounts, Memory};
@@ -25,6 +26,8 @@ pub(super) struct PolicyTables {
     firewalls: HashMap<MapData, LocalKey<Ipv4>, u32>,
     lists: HashMap<MapData, u32, List>,
     classifier: Classifier<Shared>,
+    /// The version of the list that was written last.
+    version: u64,
     succession: Option<Succession>,
 }
 
@@ -101,6 +104,7 @@ impl PolicyTables {
             firewalls: HashMap::try_from(map("FIREWALLS")?)?,
             lists,
             classifier: Classifier::new(memory, there),
+            version: 0,
             succession: None,
         })
     }
@@ -204,13 +208,15 @@ impl Tables {
     /// There is no room for it, or a table cannot be written.
     pub fn add_list(&mut self, number: u32, entry: &ListEntry) -> Result<()> {
         let list = entry.list.as_ref().context("a list that was found cannot be written")?;
-        let PolicyTables { lists, classifier, succession, .. } = &mut self.policy;
+        let PolicyTables { lists, classifier, succession, version, .. } = &mut self.policy;
+        // An earlier daemon's are all earlier.
+        *version = monotonic_now().max(*version + 1);
         let value = match succession {
             Some(succession) => classifier.write_after(number, list, &succession.formers(number)),
             None => classifier.write(number, list),
         };
         let written = value.map_err(anyhow::Error::from).and_then(|value| {
-            let inserted = lists.insert(number, value, 0);
+            let inserted = lists.insert(number, List { version: *version, ..value }, 0);
             inserted.inspect_err(|_| classifier.forget(number)).context("write LISTS")
         });
         if let Some(succession) = succession {
