@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result};
 use aya::Pod;
-use aya::maps::MapData;
+use aya::maps::{HashMap, IterableMap, MapData};
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
@@ -88,6 +88,15 @@ pub(super) fn read<K: Pod, V: Pod>(
         }
         first = false;
     }
+}
+
+/// All entries of a hash table: a call for thousands, where the table's own iterator takes two for each.
+///
+/// # Errors
+/// The kernel refuses the call.
+pub(super) fn entries<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> Result<impl Iterator<Item = (K, V)>> {
+    let (keys, values) = read::<K, V>(map.map(), 1, 0, usize::MAX)?;
+    Ok(keys.into_iter().zip(values))
 }
 
 /// Removes entries; those that are not there are no mistake.

@@ -1,7 +1,7 @@
 //! A typed handle per map, and the tables as the control walk compares them.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeMap, HashMap as StdHashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,6 +26,7 @@ use router_common::tunnel::{Remote, RemoteIndex, RemoteKey, StationKey, Tunnel, 
 use router_common::unsolicited::Syn;
 use router_common::usage::AccountKey;
 
+use super::batch;
 use super::bridges::BridgeTables;
 use super::expiry::monotonic_now;
 use super::policy::PolicyTables;
@@ -284,18 +285,11 @@ impl Tables {
     pub fn observe(&self) -> Result<TableSet> {
         let RouterConfig { flags, ports_per_guest, .. } = self.config()?;
         let mut tables = TableSet { flags, ports_per_guest, ..TableSet::default() };
-        for entry in self.ports.iter() {
-            let (key, port) = entry.context("read PORTS")?;
-            tables.ports.insert(key, port);
-        }
-        for entry in self.local4.iter() {
-            let (key, local) = entry.context("read LOCAL4")?;
-            tables.local4.insert(Ipv4Addr::from(key.address), local.ifindex);
-        }
-        for entry in self.local6.iter() {
-            let (key, local) = entry.context("read LOCAL6")?;
-            tables.local6.insert(Ipv6Addr::from(key.address), local.ifindex);
-        }
+        tables.ports = self.observe_ports()?;
+        let local4 = batch::entries(&self.local4).context("read LOCAL4")?;
+        tables.local4 = local4.map(|(key, local)| (key.address.into(), local.ifindex)).collect();
+        let local6 = batch::entries(&self.local6).context("read LOCAL6")?;
+        tables.local6 = local6.map(|(key, local)| (key.address.into(), local.ifindex)).collect();
         tables.tags = self.observe_tags()?;
         tables.tunnels = self.tunnels.observe()?;
         tables.bridges = self.bridges.observe()?;
@@ -379,7 +373,7 @@ impl Tables {
 
     /// The ports that the programs know, by interface.
     pub(super) fn observe_ports(&self) -> Result<BTreeMap<u32, Port>> {
-        self.ports.iter().map(|entry| entry.context("read PORTS")).collect()
+        Ok(batch::entries(&self.ports).context("read PORTS")?.collect())
     }
 
     /// Adds or replaces a port.
@@ -451,16 +445,11 @@ impl Tables {
 
     /// Tags by their ports' own interfaces; without those that frames are not told by.
     fn observe_tags(&self) -> Result<BTreeMap<u32, Carrier>> {
-        let mut tags = BTreeMap::new();
-        for entry in self.carriers.iter() {
-            let (ifindex, carrier) = entry.context("read CARRIERS")?;
-            if carrier.is_tunnel()
-                || self.tagged.get(&tag_key(&carrier), 0).is_ok_and(|owner| owner == ifindex)
-            {
-                tags.insert(ifindex, carrier);
-            }
-        }
-        Ok(tags)
+        let tagged: StdHashMap<_, _> = batch::entries(&self.tagged).context("read TAGGED")?.collect();
+        let is_told = |(ifindex, carrier): &(u32, Carrier)| {
+            carrier.is_tunnel() || tagged.get(&tag_key(carrier)) == Some(ifindex)
+        };
+        Ok(batch::entries(&self.carriers).context("read CARRIERS")?.filter(is_told).collect())
     }
 
     /// How many ports there is room for, row 0 of the counters included.

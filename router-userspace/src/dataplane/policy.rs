@@ -13,6 +13,7 @@ use router_common::net::Ipv4;
 use router_common::policy::{BLOCKS, Block, List, RULE_COUNTS, RuleCount};
 use router_common::port::{LocalKey, Port};
 
+use super::batch;
 use super::expiry::monotonic_now;
 use super::mapped::Mapped;
 use super::maps::{Tables, absent_is_fine, local_key};
@@ -122,10 +123,9 @@ impl PolicyTables {
 
     pub(super) fn observe(&self, tables: &mut TableSet) -> Result<()> {
         tables.firewalls = self.firewalls()?;
-        for entry in self.lists.iter() {
-            let (number, List { content, rules, .. }) = entry.context("read LISTS")?;
-            tables.lists.insert(number, ListEntry { content: Content(content), rules, list: None });
-        }
+        let entry = |List { content, rules, .. }| ListEntry { content: Content(content), rules, list: None };
+        let lists = batch::entries(&self.lists).context("read LISTS")?;
+        tables.lists = lists.map(|(number, list)| (number, entry(list))).collect();
         Ok(())
     }
 }
