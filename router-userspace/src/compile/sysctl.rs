@@ -24,17 +24,22 @@ pub(super) fn compile(placed: &[Placed<'_>]) -> BTreeMap<String, String> {
     for (name, value) in GLOBAL {
         set(format!("net/{name}"), value);
     }
-    for port in placed {
+    let mut placed: Vec<&Placed<'_>> = placed.iter().collect();
+    placed.sort_unstable_by_key(|port| &port.nic.name);
+    for port in &placed {
         let nic = &port.nic.name;
         for (name, value) in ipv4(port.port.role) {
             set(format!("net/ipv4/conf/{nic}/{name}"), value);
         }
+    }
+    for port in &placed {
+        let nic = &port.nic.name;
         let has_ipv6 = port.port.addresses.iter().any(|own| matches!(own, IpNet::V6(_)));
         for (name, value) in ipv6(port.port.role, has_ipv6) {
             set(format!("net/ipv6/conf/{nic}/{name}"), value);
         }
     }
-    // Sorted together: there may be tens of thousands.
+    // Sorted together: there may be tens of thousands. Most are in order already.
     sysctls.into_iter().collect()
 }
 
@@ -70,19 +75,19 @@ fn ipv4(role: Role) -> [(&'static str, &'static str); 8] {
     // Never routed, not even when the guard were gone.
     let forwarding = if role.is_routed() { "1" } else { "0" };
     [
-        ("forwarding", forwarding),
-        ("rp_filter", rp_filter),
+        ("accept_redirects", "0"),
+        ("arp_announce", "2"),
         // Answer for addresses of the NIC that is asked, and of no other. 2, as CloudStack's own
         // router has it, asks in addition that the questioner be of the address's subnet, which
         // silences the router towards a gateway that asks with its address of another subnet on
         // the same wire (several public ranges on one VLAN, addresses with a prefix of 32).
         ("arp_ignore", "1"),
-        ("arp_announce", "2"),
-        ("accept_redirects", "0"),
-        ("send_redirects", "0"),
-        ("secure_redirects", "0"),
+        ("forwarding", forwarding),
         // Removing a subnet's first address must not take the others with it.
         ("promote_secondaries", "1"),
+        ("rp_filter", rp_filter),
+        ("secure_redirects", "0"),
+        ("send_redirects", "0"),
     ]
 }
 

@@ -5,9 +5,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::model::Mac;
 
@@ -33,19 +34,28 @@ impl Announcer {
         Ok(Self(Arc::new(unsafe { OwnedFd::from_raw_fd(fd) })))
     }
 
-    /// Announces an address on a NIC, a few times; must be called within a tokio runtime.
-    pub fn announce(&self, ifindex: u32, mac: Mac, address: IpAddr) {
+    /// Announces addresses on NICs, by their indices and Ethernet addresses, a few times. Returns at once: there may be
+    /// thousands, and a thread of their own does it.
+    pub fn announce(&self, addresses: Vec<(u32, Mac, IpAddr)>) {
+        if addresses.is_empty() {
+            return;
+        }
         let announcer = self.clone();
-        tokio::spawn(async move {
+        let announce = move || {
             for delay in AT {
-                tokio::time::sleep(delay).await;
-                for frame in frames(mac, address) {
-                    if let Err(error) = announcer.send(ifindex, &frame) {
-                        debug!("announcing {address} failed: {error}");
+                thread::sleep(delay);
+                for (ifindex, mac, address) in &addresses {
+                    for frame in frames(*mac, *address) {
+                        if let Err(error) = announcer.send(*ifindex, &frame) {
+                            debug!("announcing {address} failed: {error}");
+                        }
                     }
                 }
             }
-        });
+        };
+        if let Err(error) = thread::Builder::new().name("xvr-announce".to_owned()).spawn(announce) {
+            warn!("addresses are not announced: {error}");
+        }
     }
 
     fn send(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {

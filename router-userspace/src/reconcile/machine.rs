@@ -1,6 +1,8 @@
 //! The machine: every kind of state behind one [`Backend`].
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::thread;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -13,6 +15,7 @@ use super::netlink::Netlink;
 use super::plan::{Change, Observed, ObservedAttachment, ObservedLink};
 use super::vteps::Ways;
 use super::{Backend, addresses, guard, nics, own_tcp, sysctl, trunks};
+use crate::compile::policy::ListEntry;
 use crate::compile::{Attachment, Compiled, Front, Inventory};
 use crate::dataplane::Attached;
 use crate::model::Mac;
@@ -110,48 +113,72 @@ impl<P: Programs> Machine<P> {
         Ok(())
     }
 
-    /// Adds addresses up to the first that the kernel refuses; how many.
-    fn add_addresses(&self, addresses: &[(u32, IpNet)]) -> (usize, Result<()>) {
-        let results = match addresses::add(addresses) {
-            Ok(results) => results,
-            Err(error) => return (0, Err(error)),
-        };
-        let mut added = 0;
-        for ((ifindex, address), result) in addresses.iter().zip(results) {
-            if let Err(error) = result {
-                return (added, Err(error.into()));
-            }
-            added += 1;
-            if let Some(mac) = self.macs.get(ifindex) {
-                self.announcer.announce(*ifindex, *mac, address.addr());
-            }
+    /// Adds addresses, and writes lists meanwhile, which nothing is judged by before ports are switched to them: all up to
+    /// the first that is refused, and addresses first. How many.
+    fn add(&mut self, addresses: &[(u32, IpNet)], lists: &[(u32, &ListEntry)]) -> (usize, Result<()>) {
+        let programs = &mut self.programs;
+        let (added, written) = thread::scope(|scope| {
+            let added = scope.spawn(|| addresses::add(addresses));
+            let written = up_to_refused(lists.iter().map(|(number, list)| programs.add_list(*number, list)));
+            (added.join().unwrap_or_else(|panic| resume_unwind(panic)), written)
+        });
+        let results = added.map(|results| results.into_iter().map(|result| result.map_err(Into::into)));
+        let (added, refused) = results.map_or_else(|error| (0, Err(error)), up_to_refused);
+        let mac = |(ifindex, own): &(u32, IpNet)| Some((*ifindex, *self.macs.get(ifindex)?, own.addr()));
+        self.announcer.announce(addresses.iter().take(added).filter_map(mac).collect());
+        match (refused, written) {
+            (Ok(()), (written, result)) => (added + written, result),
+            (refused, _) => (added, refused),
         }
-        (added, Ok(()))
     }
+}
+
+/// How many succeed before one does not, and why that does not.
+fn up_to_refused(results: impl IntoIterator<Item = Result<()>>) -> (usize, Result<()>) {
+    let mut succeeded = 0;
+    for result in results {
+        if result.is_err() {
+            return (succeeded, result);
+        }
+        succeeded += 1;
+    }
+    (succeeded, Ok(()))
+}
+
+/// What the kernel holds besides programs, tables and routes; and Ethernet addresses by interface index.
+fn observe_network(desired: &Compiled) -> Result<(Observed, BTreeMap<u32, Mac>)> {
+    let links = links::list()?;
+    let mut observed = Observed {
+        guarded: guard::observe()?.is_some(),
+        sysctls: sysctl::observe(&desired.sysctls, &links)?,
+        own_tcp: own_tcp::observe()?,
+        ..Observed::default()
+    };
+    let macs = links.iter().filter_map(|link| Some((link.index, link.mac?))).collect();
+    let mut addresses = addresses::list()?;
+    for link in links {
+        let (ifindex, mtu, up) = (link.index, link.mtu, link.is(UP));
+        observed.names.insert(ifindex, link.name);
+        let addresses = addresses.remove(&ifindex).unwrap_or_default();
+        observed.links.insert(ifindex, ObservedLink { mtu, up, addresses });
+    }
+    Ok((observed, macs))
 }
 
 impl<P: Programs> Backend for Machine<P> {
     async fn observe(&mut self, desired: &Compiled) -> Result<Observed> {
-        let links = links::list()?;
-        let mut observed = Observed {
-            guarded: guard::observe()?.is_some(),
-            sysctls: sysctl::observe(&desired.sysctls, &links)?,
-            tables: self.programs.observe_tables().context("read the programs' tables")?,
-            attachments: self.attachments()?,
-            routes: self.netlink.routes().await?,
-            own_tcp: own_tcp::observe()?,
-            ..Observed::default()
-        };
+        // Where there are thousands of ports, one half takes as long as the other.
+        let (network, tables) = thread::scope(|scope| {
+            let network = scope.spawn(|| observe_network(desired));
+            let tables = self.programs.observe_tables().context("read the programs' tables");
+            (network.join().unwrap_or_else(|panic| resume_unwind(panic)), tables)
+        });
+        let (mut observed, macs) = network?;
+        self.macs = macs;
+        observed.tables = tables?;
+        observed.attachments = self.attachments()?;
+        observed.routes = self.netlink.routes().await?;
         self.programs.recognise_lists(&observed.tables, &desired.tables);
-        self.macs.clear();
-        let mut addresses = addresses::list()?;
-        for link in links {
-            let (ifindex, mtu, up) = (link.index, link.mtu, link.is(UP));
-            self.macs.extend(link.mac.map(|mac| (ifindex, mac)));
-            observed.names.insert(ifindex, link.name);
-            let addresses = addresses.remove(&ifindex).unwrap_or_default();
-            observed.links.insert(ifindex, ObservedLink { mtu, up, addresses });
-        }
         self.attached.retain(|ifindex, _| observed.links.contains_key(ifindex));
         Ok(observed)
     }
@@ -161,10 +188,17 @@ impl<P: Programs> Backend for Machine<P> {
             Change::AddAddress(nic, address) => Some((nic.ifindex, *address)),
             _ => None,
         };
+        fn list(change: &Change) -> Option<(u32, &ListEntry)> {
+            match change {
+                Change::AddList(number, list) => Some((*number, list)),
+                _ => None,
+            }
+        }
         let addresses: Vec<_> = changes.iter().map_while(address).collect();
+        let lists: Vec<_> = changes[addresses.len()..].iter().map_while(list).collect();
         match changes.first() {
             None => (0, Ok(())),
-            Some(_) if !addresses.is_empty() => self.add_addresses(&addresses),
+            Some(_) if !addresses.is_empty() => self.add(&addresses, &lists),
             Some(first) => {
                 let applied = self.apply(first).await;
                 (usize::from(applied.is_ok()), applied)
@@ -182,7 +216,7 @@ impl<P: Programs> Backend for Machine<P> {
             Change::Mtu(nic, mtu) => self.netlink.set_mtu(nic.ifindex, *mtu).await,
             Change::Up(nic) => self.netlink.set_up(nic.ifindex).await,
             Change::Down(nic) => self.netlink.set_down(nic.ifindex).await,
-            Change::AddAddress(nic, address) => self.add_addresses(&[(nic.ifindex, *address)]).1,
+            Change::AddAddress(nic, address) => self.add(&[(nic.ifindex, *address)], &[]).1,
             Change::RemoveAddress(nic, address) => self.netlink.remove_address(nic.ifindex, *address).await,
             Change::SetFlags(flags) => self.programs.set_flags(*flags),
             Change::AddList(number, list) => self.programs.add_list(*number, list),

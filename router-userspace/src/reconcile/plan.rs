@@ -215,8 +215,7 @@ impl Names<'_> {
 fn sysctls(desired: &Compiled, observed: &Observed, changes: &mut Vec<Change>) {
     // Switching forwarding on for all NICs overwrites settings of each.
     let is_global = |path: &str| path.ends_with("/ip_forward") || path.ends_with("/conf/all/forwarding");
-    let differing =
-        desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(*value));
+    let differing = differing(&desired.sysctls, &observed.sysctls);
     let (global, others): (Vec<_>, Vec<_>) = differing.partition(|(path, _)| is_global(path));
     for (path, value) in global.into_iter().chain(others) {
         changes.push(Change::Sysctl {
@@ -353,12 +352,16 @@ fn tables(
     removals.extend(gone.map(|key| Change::RemoveNat(*key)));
 }
 
-/// The entries of a map that another lacks or has with another value.
+/// The entries of a map that another lacks or has with another value. One walk through both: they may be long.
 fn differing<'a, K: Ord, V: PartialEq>(
     desired: &'a BTreeMap<K, V>,
     observed: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'a K, &'a V)> {
-    desired.iter().filter(|(key, value)| observed.get(*key) != Some(*value))
+    let mut observed = observed.iter().peekable();
+    desired.iter().filter(move |(key, value)| {
+        while observed.next_if(|(there, _)| there < key).is_some() {}
+        observed.next_if(|(there, _)| there == key).is_none_or(|(_, there)| there != *value)
+    })
 }
 
 fn attachments(desired: &Compiled, observed: &Observed, names: &Names<'_>) -> impl Iterator<Item = Change> {
