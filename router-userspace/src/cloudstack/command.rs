@@ -2,7 +2,6 @@
 
 use super::object::Object;
 use super::raw::Raw;
-use super::wire::Family;
 use super::wire::bgppeers::BgpPeers;
 use super::wire::cmdline::CmdLine;
 use super::wire::dhcpentry::DhcpEntry;
@@ -21,6 +20,7 @@ use super::wire::staticroutes::StaticRoutes;
 use super::wire::vmdata::VmData;
 use super::wire::vmpassword::VmPassword;
 use super::wire::vpnuserlist::VpnUserList;
+use super::wire::{Family, Written};
 use crate::compile::Index;
 use crate::error::ConfigError;
 use crate::json::{Place, depth, document};
@@ -37,7 +37,7 @@ pub enum Command {
     /// `ips`: addresses of public NICs and private gateways.
     Ips(Ips),
     /// `guestnetwork`: a tier of a VPC.
-    GuestNetwork(GuestNetwork),
+    GuestNetwork(Written<GuestNetwork>),
     /// `staticroutes`: routes of a VPC.
     StaticRoutes(StaticRoutes),
     /// `forwardrules`: port forwarding.
@@ -114,7 +114,7 @@ impl Command {
             }
             "ips" => (Self::Ips(Ips::read(&message)?), Ips::warnings(&message)?),
             "guestnetwork" => {
-                (Self::GuestNetwork(GuestNetwork::read(&message)?), GuestNetwork::warnings(&message))
+                (Self::GuestNetwork(GuestNetwork::message(&message)?), GuestNetwork::warnings(&message))
             }
             "staticroutes" => {
                 (Self::StaticRoutes(StaticRoutes::read(&message)?), StaticRoutes::warnings(&message)?)
@@ -214,9 +214,10 @@ impl Command {
         let mut macs: Vec<Mac> = match self {
             Self::CmdLine(boot) => boot.nics.iter().filter_map(|nic| nic.mac).collect(),
             Self::Ips(ips) => {
-                ips.associations.iter().filter(|entry| entry.add).filter_map(|entry| entry.mac).collect()
+                let said = ips.associations.iter().map(|association| &association.says);
+                said.filter(|said| said.add).filter_map(|said| said.mac).collect()
             }
-            Self::GuestNetwork(tier) => tier.mac.filter(|_| tier.add).into_iter().collect(),
+            Self::GuestNetwork(tier) => tier.says.mac.filter(|_| tier.says.add).into_iter().collect(),
             Self::StaticRoutes(_)
             | Self::ForwardRules(_)
             | Self::StaticNatRules(_)

@@ -50,9 +50,12 @@ mod store;
 mod vmdata;
 mod vpnuserlist;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::ips::Addresses;
@@ -76,6 +79,19 @@ use crate::compile::{Index, Inventory};
 use crate::error::ConfigError;
 use crate::json::{Place, document};
 use crate::model::Mac;
+
+/// What a bag's file holds.
+type Document<'a> = BTreeMap<Cow<'a, str>, Part<'a>>;
+
+/// What is under a key of such a file.
+#[derive(PartialEq, Serialize)]
+#[serde(untagged)]
+enum Part<'a> {
+    List(&'a [Entry]),
+    Entry(&'a Entry),
+    Value(&'a Value),
+    Text(&'a str),
+}
 
 /// NIC or public address → entries.
 type ByKey = BTreeMap<String, Vec<Entry>>;
@@ -257,7 +273,9 @@ impl Databags {
 
     /// The bags as JSON documents, by name: what their files hold.
     pub fn documents(&self) -> BTreeMap<&'static str, Value> {
-        let mut documents = self.short_documents();
+        let short = self.short_documents();
+        let mut documents: BTreeMap<_, _> =
+            short.into_iter().map(|(name, document)| (name, json!(document))).collect();
         for (name, bag) in self.policy_bags() {
             let mut file = Vec::new();
             // What was read as JSON is written as JSON, and memory takes it.
@@ -279,35 +297,48 @@ impl Databags {
     }
 
     /// The other bags.
-    fn short_documents(&self) -> BTreeMap<&'static str, Value> {
-        let lists = |bag: &ByKey| bag.iter().map(|(key, list)| (key.clone(), json!(list))).collect();
-        let routes = self.staticroutes.iter().map(|(key, route)| (key.clone(), json!(route))).collect();
-        let config = self.cmdline.iter().map(|config| ("config".to_owned(), json!(config))).collect();
-        let keyed = |bag: &Keyed| bag.iter().map(|(key, entry)| (key.clone(), json!(entry))).collect();
-        let balancer =
-            self.loadbalancer.iter().map(|entry| ("config".to_owned(), json!([**entry]))).collect();
-        let bags: [(&'static str, Entry); 13] = [
+    fn short_documents(&self) -> BTreeMap<&'static str, Document<'_>> {
+        fn keyed(bag: &BTreeMap<String, Entry>) -> Document<'_> {
+            bag.iter().map(|(key, entry)| (key.as_str().into(), Part::Entry(entry))).collect()
+        }
+        fn lists(bag: &ByKey) -> Document<'_> {
+            bag.iter().map(|(key, list)| (key.as_str().into(), Part::List(list))).collect()
+        }
+        let config = |part| Document::from([("config".into(), part)]);
+        let values = self.monitorservice.iter();
+        let passwords = self.vmpassword.iter();
+        let bags: [(&'static str, Document<'_>); 13] = [
             ("bgppeers", keyed(&self.bgppeers)),
-            ("cmdline", config),
+            ("cmdline", self.cmdline.as_ref().map(|boot| config(Part::Entry(boot))).unwrap_or_default()),
             ("dhcpentry", keyed(&self.dhcpentry)),
             ("forwardingrules", lists(&self.forwardingrules)),
             ("guestnetwork", lists(&self.guestnetwork)),
             ("ips", lists(&self.ips)),
-            ("monitorservice", self.monitorservice.clone()),
-            ("loadbalancer", balancer),
+            (
+                "monitorservice",
+                values.map(|(key, value)| (key.as_str().into(), Part::Value(value))).collect(),
+            ),
+            (
+                "loadbalancer",
+                self.loadbalancer
+                    .as_deref()
+                    .map(|entry| config(Part::List(slice::from_ref(entry))))
+                    .unwrap_or_default(),
+            ),
             ("remoteaccessvpn", keyed(&self.remoteaccessvpn)),
             ("site2sitevpn", keyed(&self.site2sitevpn)),
-            ("staticroutes", routes),
+            ("staticroutes", keyed(&self.staticroutes)),
             ("vpnuserlist", keyed(&self.vpnuserlist)),
-            ("vmpassword", self.vmpassword_document()),
+            (
+                "vmpassword",
+                passwords.map(|(guest, own)| (guest.to_string().into(), Part::Text(own.reveal()))).collect(),
+            ),
         ];
-        let with_id = |(name, mut bag): (&'static str, Entry)| {
-            if name != "bgppeers" {
-                bag.insert("id".to_owned(), json!(name));
-            }
-            (name, Value::Object(bag))
-        };
-        bags.into_iter().map(with_id).collect()
+        let mut documents = BTreeMap::from(bags);
+        for (name, bag) in documents.iter_mut().filter(|(name, _)| **name != "bgppeers") {
+            bag.insert("id".into(), Part::Text(name));
+        }
+        documents
     }
 
     /// Reads the bag `name` from its document. `place` is where that stands.

@@ -81,7 +81,7 @@ fn whatever_arrives_is_refused_by_place_or_kept_as_it_is_understood() {
             let after = Command::parse(&name, &bytes).and_then(|parsed| {
                 let after = bags.merge(&parsed.command, inventory)?;
                 // As with CloudStack's own router, a removed tier leaves an empty list, which the next removal takes.
-                let is_removal = matches!(&parsed.command, Command::GuestNetwork(tier) if !tier.add);
+                let is_removal = matches!(&parsed.command, Command::GuestNetwork(tier) if !tier.says.add);
                 let again = after.merge(&parsed.command, inventory);
                 assert!(is_removal || again.as_ref() == Ok(&after), "twice: {}", said(&name, &bytes));
                 desired(&after)?;

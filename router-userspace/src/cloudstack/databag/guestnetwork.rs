@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Databags, ips, nic_name};
 use crate::cloudstack::object::Entry;
+use crate::cloudstack::wire::Written;
 use crate::cloudstack::wire::guestnetwork::GuestNetwork;
 use crate::compile::Index;
 use crate::error::ConfigError;
@@ -17,13 +18,14 @@ use crate::model::Mac;
 impl Databags {
     pub(super) fn merge_guestnetwork(
         &mut self,
-        tier: &GuestNetwork,
+        message: &Written<GuestNetwork>,
         nics: &Index<'_>,
     ) -> Result<(), ConfigError> {
-        if tier.add { self.put_tier(tier, nics) } else { self.remove_tier(tier, nics) }
+        if message.says.add { self.put_tier(message, nics) } else { self.remove_tier(&message.says, nics) }
     }
 
-    fn put_tier(&mut self, tier: &GuestNetwork, nics: &Index<'_>) -> Result<(), ConfigError> {
+    fn put_tier(&mut self, message: &Written<GuestNetwork>, nics: &Index<'_>) -> Result<(), ConfigError> {
+        let tier = &message.says;
         let device = match (tier.mac, &tier.device) {
             (Some(mac), _) => nic_name(&tier.place.at("mac_address"), mac, nics)?.to_owned(),
             (None, device) => device.clone().unwrap_or_default(),
@@ -43,7 +45,7 @@ impl Databags {
                 self.drop_guest_address(old);
             }
         }
-        let mut entry = tier.entry.clone();
+        let mut entry = message.entry.clone();
         entry.insert("device".to_owned(), json!(device));
         self.guestnetwork.insert(device.clone(), vec![entry]);
         ips::upsert(&mut self.ips, &tier.place.at("router_guest_ip"), address_entry(tier, &device))

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{ByKey, Databags, nic_name};
 use crate::cloudstack::object::Entry;
+use crate::cloudstack::wire::Written;
 use crate::cloudstack::wire::ips::{IpAssociation, Ips, NetworkType};
 use crate::compile::Index;
 use crate::error::ConfigError;
@@ -89,9 +90,9 @@ impl Addresses {
 
 impl Databags {
     pub(super) fn merge_ips(&mut self, ips: &Ips, nics: &Index<'_>) -> Result<(), ConfigError> {
-        for association in &ips.associations {
+        for Written { says: association, entry } in &ips.associations {
             let device = device(&self.ips, association, nics)?;
-            let mut entry = association.entry.clone();
+            let mut entry = entry.clone();
             entry.insert("nw_type".to_owned(), json!(word(association.network_type)));
             if let Some(mtu) = association.mtu {
                 entry.insert("mtu".to_owned(), json!(mtu.to_string()));

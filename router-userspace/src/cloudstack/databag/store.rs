@@ -105,7 +105,8 @@ impl Files {
     /// what it has just let write.
     pub fn save(&mut self, bags: &Databags) -> anyhow::Result<Vec<PathBuf>> {
         commit::settle(&self.folder)?;
-        let empty = Databags::default().short_documents();
+        let nothing = Databags::default();
+        let empty = nothing.short_documents();
         let mut short = bags.short_documents();
         let mut long = BTreeMap::from(bags.policy_bags());
         let mut looked_at = Vec::new();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::Databags;
-use crate::cloudstack::object::{Entry, Object};
+use crate::cloudstack::object::Object;
 use crate::cloudstack::wire::vmdata::{GuestData, VmData};
 use crate::cloudstack::wire::vmpassword::VmPassword;
 use crate::error::ConfigError;
@@ -31,11 +31,6 @@ impl Databags {
 
     pub(super) fn merge_vmpassword(&mut self, message: &VmPassword) {
         self.vmpassword = BTreeMap::from([(message.address, message.password.clone())]);
-    }
-
-    pub(super) fn vmpassword_document(&self) -> Entry {
-        let passwords = self.vmpassword.iter();
-        passwords.map(|(address, password)| (address.to_string(), json!(password.reveal()))).collect()
     }
 }
 

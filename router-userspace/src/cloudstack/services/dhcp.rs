@@ -30,8 +30,7 @@ pub fn dhcp(bags: &Databags, boot: &CmdLine, ports: &[Port], notices: &mut Vec<C
     let mut networks = Vec::new();
     let mut upstream = named.dns.clone();
     for port in ports.iter().filter(|port| port.role == Role::Guest) {
-        let tier = tier(bags, boot, port);
-        let tier = tier.as_ref().map(|tier| Tier::read(tier, notices));
+        let tier = tier(bags, boot, port, notices);
         if named.dns.is_empty() {
             let asked = tier.iter().flat_map(|tier| &tier.dns).filter(|&server| !upstream.contains(server));
             let asked: Vec<_> = asked.copied().collect();
@@ -93,15 +92,14 @@ impl Named {
 }
 
 /// What a tier's message says about names.
-struct Tier<'a> {
-    tier: &'a GuestNetwork,
+struct Tier {
+    tier: GuestNetwork,
     domain: Option<String>,
     dns: Vec<IpAddr>,
 }
 
-impl<'a> Tier<'a> {
-    fn read(tier: &'a GuestNetwork, notices: &mut Vec<ConfigError>) -> Self {
-        let object = Object::new(tier.place.clone(), &tier.entry);
+impl Tier {
+    fn read(tier: GuestNetwork, object: &Object, notices: &mut Vec<ConfigError>) -> Self {
         let mut dns = Vec::new();
         for (key, is_family) in
             [("dns", (|server| server.is_ipv4()) as fn(&IpAddr) -> bool), ("dns6", |server| server.is_ipv6())]
@@ -117,21 +115,24 @@ impl<'a> Tier<'a> {
                 }
             }
         }
-        Self { tier, domain: domain(&object, "domain_name", notices), dns }
+        Self { tier, domain: domain(object, "domain_name", notices), dns }
     }
 }
 
 /// The tier that a port of a VPC is.
-fn tier(bags: &Databags, boot: &CmdLine, port: &Port) -> Option<GuestNetwork> {
+fn tier(bags: &Databags, boot: &CmdLine, port: &Port, notices: &mut Vec<ConfigError>) -> Option<Tier> {
     if boot.kind != RouterKind::Vpc {
         return None;
     }
     let place = Place::document("guestnetwork.json").at(&port.name);
     let entries = bags.guestnetwork.get(&port.name)?.iter().enumerate();
     // Forwarding has read them, too, and takes the last.
-    let mut read =
-        entries.filter_map(|(at, entry)| GuestNetwork::read(&Object::new(place.at(at), entry)).ok());
-    read.rfind(|tier| tier.add)
+    let mut read = entries.filter_map(|(at, entry)| {
+        let object = Object::new(place.at(at), entry);
+        Some((GuestNetwork::read(&object).ok()?, object))
+    });
+    let (tier, object) = read.rfind(|(tier, _)| tier.add)?;
+    Some(Tier::read(tier, &object, notices))
 }
 
 /// The networks of a port: a tier's one, or those that a shared network's router has aliases in. IPv6 goes with
@@ -140,7 +141,7 @@ fn of_port(
     boot: &CmdLine,
     named: &Named,
     port: &Port,
-    tier: Option<&Tier<'_>>,
+    tier: Option<&Tier>,
     guests: &[(Place, Guest, Option<Ipv4Addr>)],
 ) -> Vec<Network> {
     let mut ipv6 = port.addresses.iter().find_map(|address| match address {
@@ -178,7 +179,7 @@ fn of_port(
     port.ipv4().map(network).collect()
 }
 
-fn network6(boot: &CmdLine, named: &Named, tier: Option<&Tier<'_>>, router: Ipv6Net) -> Network6 {
+fn network6(boot: &CmdLine, named: &Named, tier: Option<&Tier>, router: Ipv6Net) -> Network6 {
     let servers = tier.map_or(&named.dns, |tier| &tier.dns);
     let servers = servers.iter().filter_map(|server| match server {
         IpAddr::V6(server) => Some(*server),

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
-    ENVELOPE, device, host_address, host_address6, is_host, mtu, netmask, not_a_host, prefix_length,
+    ENVELOPE, Written, device, host_address, host_address6, is_host, mtu, netmask, not_a_host, prefix_length,
 };
-use crate::cloudstack::object::{Entry, Object};
+use crate::cloudstack::object::Object;
 use crate::error::ConfigError;
 use crate::json::Place;
 use crate::model::Mac;
@@ -66,11 +66,14 @@ pub struct GuestNetwork {
     pub network_id: Option<u64>,
     /// MTU of the tier in bytes.
     pub mtu: Option<u16>,
-    /// The message as it was written.
-    pub(in crate::cloudstack) entry: Entry,
 }
 
 impl GuestNetwork {
+    /// Reads a message.
+    pub(in crate::cloudstack) fn message(object: &Object) -> Result<Written<Self>, ConfigError> {
+        Written::read(object, Self::read)
+    }
+
     /// Reads a message or an entry of the `guestnetwork` databag.
     pub(in crate::cloudstack) fn read(object: &Object) -> Result<Self, ConfigError> {
         let address = object.required("router_guest_ip", host_address(object, "router_guest_ip")?)?;
@@ -91,7 +94,6 @@ impl GuestNetwork {
             may_own_gateway: network_id.is_none() || is_gateway != Some(false),
             network_id,
             mtu: mtu(object, "mtu")?,
-            entry: object.to_entry(),
         };
         if tier.mac.is_none() && tier.device.is_none() {
             return Err(object.error("mac_address", "missing, and so is device: which NIC?"));

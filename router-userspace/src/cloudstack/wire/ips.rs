@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{ENVELOPE, host_address, mtu, netmask};
-use crate::cloudstack::object::{Entry, Object};
+use super::{ENVELOPE, Written, host_address, mtu, netmask};
+use crate::cloudstack::object::Object;
 use crate::error::ConfigError;
 use crate::json::Place;
 use crate::model::Mac;
@@ -30,7 +30,7 @@ pub(super) const KEYS: [&str; 13] = [
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ips {
     /// The addresses, in the message's order.
-    pub associations: Vec<IpAssociation>,
+    pub associations: Vec<Written<IpAssociation>>,
 }
 
 /// What a NIC is for, in CloudStack's words.
@@ -67,14 +67,13 @@ pub struct IpAssociation {
     pub is_private_gateway: bool,
     /// MTU of the NIC in bytes.
     pub mtu: Option<u16>,
-    /// The entry as it was written.
-    pub(in crate::cloudstack) entry: Entry,
 }
 
 impl Ips {
     pub(in crate::cloudstack) fn read(message: &Object) -> Result<Self, ConfigError> {
         let objects = message.required("ip_address", message.objects("ip_address")?)?;
-        let associations = objects.iter().map(IpAssociation::read).collect::<Result<_, _>>()?;
+        let read = objects.iter().map(|object| Written::read(object, IpAssociation::read));
+        let associations = read.collect::<Result<_, _>>()?;
         Ok(Self { associations })
     }
 
@@ -103,7 +102,6 @@ impl IpAssociation {
             network_type: network_type(object)?,
             is_private_gateway: object.boolean("is_private_gateway")?.unwrap_or(false),
             mtu: mtu(object, "mtu")?,
-            entry: object.to_entry(),
         })
     }
 }

@@ -28,13 +28,27 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::object::{Items, Keys, Object};
+use super::object::{Entry, Items, Keys, Object};
 use crate::error::ConfigError;
 use crate::json::Shape;
 use crate::model::policy::Traffic;
 
 /// Keys that every message has.
 pub(super) const ENVELOPE: [&str; 2] = ["type", "delete_from_processed_cache"];
+
+/// A message, or an item of one, that goes into a databag as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written<T> {
+    /// What it says.
+    pub says: T,
+    pub(in crate::cloudstack) entry: Entry,
+}
+
+impl<T> Written<T> {
+    fn read(object: &Object, read: impl Fn(&Object) -> Result<T, ConfigError>) -> Result<Self, ConfigError> {
+        Ok(Self { says: read(object)?, entry: object.to_entry() })
+    }
+}
 
 /// Which addresses a message is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
