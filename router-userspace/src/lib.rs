@@ -24,6 +24,7 @@ pub mod install;
 pub mod json;
 mod legacy;
 pub mod model;
+mod parallel;
 pub mod program;
 mod raw_netlink;
 pub mod reconcile;

@@ -28,6 +28,7 @@ use super::wire::{forwardrules, staticnatrules};
 use crate::error::ConfigError;
 use crate::json::Place;
 use crate::model::{DesiredState, Metadata, Port, PortForward, StaticNat};
+use crate::parallel;
 
 /// What the router should do. Without a boot line and anything else: nothing.
 ///
@@ -152,23 +153,23 @@ impl Reading {
         };
         let boot = CmdLine::read(&Object::new(config, boot))?;
 
-        let mut associations = Vec::new();
-        for (device, entries) in bags.ips.iter() {
+        let associations = parallel::map(&bags.ips.iter().collect::<Vec<_>>(), |(device, entries)| {
             let place = Place::document("ips.json").at(device);
             let entries = entries.iter().enumerate();
             let read = entries.map(|(at, entry)| IpAssociation::read(&Object::new(place.at(at), entry)));
-            associations.push((device.clone(), read.collect::<Result<_, _>>()?));
-        }
-        let mut tiers = Vec::new();
-        for (device, entries) in &bags.guestnetwork {
+            Ok(((*device).clone(), read.collect::<Result<_, _>>()?))
+        });
+        let mut associations: Vec<_> = associations.into_iter().collect::<Result<_, _>>()?;
+        let tiers = parallel::map(&bags.guestnetwork.iter().collect::<Vec<_>>(), |(device, entries)| {
             let place = Place::document("guestnetwork.json").at(device);
             let entries = entries.iter().enumerate();
             let read = entries.map(|(at, entry)| GuestNetwork::read(&Object::new(place.at(at), entry)));
             let wanted: Vec<_> =
                 read.filter(|tier| tier.as_ref().map_or(true, |tier| tier.add)).collect::<Result<_, _>>()?;
             // CloudStack's own router may have stored several; the newest is the last.
-            tiers.extend(wanted.into_iter().next_back().map(|tier| (device.clone(), tier)));
-        }
+            Ok(wanted.into_iter().next_back().map(|tier| ((*device).clone(), tier)))
+        });
+        let mut tiers: Vec<_> = tiers.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
         let place = Place::document("staticroutes.json");
         let routes = bags.staticroutes.iter();
         let routes = routes.map(|(key, entry)| StaticRoute::read(&Object::new(place.at(key), entry)));

@@ -35,7 +35,7 @@ use crate::reconcile::{Change, Machine, Plan, Reconciler, remove_tagged_ports};
 use crate::root::Root;
 use crate::rpc::{Answer, Applied, Document, Refusal, Request};
 use crate::services::{self, Supervisor};
-use crate::{settings, trunks};
+use crate::{parallel, settings, trunks};
 
 /// How long a command may wait for a NIC that the hypervisor is just plugging.
 const HOT_PLUG: Duration = Duration::from_secs(3);
@@ -273,10 +273,11 @@ impl Control {
         warnings: &mut Vec<String>,
         begun: Instant,
     ) -> Result<(Vec<Change>, Duration)> {
-        let mut commands = Vec::new();
-        for Message { name, bytes } in messages {
+        let mut commands = Vec::with_capacity(messages.len());
+        let parsed = parallel::map(messages, |message| Command::parse(message.name, message.bytes));
+        for (Message { name, .. }, parsed) in messages.iter().zip(parsed) {
             *at = name;
-            let parsed = Command::parse(name, bytes)?;
+            let parsed = parsed?;
             warnings.extend(parsed.warnings.iter().map(ToString::to_string));
             commands.push((*name, parsed.command));
         }
