@@ -20,7 +20,9 @@ use super::memory::Memory;
 use super::pace::Pace;
 use super::{Options, bridges, health, import, inbox, redundancy, unsolicited, usage, views};
 use crate::cloudstack::wire::vmpassword::VmPassword;
-use crate::cloudstack::{self, Command, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved};
+use crate::cloudstack::{
+    self, Command, Databags, Files, Parsed, from_boot_line, metadata, notices, remarks, unserved,
+};
 use crate::compile::policy::Jurisdiction;
 use crate::compile::{Compiled, Inventory, Problem, Subject, compile};
 use crate::dataplane::{self, Dataplane, Room};
@@ -350,10 +352,12 @@ impl Control {
     ) -> Result<(Vec<Change>, Duration)> {
         let compiled = self.compile(after.known()?, &self.settings);
         refuse(name, &compiled, before.known()?, after.known()?)?;
-        let (files, old) = (&mut self.files, &self.memory.bags);
+        let (files, http, old) = (&mut self.files, &mut self.http, &self.memory.bags);
         let mut in_force = Duration::ZERO;
         let save = || {
             in_force = begun.elapsed();
+            // Opened while all else is looked after.
+            serve_guests(http, &compiled, &after.bags);
             let saved = files.save(&after.bags).map(drop).context("save the databags");
             // Where renaming failed, some files may be the new ones already.
             saved.map_err(|error| match files.save(old) {
@@ -361,7 +365,9 @@ impl Control {
                 Err(_) => error.context("the databags on disk may be the new ones after the next start"),
             })
         };
-        let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, save).await?;
+        let converged = self.reconciler.converge_or_restore(&compiled, &self.compiled, save).await;
+        // Guests may be served already where they are not to be.
+        let converged = converged.inspect_err(|_| self.serve())?;
         self.memory = after;
         self.compiled = compiled;
         self.trouble = None;
@@ -426,8 +432,6 @@ impl Control {
 
     /// What guests and daemons are told follows what is known.
     pub(super) fn serve(&mut self) {
-        let Compiled { guest_networks, serves, .. } = &self.compiled;
-        self.http.follow(guest_networks, &metadata(&self.memory.bags), *serves);
         if let Ok(desired) = self.memory.known() {
             let (mut services, _) = cloudstack::services(&self.memory.bags, desired);
             let has_tunnels = !services.tunnels.is_empty();
@@ -441,6 +445,8 @@ impl Control {
             let place = services::Place { root, compiled, inventory, kernel };
             self.supervisor.want(services::render(&services, place));
         }
+        serve_guests(&mut self.http, &self.compiled, &self.memory.bags);
+        self.http.settle();
     }
 
     /// What applying documents would change, or what differs now. Changes nothing, and waits for
@@ -783,6 +789,11 @@ impl Control {
 /// The NICs that there are, with the interfaces of tagged ports.
 fn inventory(reconciler: &mut Reconciler<Machine<Dataplane>>, settings: &Settings) -> Result<Inventory> {
     reconciler.backend.inventory(&settings.tagged_ports).context("look for NICs")
+}
+
+/// Has guests be served their metadata and passwords, where they are.
+fn serve_guests(http: &mut Http, compiled: &Compiled, bags: &Databags) {
+    http.follow(&compiled.guest_networks, &metadata(bags), compiled.serves);
 }
 
 /// Keeps a password for its guest, on disk; what is odd about that.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! control walk ──follow──▶ doors: one listener per guest port's IPv4 address and purpose   [`server`]
+//!              ──settle──▶ … which are open now
 //!              ──watch───▶ what is served                         ┌ [`metadata`]: path → answer
 //! guest ──────request────▶ door ─▶ connection ─▶ who asks? ───────┤
 //!              ──set─────▶ passwords on disk  ◀───────────────────┴ [`password`]
@@ -12,7 +13,8 @@
 //! address within a network is for the hypervisor to see to.
 //!
 //! All of it runs in a thread of its own: neither does a long control walk keep guests waiting, nor do guests
-//! the control walk. IPv4 only: CloudStack knows metadata and passwords by IPv4 address.
+//! the control walk. Doors are opened there as well, thousands where there are as many networks. IPv4 only: CloudStack
+//! knows metadata and passwords by IPv4 address.
 
 mod metadata;
 mod password;
@@ -21,15 +23,16 @@ mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{self, AbortHandle};
 use tracing::{info, warn};
 
 use crate::model::Metadata;
@@ -44,9 +47,14 @@ pub struct Http {
     shared: Arc<Shared>,
     served: watch::Sender<Arc<Served>>,
     doors: BTreeMap<Door, AbortHandle>,
+    /// What came of doors that are being opened, once all of them are.
+    opening: Option<mpsc::Receiver<Vec<Opened>>>,
     /// Doors that could not be opened, and why.
     closed: BTreeMap<Door, String>,
 }
+
+/// What came of a door that was to be opened: who serves there, until aborted.
+type Opened = (Door, io::Result<AbortHandle>);
 
 /// An address that guests ask at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,8 +123,8 @@ impl Http {
             .context("start the thread that serves guests by HTTP")?;
         let (served, receiver) = watch::channel(Arc::default());
         let shared = Arc::new(Shared::new(receiver, Passwords::load(folder)));
-        let (doors, closed) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { runtime: Some(runtime), shared, served, doors, closed })
+        let (doors, opening, closed) = (BTreeMap::new(), None, BTreeMap::new());
+        Ok(Self { runtime: Some(runtime), shared, served, doors, opening, closed })
     }
 
     /// Passwords that wait for their guests.
@@ -124,9 +132,11 @@ impl Http {
         &self.shared.passwords
     }
 
-    /// Serves this from now on, at these addresses and at no others; at none if it does not `serve`. A door that
-    /// cannot be opened is tried again with the next call.
+    /// Serves this from now on, at these addresses and at no others; at none if it does not `serve`. Returns while doors
+    /// are still being opened; who is to rely on them has to [`settle`](Self::settle). A door that cannot be opened is
+    /// tried again with the next call.
     pub fn follow(&mut self, networks: &BTreeMap<u32, Vec<Ipv4Net>>, metadata: &Metadata, serve: bool) {
+        self.settle();
         self.served.send_if_modified(|served| {
             if served.networks == *networks && served.metadata == *metadata {
                 return false;
@@ -153,30 +163,48 @@ impl Http {
         });
         tell("guests are not served any more at", &gone);
         let new: Vec<Door> = wanted.into_iter().filter(|door| !self.doors.contains_key(door)).collect();
-        let opened: Vec<Door> = new.into_iter().filter(|door| self.open(*door)).collect();
-        tell("guests are served at", &opened);
+        if let Some(runtime) = self.runtime.as_ref().filter(|_| !new.is_empty()) {
+            let (sender, receiver) = mpsc::channel();
+            let shared = self.shared.clone();
+            runtime.spawn(async move {
+                let open = |door| {
+                    let serve = |listener| task::spawn(server::serve(door, listener, shared.clone()));
+                    (door, server::listen(door).map(|listener| serve(listener).abort_handle()))
+                };
+                let mut opened = Vec::with_capacity(new.len());
+                for some in new.chunks(AT_ONCE) {
+                    opened.extend(some.iter().copied().map(open));
+                    task::yield_now().await;
+                }
+                // Who does not listen is ending.
+                let _ = sender.send(opened);
+            });
+            self.opening = Some(receiver);
+        }
     }
 
-    /// Whether it could be opened.
-    fn open(&mut self, door: Door) -> bool {
-        let Some(runtime) = &self.runtime else { return false };
-        let _inside = runtime.enter();
-        match server::listen(door) {
-            Ok(listener) => {
-                let task = runtime.spawn(server::serve(door, listener, self.shared.clone()));
-                self.doors.insert(door, task.abort_handle());
-                self.closed.remove(&door);
-                true
-            }
-            Err(error) => {
-                let message = format!("guests are not served at {door}: {error}");
-                if self.closed.get(&door) != Some(&message) {
-                    warn!("{message}");
+    /// Waits until all doors are open that are to be, or cannot be opened.
+    pub fn settle(&mut self) {
+        let Some(opening) = self.opening.take() else { return };
+        let mut opened = Vec::new();
+        // Nothing comes where a mistake of ours ended it: doors that are not known as open are tried again.
+        for (door, result) in opening.recv().unwrap_or_default() {
+            match result {
+                Ok(task) => {
+                    self.doors.insert(door, task);
+                    self.closed.remove(&door);
+                    opened.push(door);
                 }
-                self.closed.insert(door, message);
-                false
+                Err(error) => {
+                    let message = format!("guests are not served at {door}: {error}");
+                    if self.closed.get(&door) != Some(&message) {
+                        warn!("{message}");
+                    }
+                    self.closed.insert(door, message);
+                }
             }
         }
+        tell("guests are served at", &opened);
     }
 
     /// What is wrong with it, a sentence each.
@@ -197,6 +225,9 @@ impl Http {
         }
     }
 }
+
+/// How many doors are opened while guests wait.
+const AT_ONCE: usize = 16;
 
 /// A line in the log, however many they are.
 fn tell(what: &str, doors: &[Door]) {
