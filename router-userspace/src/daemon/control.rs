@@ -386,9 +386,15 @@ impl Control {
     }
 
     fn is_as_compiled(&mut self) -> Result<bool> {
-        self.look_for_nics()?;
+        let now = inventory(&mut self.reconciler, &self.settings)?;
+        let (before, role) = (std::mem::replace(&mut self.inventory, now), self.role);
         self.take_role()?;
-        if self.compile(self.memory.known()?, &self.settings) != self.compiled {
+        let desired = self.memory.known()?;
+        // From the same it would be the same. In a pair time counts as well, and for people from outside what the kernel
+        // can do.
+        let is_from_same = self.inventory == before && self.role == role;
+        let is_certain = is_from_same && desired.pair.is_none() && desired.remote.is_none();
+        if !is_certain && self.compile(desired, &self.settings) != self.compiled {
             return Ok(false);
         }
         self.ports = self.compiled.links.keys().copied().collect();
