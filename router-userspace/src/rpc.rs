@@ -215,7 +215,7 @@ pub struct Refusal {
 pub struct Applied {
     /// Its name.
     pub name: String,
-    /// A sentence per change that was made.
+    /// A sentence per change that was made; none for CloudStack's scripts, which have nobody to tell.
     pub changes: Vec<String>,
     /// What was odd about it.
     pub warnings: Vec<String>,

@@ -88,6 +88,16 @@ pub struct Message<'a> {
     pub bytes: &'a [u8],
 }
 
+/// What came of messages that are in force.
+pub struct InForce {
+    /// The changes that were made, in order.
+    pub changes: Vec<Change>,
+    /// What was odd about them.
+    pub warnings: Vec<String>,
+    /// Milliseconds from reading them to being in force.
+    pub milliseconds: u64,
+}
+
 impl Control {
     /// Reads the databags and the settings, and opens the dataplane, new or an earlier daemon's.
     pub async fn open(options: Options, started: Instant) -> Result<Self> {
@@ -211,8 +221,12 @@ impl Control {
         let mut applied = Vec::new();
         for document in documents {
             let message = Message { name: &document.name, bytes: document.text.as_bytes() };
-            match self.apply(document.name.clone(), &[message]).await {
-                Ok(done) => applied.push(done),
+            let name = document.name.clone();
+            match self.apply(&name, &[message]).await {
+                Ok(InForce { changes, warnings, milliseconds }) => {
+                    let changes = changes.iter().map(ToString::to_string).collect();
+                    applied.push(Applied { name, changes, warnings, milliseconds });
+                }
                 Err(refusal) => return Answer::Applied { applied, refused: Some(refusal) },
             }
         }
@@ -221,7 +235,7 @@ impl Control {
 
     /// Applies messages, all of them or none. When it returns without an error the change is in force and
     /// saved; with one, the router is as it was, or the error says what differs. `name` is what to call them.
-    pub async fn apply(&mut self, name: String, messages: &[Message<'_>]) -> Result<Applied, Refusal> {
+    pub async fn apply(&mut self, name: &str, messages: &[Message<'_>]) -> Result<InForce, Refusal> {
         let begun = Instant::now();
         let mut at = "";
         let mut warnings = Vec::new();
@@ -236,8 +250,7 @@ impl Control {
         let milliseconds = u64::try_from(in_force.as_millis()).unwrap_or(u64::MAX);
         let (count, saved) = (changes.len(), begun.elapsed().as_millis());
         info!("{name}: in force with {count} changes after {milliseconds} ms, saved after {saved} ms");
-        let changes = changes.iter().map(ToString::to_string).collect();
-        Ok(Applied { name, changes, warnings, milliseconds })
+        Ok(InForce { changes, warnings, milliseconds })
     }
 
     /// Takes in a boot line that the hypervisor has delivered.

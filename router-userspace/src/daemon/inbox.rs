@@ -10,6 +10,8 @@
 //! | it is in force | compressed into `processed/`, or deleted |
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,7 +22,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tracing::warn;
 
-use super::control::{Control, Message};
+use super::control::{Control, InForce, Message};
 use crate::root::Root;
 use crate::rpc::{Afterwards, Answer, Applied, InboxFile, Refusal};
 
@@ -55,16 +57,25 @@ async fn together(control: &mut Control, files: &[InboxFile]) -> Result<Option<A
     let Some((last, _)) = texts.last() else { return Ok(None) };
     let messages: Vec<Message> =
         texts.iter().map(|(file, text)| Message { name: &file.name, bytes: text }).collect();
-    let mut applied = control.apply(last.name.clone(), &messages).await?;
+    let InForce { mut warnings, milliseconds, .. } = control.apply(&last.name, &messages).await?;
     // In force and remembered: what fails from here on does not make it less so.
+    let there = names(&root.inbox());
     for (file, text) in &texts {
-        if let Err(error) = put_away(&root, file, text) {
+        // What came with the request may be there from an earlier attempt, and hardly ever is.
+        let is_there = there.as_ref().is_none_or(|there| there.contains(OsStr::new(&file.name)));
+        if let Err(error) = put_away(&root, file, text, is_there) {
             let name = &file.name;
             warn!("{name} is in force, but could not be put away: {error:#}");
-            applied.warnings.push(format!("{name} could not be put away: {error:#}"));
+            warnings.push(format!("{name} could not be put away: {error:#}"));
         }
     }
-    Ok(Some(applied))
+    Ok(Some(Applied { name: last.name.clone(), changes: Vec::new(), warnings, milliseconds }))
+}
+
+/// What a folder holds, if it can be read.
+fn names(folder: &Path) -> Option<HashSet<OsString>> {
+    let entries = fs::read_dir(folder).ok()?;
+    entries.map(|entry| Some(entry.ok()?.file_name())).collect()
 }
 
 /// A file's content; nothing if it was applied before.
@@ -85,13 +96,16 @@ fn read<'a>(root: &Root, file: &'a InboxFile) -> Result<Option<Cow<'a, [u8]>>> {
 }
 
 /// Compresses a file into `processed/`, or deletes it.
-fn put_away(root: &Root, file: &InboxFile, text: &[u8]) -> Result<()> {
+fn put_away(root: &Root, file: &InboxFile, text: &[u8], is_there: bool) -> Result<()> {
     if file.afterwards == Afterwards::Archive {
         archive(&archived(root, &file.name), text)?;
     }
+    if !is_there {
+        return Ok(());
+    }
     let path = root.inbox().join(&file.name);
     match fs::remove_file(&path) {
-        // What came with the request may be there from an earlier attempt, or not.
+        // A file may be named twice.
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", path.display()))
         }
