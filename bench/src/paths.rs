@@ -83,6 +83,8 @@ pub fn inbound(bits: u32, forwards: u32) -> Counted {
 pub enum Packets {
     /// Of flows that were opened and answered before.
     Known,
+    /// Of such, and the answer to each.
+    Answered,
     /// The first of each.
     First,
 }
@@ -151,16 +153,22 @@ impl Subject {
         Ok(Self { wire: wires[0], is_wired: true, ..Self::new(name, target) })
     }
 
-    /// XVR with so many tiers on one trunk, over which the guests of these flows are spread.
+    /// XVR with so many tiers on one trunk; over the first `with_guests` of them the guests of these flows are spread.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn tiers(lab: &mut Lab, front: Front, name: &str, tiers: u16, flows: Counted) -> Result<Self> {
+    pub fn tiers(
+        lab: &mut Lab,
+        front: Front,
+        name: &str,
+        (tiers, with_guests): (u16, u16),
+        flows: Counted,
+    ) -> Result<Self> {
         let Grid { source, source_bits, .. } = flows.grid;
         let sources = (0..1 << source_bits).map(|number| Ipv4Addr::from(source + number));
-        let xvr = Xvr::tiers(lab, front, tiers, sources)?;
+        let xvr = Xvr::tiers(lab, front, (tiers, with_guests), sources)?;
         let target = Target::Xvr(Box::new(xvr));
-        Ok(Self { wire: Wire::Vlans(tiers), is_wired: true, ..Self::new(name, target) })
+        Ok(Self { wire: Wire::Vlans(with_guests), is_wired: true, ..Self::new(name, target) })
     }
 
     /// Linux with rules.
@@ -293,7 +301,7 @@ pub fn measure(
         report.progress(&format!("{title}: {}", subject.name));
         (subject.whole, subject.passed) = (Series::default(), Passed::default());
         subject.prepare(lab, scale, traffic)?;
-        if traffic.packets == Packets::Known {
+        if traffic.packets != Packets::First {
             let (answered, opened) = subject.open(lab, traffic.flows)?;
             if answered != opened {
                 remarks.push(format!("{}: {answered} of {opened} flows were answered", subject.name));
@@ -328,7 +336,7 @@ impl Subject {
         let most = match packets {
             // Each flow has one first packet.
             Packets::First => 1 << flows.bits,
-            Packets::Known => scale.of(1 << 11, 1 << 20, 1 << 22),
+            Packets::Known | Packets::Answered => scale.of(1 << 11, 1 << 20, 1 << 22),
         };
         let limit = Duration::from_millis(scale.of(1, 40, 300));
         self.window = Window::for_cost(most, limit, cost);
@@ -342,12 +350,16 @@ impl Subject {
 
     fn measure(&mut self, lab: &mut Lab, Traffic { flows, packets, .. }: Traffic) -> Result<()> {
         let passed = match packets {
-            Packets::Known => {
+            Packets::Known | Packets::Answered => {
+                let answering = self.router().filter(|_| packets == Packets::Answered);
+                lab.generator().answer_at(answering.map(|router| router.back.mac))?;
                 let Window { frames, limit, .. } = self.window;
                 // Caches are as its own traffic leaves them.
                 let warm = Window { frames: (frames / 4).max(1), limit: limit / 4, ..self.window };
                 self.send(lab, Frames::Scattered(flows), warm)?;
-                self.send(lab, Frames::Scattered(flows), self.window)?
+                let passed = self.send(lab, Frames::Scattered(flows), self.window)?;
+                lab.generator().answer_at(None)?;
+                passed
             }
             Packets::First => {
                 let passed = self.send(lab, Frames::InTurn(flows), self.window)?;
@@ -492,7 +504,7 @@ mod tests {
         let mut lab = Lab::new()?;
         let flows = guests(6);
         for front in [Front::NativeXdp, Front::Nothing] {
-            let mut subject = Subject::tiers(&mut lab, front, "tiers", 30, flows)?;
+            let mut subject = Subject::tiers(&mut lab, front, "tiers", (30, 7), flows)?;
             subject.window = Window::of(1 << flows.bits);
             subject.open(&mut lab, flows)?;
             let passed = subject.send(&mut lab, Frames::Scattered(flows), Window::of(1000))?;

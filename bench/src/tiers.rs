@@ -1,6 +1,8 @@
 //! Of the suite `vlan`: many tiers on one trunk. What a packet costs among them, and how long they take to be in force.
 //!
-//! Packets are of known flows from guests that are spread over all tiers, to one that is no VLAN.
+//! Packets are of known flows from guests to one that is no VLAN, alone and with the answer to each. The guests are those of
+//! two tiers, among two and among all that there are, which tells what tiers cost that are in force; and then they are spread
+//! over all, which tells what it costs that each packet is another tier's.
 //!
 //! In force is one aggregate of CloudStack's, in which each tier has an access list of its own. What is measured is
 //! `vr_cfg.sh`, from its start to its end: then every tier has its addresses, its rows in the tables, its lists and
@@ -24,6 +26,8 @@ use crate::stats::thousands;
 
 /// How many tiers.
 const SIZES: [usize; 4] = [2, 256, 1_024, 4_094];
+/// Of how many packets are in the least case.
+const FEW: u16 = 2;
 const TRUNK: &str = "trunk0";
 
 /// What is measured, in order.
@@ -47,15 +51,20 @@ fn packets(scale: Scale, report: &mut Report) -> Result<()> {
     let mut subjects = vec![Subject::hop()];
     let most = scale.of(16, 4_094, 4_094);
     for (front, hook) in [(Front::NativeXdp, ""), (Front::Nothing, "tc, ")] {
-        for tiers in [2, most] {
-            let name = format!("{hook}{} tiers", thousands(tiers.into()));
-            subjects.push(Subject::tiers(&mut lab, front, &name, tiers, flows)?);
+        for (tiers, with_guests) in [(FEW, FEW), (most, FEW), (most, most)] {
+            let of = if tiers == with_guests { String::new() } else { format!("{with_guests} of ") };
+            let name = format!("{hook}{of}{} tiers", thousands(tiers.into()));
+            subjects.push(Subject::tiers(&mut lab, front, &name, (tiers, with_guests), flows)?);
         }
     }
-    let title = format!("vlan: from tiers on one trunk, {} flows", thousands(1 << FLOWS));
-    let traffic = Traffic::of(flows, Packets::Known);
-    let mut all: Vec<_> = subjects.iter_mut().collect();
-    paths::measure(report, &mut lab, scale, (&title, json!({ "suite": "vlan" })), traffic, &mut all)
+    for (packets, way) in [(Packets::Known, "from"), (Packets::Answered, "from, and back to,")] {
+        let title = format!("vlan: {way} tiers on one trunk, {} flows", thousands(1 << FLOWS));
+        let about = json!({ "suite": "vlan", "packets": way });
+        let traffic = Traffic::of(flows, packets);
+        let mut all: Vec<_> = subjects.iter_mut().collect();
+        paths::measure(report, &mut lab, scale, (&title, about), traffic, &mut all)?;
+    }
+    Ok(())
 }
 
 fn in_force(scale: Scale, report: &mut Report) -> Result<()> {

@@ -78,27 +78,29 @@ impl Xvr {
         Ok(Self { router, dataplane })
     }
 
-    /// From many tiers to one: each of the many is a VLAN, from 1 on, on the guests' side, and has these sources in turn.
+    /// From many tiers to one: each of the many is a VLAN, from 1 on, on the guests' side. The first `with_guests` of them
+    /// have these sources in turn, the others none.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn tiers(
         lab: &mut Lab,
         front: Front,
-        tiers: u16,
+        (tiers, with_guests): (u16, u16),
         sources: impl Iterator<Item = Ipv4Addr>,
     ) -> Result<Self> {
         // Row 0 is nobody's, and there are two ports besides.
         let rows = u32::from(tiers) + 3;
         let mut xvr = Self::with_room(lab, Role::Guest, front, MAX_FLOWS, rows)?;
         let router = &xvr.router;
-        let station = router.forth.mac.map(|octet| format!("{octet:02x}")).join(":");
         let mut lines: String =
             (1..=tiers).map(|tier| format!("link add t{tier} type ifb\nlink set t{tier} up\n")).collect();
-        for (source, tier) in sources.zip((1..=tiers).cycle()) {
+        for (guest, (source, tier)) in (0..=u16::MAX).zip(sources.zip((1..=with_guests).cycle())) {
+            // Each is a station of its own: of however many tiers they are, there are as many next hops.
+            let [high, low] = guest.to_be_bytes();
             lines += &format!(
                 "route add {source} dev t{tier}\n\
-                 neighbour add {source} lladdr {station} dev t{tier} nud permanent\n"
+                 neighbour add {source} lladdr 02:be:01:00:{high:02x}:{low:02x} dev t{tier} nud permanent\n"
             );
         }
         router.namespace.ip(&lines)?;
