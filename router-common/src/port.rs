@@ -51,15 +51,42 @@ impl Role {
 }
 
 abi! {
-    /// How a frame names its port where one interface carries several: by VLAN tags, outermost first.
+    /// How a frame names its port where one interface carries several: by VLAN tags. Those whose last tags are of
+    /// neighbouring VLANs share a key, and lie side by side ([`TaggedPorts`]).
     pub struct TagKey[8] {
-        /// Kernel interface index of what carries the port, its trunk.
+        /// Kernel interface index of what carries the ports, their trunk.
         pub trunk: u32,
-        /// VLAN id of the outer tag, host byte order.
+        /// VLAN id of the outer one of two tags, host byte order; 0 where there is one.
         pub outer: u16,
-        /// VLAN id of the inner tag, host byte order, 0 for none.
-        pub inner: u16,
+        /// The lowest VLAN id that the last tag may have, host byte order.
+        pub first: u16,
     }
+}
+
+abi! {
+    /// The ports of a key: four lines of the processor's caches, where each in an entry of its own would be two lines
+    /// a port.
+    pub struct TaggedPorts[256] {
+        /// Kernel interface index of each port's own interface, 0 for none.
+        pub ports: [u32; 64],
+    }
+}
+
+impl TagKey {
+    /// The key of tags with these VLAN ids, `inner` 0 for none, and the port's place among those of the key.
+    #[inline(always)]
+    pub const fn of(trunk: u32, outer: u16, inner: u16) -> (Self, u32) {
+        let (outer, last) = if inner == 0 { (0, outer) } else { (outer, inner) };
+        let place = last & (TaggedPorts::COUNT - 1);
+        (Self { trunk, outer, first: last - place }, place as u32)
+    }
+}
+
+impl TaggedPorts {
+    /// How many share a key, a power of two.
+    pub const COUNT: u16 = 64;
+    /// Nobody.
+    pub const NONE: Self = Self { ports: [0; 64] };
 }
 
 abi! {
@@ -82,7 +109,39 @@ abi! {
     }
 }
 
+abi! {
+    /// How those of interfaces with neighbouring indexes are carried, side by side as [`TaggedPorts`] are. Their key is
+    /// [`Carriers::key`].
+    pub struct Carriers[256] {
+        /// Each; [`Carrier::NONE`] of interfaces that are not carried.
+        pub carriers: [Carrier; 16],
+    }
+}
+
+impl Carriers {
+    /// How many share a key, a power of two.
+    pub const COUNT: u32 = 16;
+    /// Nobody's.
+    pub const NONE: Self = Self { carriers: [Carrier::NONE; 16] };
+
+    /// The key of an interface.
+    #[inline(always)]
+    pub const fn key(ifindex: u32) -> u32 {
+        ifindex / Self::COUNT
+    }
+
+    /// Its place among those of the key.
+    #[inline(always)]
+    pub const fn place(ifindex: u32) -> usize {
+        (ifindex % Self::COUNT) as usize
+    }
+}
+
 impl Carrier {
+    /// Its interface is not carried.
+    pub const NONE: Self =
+        Self { trunk: 0, outer_protocol: 0, outer: 0, inner_protocol: 0, inner: 0, priority: 0 };
+
     /// What a frame came with.
     pub const KEEP_PRIORITY: u32 = 8;
 
@@ -151,7 +210,7 @@ impl Port {
 }
 
 abi! {
-    /// What the express lane needs of a port; an entry without a slot is none.
+    /// What packets of known flows need of a port; an entry without a slot is none.
     pub struct Lane[16] {
         /// [`Port::slot`], and 0 for none.
         pub slot: u32,
@@ -161,7 +220,7 @@ abi! {
         pub mac_end: u16,
         /// [`Port::router`].
         pub router: u16,
-        /// [`Port::flags`].
+        /// [`Port::flags`], and more of the lane's own.
         pub flags: u8,
         /// [`Port::role`].
         pub role: u8,
@@ -171,19 +230,24 @@ abi! {
 }
 
 impl Lane {
-    /// There is no port, or nothing is ever routed from it.
+    /// Nothing is ever routed from it ([`Role::is_routed`]).
+    pub const NOT_ROUTED: u8 = 64;
+    /// It is on a bridge ([`Port::bridge`]).
+    pub const ON_BRIDGE: u8 = 128;
+
+    /// There is no port.
     pub const NONE: Self =
         Self { slot: 0, mac: 0, mac_end: 0, router: 0, flags: 0, role: 0, vxlan: Be16::from_raw(0) };
-}
 
-impl From<&Port> for Lane {
-    fn from(port: &Port) -> Self {
-        if !Role::is_routed_number(port.role) {
-            return Self::NONE;
-        }
+    /// That of a port.
+    #[inline(always)]
+    pub const fn of(port: &Port) -> Self {
         let [a, b, c, d, e, f] = port.mac;
         let (mac, mac_end) = (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]));
-        let Port { slot, router, flags, role, vxlan, .. } = *port;
+        let Port { slot, router, role, vxlan, .. } = *port;
+        let not_routed = if Role::is_routed_number(role) { 0 } else { Self::NOT_ROUTED };
+        let on_bridge = if port.bridge == 0 { 0 } else { Self::ON_BRIDGE };
+        let flags = port.flags | not_routed | on_bridge;
         Self { slot, mac, mac_end, router, flags, role, vxlan }
     }
 }

@@ -21,7 +21,7 @@ use aya_ebpf::helpers::{
 use router_common::fragment::{HeldKey, MAX_HELD};
 use router_common::limit::Tally;
 use router_common::net::{Be16, Ipv4, Ipv6, MacPair};
-use router_common::port::{Carrier, LocalKey, Port};
+use router_common::port::{Carrier, Lane, LocalKey, Port};
 use router_common::verdict::{DropReason, PuntReason};
 use router_ebpf::conntrack::{self, Claim, Decision};
 use router_ebpf::family::{ETHERTYPE_IPV4, Family};
@@ -39,8 +39,8 @@ pub use tunnel::{xvr_tc_take_out, xvr_xdp_take_out};
 
 use crate::frame::{self, TcFrame, XdpFrame};
 use crate::maps::{
-    Context, FamilyMaps, Maps, arrival, came, case, datagram, held_room, kept_next_hop, opening, own_errors,
-    payload_room, piece, pool_in_place, set_covered, whole,
+    Context, FamilyMaps, Maps, arrival, came, case, count_other, datagram, held_room, kept_next_hop, lane,
+    opening, own_errors, payload_room, piece, pool_in_place, set_covered, whole,
 };
 
 /// Bytes that are written change the sum that hardware has made over the frame.
@@ -93,6 +93,33 @@ const fn decided(flag: u32) -> Decided {
         1 => Decided::Found,
         _ => Decided::Yes,
     }
+}
+
+/// Counts a packet that was not forwarded: the programs' own stack has no room for another table's key.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_count(slot: u32, counter: u32, bytes: u32) -> u32 {
+    count_other(slot, counter, bytes);
+    0
+}
+
+/// What is needed of the port that a frame came in by, into this CPU's room for it; whether there is such a port. Most have
+/// a lane, which is less memory than a port's entry; to go both ways at once would be too many for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xvr_entrance(ifindex: u32) -> u32 {
+    // SAFETY: there is no context, and nothing here needs one.
+    let maps = unsafe { Maps::new(Context::Absent) };
+    let Some(mut room) = lane() else { return 0 };
+    let lane = match maps.lane(ifindex) {
+        None => maps.port(ifindex).map(Lane::of),
+        lane => lane,
+    };
+    // Field by field: the whole would be moved by a function of its own.
+    let Some(Lane { slot, mac, mac_end, router, flags, role, vxlan }) = lane else { return 0 };
+    (room.slot, room.mac, room.mac_end, room.router) = (slot, mac, mac_end, router);
+    (room.flags, room.role, room.vxlan) = (flags, role, vxlan);
+    1
 }
 
 /// Takes the tags of a port off; its own interface.

@@ -30,7 +30,7 @@ pub fn take<P: Packet, T: World>(packet: &mut P, tables: &T, ifindex: u32) -> Op
     if packet.hook() != Hook::Xdp || packet.beyond() > 0 {
         return None;
     }
-    let lane = tables.lane(ifindex)?;
+    let lane = tables.lane(ifindex).filter(|lane| lane.flags & Lane::NOT_ROUTED == 0)?;
     let length = packet.length();
     let is_for_us =
         |head: &P::Head<'_>| head.load::<u32>(0) == lane.mac && head.load::<u16>(4) == lane.mac_end;

@@ -25,7 +25,10 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use router_common::account::{COUNTER_SLOTS, COUNTERS_PER_ROW, CounterRow, Hook, Traffic, counter_index};
+use router_common::account::{
+    COUNTER_SLOTS, COUNTERS_PER_ROW, CounterRow, ForwardedRow, Hook, PORTS_PER_ROW, Traffic, counter_index,
+    forwarded_row, forwarded_rows,
+};
 use router_common::config::RouterConfig;
 use router_common::flow::{
     Draft, FlowEntry, FlowKey, KeptNextHop, NEXT_HOPS as NEXT_HOPS_LENGTH, NextHop, tick,
@@ -38,10 +41,12 @@ use router_common::nat::{
 };
 use router_common::net::{Address, Be16, Ipv4, Ipv6, MacPair};
 use router_common::policy::{self as lists, Block, List, RuleCount, Ruling};
-use router_common::port::{self as interfaces, Carrier, Lane, Local, LocalKey, Port, TagKey};
+use router_common::port::{
+    self as interfaces, Carrier, Carriers, Lane, Local, LocalKey, Port, TagKey, TaggedPorts,
+};
 use router_common::unsolicited::Syn;
 use router_common::usage::{self as accounts, AccountKey};
-use router_common::verdict::DropReason;
+use router_common::verdict::{self, DropReason};
 use router_ebpf::conntrack::{Arrival, Claim, Decision, Opening};
 use router_ebpf::family::Family;
 use router_ebpf::fragment::{self, Piece};
@@ -75,10 +80,10 @@ static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
 static LANES: Array<Lane> = Array::with_max_entries(interfaces::LANES, 0);
 /// Interfaces of ports that have tags.
 #[map]
-static TAGGED: HashMap<TagKey, u32> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
+static TAGGED: HashMap<TagKey, TaggedPorts> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
 /// By these.
 #[map]
-static CARRIERS: HashMap<u32, Carrier> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
+static CARRIERS: HashMap<u32, Carriers> = HashMap::with_max_entries(COUNTER_SLOTS, 0);
 #[map]
 static LOCAL4: HashMap<LocalKey<Ipv4>, Local> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 #[map]
@@ -155,11 +160,9 @@ static OWN_ERRORS: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
 static PIECE4: PerCpuArray<Piece<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static PIECE6: PerCpuArray<Piece<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
-/// Room to write a datagram or a held fragment down in.
+/// Room to write fragments down in.
 #[map]
-static DATAGRAM: PerCpuArray<Datagram> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static HELD: PerCpuArray<Held> = PerCpuArray::with_max_entries(1, 0);
+static FRAGMENTS: PerCpuArray<Fragments> = PerCpuArray::with_max_entries(1, 0);
 /// The packet that is being cut, and its payload.
 #[map]
 static WHOLE: PerCpuArray<Whole> = PerCpuArray::with_max_entries(1, 0);
@@ -167,6 +170,8 @@ static WHOLE: PerCpuArray<Whole> = PerCpuArray::with_max_entries(1, 0);
 static PAYLOAD: PerCpuArray<PayloadRoom> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<CounterRow> = PerCpuArray::with_max_entries(COUNTER_SLOTS, 0);
+#[map]
+static FORWARDED: PerCpuArray<ForwardedRow> = PerCpuArray::with_max_entries(forwarded_rows(COUNTER_SLOTS), 0);
 /// Numbers of accounts. With memory of its own from the start: no attempt at a number fails for want of it.
 #[map]
 static ACCOUNTS: HashMap<AccountKey, u32> = HashMap::with_max_entries(accounts::ACCOUNTS, 0);
@@ -178,9 +183,9 @@ static USAGE: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(accounts::COU
 /// What counters said when they were last set to zero: userspace's alone, since nobody but a CPU itself may write its own.
 #[map]
 static USAGE_ZERO: Array<Traffic> = Array::with_max_entries(accounts::COUNTERS, 0);
-/// The tags that were taken off a frame.
+/// How a frame came.
 #[map]
-static CAME: PerCpuArray<Tags> = PerCpuArray::with_max_entries(1, 0);
+static CAME: PerCpuArray<Came> = PerCpuArray::with_max_entries(1, 0);
 /// What the slow path is called with, see [`apart`].
 #[map]
 static ARRIVAL4: PerCpuArray<Arrival<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
@@ -200,6 +205,24 @@ static DRAFT6: PerCpuArray<Draft<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for a payload that begins anywhere in the longest and is as long: the verifier sees both bounds, but
 /// not that they hang together.
 pub type PayloadRoom = [u8; 2 * split::LONGEST as usize];
+
+// A program may have 64 maps: what is needed together is one.
+
+/// How a frame came.
+struct Came {
+    /// The tags that were taken off it.
+    tags: Tags,
+    /// What is needed of its port, see [`apart`].
+    lane: Lane,
+}
+
+/// Where fragments are written down.
+struct Fragments {
+    /// A datagram of them.
+    datagram: Datagram,
+    /// One that is held.
+    held: Held,
+}
 
 /// The maps, for one run of a program.
 pub struct Maps {
@@ -239,6 +262,7 @@ impl Maps {
 
 impl Tables for Maps {
     type Port = &'static Port;
+    type Lane = Own<Lane>;
     type NextHop = &'static NextHop;
     type Pool = PoolInPlace;
     type Block = &'static Block;
@@ -275,20 +299,29 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn lane(&self, ifindex: u32) -> Option<Lane> {
-        // Of one that is being written whatever differs leads nowhere but out of the lane.
+        // A torn read is of two valid ones, or of one that comes or goes, whose address is not whole: no frame is for it.
         LANES.get(ifindex).filter(|lane| lane.slot != 0).copied()
     }
 
     #[inline(always)]
-    fn tagged(&self, key: &TagKey) -> Option<u32> {
-        // SAFETY: one integer.
-        unsafe { TAGGED.get(key) }.copied()
+    fn entrance(&self, ifindex: u32) -> Option<Own<Lane>> {
+        if apart::xvr_entrance(ifindex) == 0 { None } else { lane() }
+    }
+
+    #[inline(always)]
+    fn tagged(&self, key: &TagKey, place: u32) -> Option<u32> {
+        let ports = TAGGED.get_ptr(key)?.cast::<u32>();
+        // SAFETY: one integer, and it is one of the ports.
+        let port = unsafe { *ports.add(pool::masked::<{ TaggedPorts::COUNT as u32 - 1 }>(place)) };
+        (port != 0).then_some(port)
     }
 
     #[inline(always)]
     fn carrier(&self, ifindex: u32) -> Option<Carrier> {
-        // SAFETY: userspace replaces entries whole.
-        unsafe { CARRIERS.get(&ifindex) }.copied()
+        let carriers = CARRIERS.get_ptr(&Carriers::key(ifindex))?.cast::<Carrier>();
+        // SAFETY: it is one of them, and userspace replaces all of them together.
+        let carrier = unsafe { *carriers.add(pool::masked::<{ Carriers::COUNT - 1 }>(ifindex)) };
+        (carrier.trunk != 0).then_some(carrier)
     }
 
     #[inline(always)]
@@ -494,16 +527,32 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn count(&self, slot: u32, hook: Hook, outcome: u32, bytes: usize) {
-        if let Some(row) = COUNTERS.get_ptr_mut(slot) {
-            // SAFETY: this CPU's own entry, and programs on it do not interrupt each other; the index is within
-            // the row.
-            unsafe {
-                let index = pool::masked::<{ COUNTERS_PER_ROW - 1 }>(counter_index(hook, outcome));
-                let traffic = (&raw mut (*row).counters).cast::<Traffic>().add(index);
-                (*traffic).packets += 1;
-                (*traffic).bytes += bytes as u64;
-            }
+        if outcome == verdict::FORWARDED {
+            let row = FORWARDED.get_ptr_mut(forwarded_row(slot, hook));
+            count(row, pool::masked::<{ PORTS_PER_ROW - 1 }>(slot), bytes);
+        } else {
+            apart::xvr_count(slot, counter_index(hook, outcome), bytes as u32);
         }
+    }
+}
+
+/// Counts what was not forwarded.
+#[inline(always)]
+pub fn count_other(slot: u32, counter: u32, bytes: u32) {
+    let index = pool::masked::<{ COUNTERS_PER_ROW - 1 }>(counter);
+    count(COUNTERS.get_ptr_mut(slot), index, bytes as usize);
+}
+
+/// Adds a packet to one of the counters that a row is, this CPU's own; the index is within the row.
+#[inline(always)]
+fn count<R>(row: Option<*mut R>, index: usize, bytes: usize) {
+    const { assert!(size_of::<R>() == 256 * size_of::<Traffic>()) };
+    let Some(row) = row else { return };
+    // SAFETY: from a lookup of this run, and programs on this CPU do not interrupt each other.
+    unsafe {
+        let traffic = row.cast::<Traffic>().add(index);
+        (*traffic).packets += 1;
+        (*traffic).bytes += bytes as u64;
     }
 }
 
@@ -560,10 +609,23 @@ fn own<T>(array: &PerCpuArray<T>) -> Option<Own<T>> {
     array.get_ptr_mut(0).and_then(NonNull::new).map(Own)
 }
 
+/// A part of it: with others at the same time, each of which is one's own.
+#[inline(always)]
+fn part<T, P>(array: &PerCpuArray<T>, part: impl FnOnce(&mut T) -> *mut P) -> Option<Own<P>> {
+    let mut whole = own(array)?;
+    NonNull::new(part(&mut whole)).map(Own)
+}
+
 /// The tags that were taken off the frame.
 #[inline(always)]
 pub fn came() -> Option<Own<Tags>> {
-    own(&CAME)
+    part(&CAME, |came| &raw mut came.tags)
+}
+
+/// Where is written what is needed of the port that the frame came in by.
+#[inline(always)]
+pub fn lane() -> Option<Own<Lane>> {
+    part(&CAME, |came| &raw mut came.lane)
 }
 
 /// What the slow path has been called with.
@@ -616,10 +678,16 @@ fn shared(case: &mut Case) {
     unsafe { asm!("{0} = {0}", inout(reg) &raw mut *case => _, options(nostack, preserves_flags)) };
 }
 
+/// Where a datagram of fragments is written down.
+#[inline(always)]
+fn datagram_room() -> Option<Own<Datagram>> {
+    part(&FRAGMENTS, |room| &raw mut room.datagram)
+}
+
 /// Where held fragments are written down.
 #[inline(always)]
 pub fn held_room() -> Option<Own<Held>> {
-    own(&HELD)
+    part(&FRAGMENTS, |room| &raw mut room.held)
 }
 
 /// Where a family's tables are.

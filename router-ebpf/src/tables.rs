@@ -33,6 +33,8 @@ use crate::{express, mss, options, split, walk};
 pub trait Tables: Sized {
     /// A port in place.
     type Port: Deref<Target = Port> + Copy;
+    /// What packets of known flows need of one.
+    type Lane: Deref<Target = Lane>;
     /// A way out in place.
     type NextHop: Deref<Target = NextHop>;
     /// A pool of external ports in place.
@@ -52,10 +54,12 @@ pub trait Tables: Sized {
     fn next_hop(&self, number: u16) -> Option<Self::NextHop>;
     /// The port that has an interface for its own.
     fn port(&self, ifindex: u32) -> Option<Self::Port>;
-    /// What the express lane needs of it, if it has one.
+    /// What packets of known flows need of it, if it has a lane.
     fn lane(&self, ifindex: u32) -> Option<Lane>;
-    /// The interface of the port that has tags.
-    fn tagged(&self, key: &TagKey) -> Option<u32>;
+    /// The same of any port, whether it has a lane or not.
+    fn entrance(&self, ifindex: u32) -> Option<Self::Lane>;
+    /// The interface of the port that has tags, at its place among those of the key.
+    fn tagged(&self, key: &TagKey, place: u32) -> Option<u32>;
     /// How the frames of a port are carried that has tags, by its interface.
     fn carrier(&self, ifindex: u32) -> Option<Carrier>;
     /// The guest behind a public address of static NAT.

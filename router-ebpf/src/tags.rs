@@ -126,7 +126,10 @@ pub fn take_off<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) 
         _ if tags.count == 0 || tags.count == TOO_MANY => None,
         // A priority and nothing else: the untagged network.
         (0, _) => Some(ifindex),
-        (outer, inner) => tables.tagged(&TagKey { trunk: ifindex, outer, inner }),
+        (outer, inner) => {
+            let (key, place) = TagKey::of(ifindex, outer, inner);
+            tables.tagged(&key, place)
+        }
     };
     match port {
         Some(port) if packet.untag(tags.count).is_some() => (port, tags),

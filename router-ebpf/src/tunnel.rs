@@ -7,7 +7,7 @@
 use router_common::account::Hook;
 use router_common::flow::NextHop;
 use router_common::net::{Be16, Ipv4, MacPair};
-use router_common::port::Port;
+use router_common::port::Lane;
 use router_common::tunnel::{Remote, RemoteIndex, RemoteKey, StationKey, Tunnel, TunnelKey};
 use router_common::verdict::DropReason;
 
@@ -125,8 +125,8 @@ fn failed(number: u32) -> DropReason {
 /// Whether a frame that has come in by a port may be a VXLAN packet of other ports. What is in pieces or has options is
 /// none: it has its own questions.
 #[inline(always)]
-pub fn may_be_one<P: Packet>(packet: &P, port: &Port) -> bool {
-    port.vxlan.raw() != 0 && packet.load(UDP + 2) == Some(port.vxlan) && is_plain_udp(packet).is_some()
+pub fn may_be_one<P: Packet>(packet: &P, lane: &Lane) -> bool {
+    lane.vxlan.raw() != 0 && packet.load(UDP + 2) == Some(lane.vxlan) && is_plain_udp(packet).is_some()
 }
 
 /// It is UDP over IPv4, whole and without options.

@@ -21,7 +21,7 @@ use core::ops::Deref;
 use router_common::account::Hook;
 use router_common::flow::{Direction, FlowEntry, NextHop};
 use router_common::net::{Address, Ipv4, Ipv6};
-use router_common::port::{Port, Role};
+use router_common::port::{Lane, Port};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, PuntReason};
 
 use crate::conntrack::{self, Arrival, Decision};
@@ -218,28 +218,29 @@ fn steps<P: Packet, T: World>(
     decided: Decided,
     noted: &mut Noted,
 ) -> Result<End, DropReason> {
+    let lane = tables.entrance(ifindex);
     if !packet.has_headers() {
-        noted.slot = tables.port(ifindex).map_or(0, |port| port.slot);
+        noted.slot = lane.map_or(0, |lane| lane.slot);
         return Ok(Verdict::Defer(DeferReason::MultiBuffer).into());
     }
     let ethertype = parse::ethertype(packet)?;
-    let Some(port) = tables.port(ifindex) else {
+    let Some(lane) = lane else {
         if decided == Decided::No {
             return Ok(End::Undecided(0, Question::Tunnel));
         }
         return Ok(Verdict::punt(packet, PuntReason::NotAPort).into());
     };
-    noted.slot = port.slot;
-    if decided == Decided::No && tunnel::may_be_one(packet, &port) {
+    noted.slot = lane.slot;
+    if decided == Decided::No && tunnel::may_be_one(packet, &lane) {
         return Ok(End::Undecided(0, Question::Tunnel));
     }
-    if let Some(reason) = not_to_be_routed(packet, &port)? {
-        return Ok(match port.bridge {
+    if let Some(reason) = not_to_be_routed(packet, &lane)? {
+        return Ok(match lane.flags & Lane::ON_BRIDGE {
             0 => Verdict::punt(packet, reason).into(),
             _ => End::Undecided(0, Question::Bridge),
         });
     }
-    let ingress = Ingress { port, ifindex };
+    let ingress = Ingress { lane, ifindex };
     match ethertype {
         ETHERTYPE_IPV4 => family_steps::<Ipv4, P, T>(packet, tables, &ingress, decided, noted),
         ETHERTYPE_IPV6 => family_steps::<Ipv6, P, T>(packet, tables, &ingress, decided, noted),
@@ -258,9 +259,9 @@ struct Noted {
 
 /// Where the frame came in.
 #[derive(Clone, Copy, Debug)]
-pub struct Ingress<B> {
-    /// The port.
-    pub port: B,
+pub struct Ingress<L> {
+    /// What is needed of the port.
+    pub lane: L,
     /// Its interface.
     pub ifindex: u32,
 }
@@ -269,7 +270,7 @@ pub struct Ingress<B> {
 fn family_steps<A, P, T>(
     packet: &mut P,
     tables: &T,
-    ingress: &Ingress<T::Port>,
+    ingress: &Ingress<T::Lane>,
     decided: Decided,
     noted: &mut Noted,
 ) -> Result<End, DropReason>
@@ -279,13 +280,13 @@ where
     T: Flows<A>,
 {
     let l3 = ETHERNET;
-    let Some(mut parsed): Option<Parsed<A>> = parse::ip(packet, l3, ingress.port.router)? else {
+    let Some(mut parsed): Option<Parsed<A>> = parse::ip(packet, l3, ingress.lane.router)? else {
         let has_options = A::VERSION == Ipv4::VERSION && packet.load(l3) != Some(0x45u8);
         let reason = if has_options { DeferReason::Options } else { DeferReason::Fragment };
         return Ok(Verdict::Defer(reason).into());
     };
     noted.syn = parsed.tcp_flags & tcp_flags::SYN;
-    if packet.hook() == Hook::Xdp && may_be_partial(packet, &ingress.port, &parsed) {
+    if packet.hook() == Hook::Xdp && may_be_partial(packet, &ingress.lane, &parsed) {
         return Ok(Verdict::Defer(DeferReason::PartialChecksum).into());
     }
     if parsed.has_options && decided == Decided::No {
@@ -358,9 +359,9 @@ fn acknowledged<A, P: Packet>(packet: &P, parsed: &Parsed<A>) -> u32 {
 }
 
 #[inline(always)]
-fn arrival<A: Family, B: Deref<Target = Port>, P: Packet>(
+fn arrival<A: Family, L: Deref<Target = Lane>, P: Packet>(
     packet: &P,
-    ingress: &Ingress<B>,
+    ingress: &Ingress<L>,
     parsed: &Parsed<A>,
     now: u64,
     generation: u32,
@@ -370,9 +371,9 @@ fn arrival<A: Family, B: Deref<Target = Port>, P: Packet>(
         now,
         ifindex: ingress.ifindex,
         generation,
-        slot: ingress.port.slot,
-        role: ingress.port.role,
-        flags: ingress.port.flags,
+        slot: ingress.lane.slot,
+        role: ingress.lane.role,
+        flags: ingress.lane.flags,
         transport: parsed.transport,
         // Whatever it is, for the verifier has enough ways to follow: it counts for ICMP alone.
         icmp: packet.load(parsed.l4).unwrap_or_default(),
@@ -456,25 +457,25 @@ fn segment_size<A: Family, P: Packet>(
 /// for other stations; nothing of the control network, and nothing that is on a bridge. By a port without link layer all is for it:
 /// what the kernel has decrypted is behind the addresses that it was carried by.
 #[inline(always)]
-fn not_to_be_routed<P: Packet>(packet: &P, port: &Port) -> Result<Option<PuntReason>, DropReason> {
+fn not_to_be_routed<P: Packet>(packet: &P, lane: &Lane) -> Result<Option<PuntReason>, DropReason> {
     // In words: by bytes it would be as many loads.
     let destination: [u16; 3] = packet.load(0).ok_or(DropReason::Truncated)?;
-    let [a, b, c, d, e, f] = port.mac;
-    if destination != [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes) && port.flags & Port::WITHOUT_LINK == 0
-    {
+    let [a, b, c, d] = lane.mac.to_ne_bytes();
+    let own = [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), lane.mac_end];
+    if destination != own && lane.flags & Port::WITHOUT_LINK == 0 {
         let [first, _] = destination[0].to_ne_bytes();
         let group = first & 1 != 0;
         return Ok(Some(if group { PuntReason::LinkScope } else { PuntReason::OtherHost }));
     }
-    Ok((!Role::is_routed_number(port.role)).then_some(PuntReason::ToRouter))
+    Ok((lane.flags & Lane::NOT_ROUTED != 0).then_some(PuntReason::ToRouter))
 }
 
 /// Whether the transport checksum may be one that the sender left to the hardware (`CHECKSUM_PARTIAL`). XDP is not told:
 /// finished ones that look like it ([`checksum::may_be_partial`]) take the way by TC like the unfinished ones. So do the protocols whose unfinished sums look like nothing:
 /// tunnels in UDP without checksum, SCTP, GRE.
 #[inline(always)]
-fn may_be_partial<A: Family, P: Packet>(packet: &P, port: &Port, parsed: &Parsed<A>) -> bool {
-    if port.flags & Port::PARTIAL_CHECKSUMS == 0 {
+fn may_be_partial<A: Family, P: Packet>(packet: &P, lane: &Lane, parsed: &Parsed<A>) -> bool {
+    if lane.flags & Port::PARTIAL_CHECKSUMS == 0 {
         return false;
     }
     let offset = match parsed.transport {

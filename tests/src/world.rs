@@ -101,7 +101,7 @@ pub struct World {
     /// How many packets have taken it.
     pub by_lane: Cell<u64>,
     /// Interfaces of ports that have tags.
-    pub tagged: RefCell<HashMap<TagKey, u32>>,
+    pub tagged: RefCell<HashMap<(TagKey, u32), u32>>,
     /// The tags that were taken off the frame that came last.
     pub came: Cell<Tags>,
     /// How the frames of these ports are carried.
@@ -311,6 +311,7 @@ impl World {
 
 impl Tables for World {
     type Port = FoundPort;
+    type Lane = Box<Lane>;
     type NextHop = Box<NextHop>;
     type Pool = SharedWords;
     type Block = FoundBlock;
@@ -474,12 +475,16 @@ impl Tables for World {
     }
 
     fn lane(&self, ifindex: u32) -> Option<Lane> {
-        let lane = self.ports.borrow().get(&ifindex).map(Lane::from);
+        let lane = self.ports.borrow().get(&ifindex).map(Lane::of);
         lane.filter(|lane| lane.slot != 0 && self.has_lanes.get())
     }
 
-    fn tagged(&self, key: &TagKey) -> Option<u32> {
-        self.tagged.borrow().get(key).copied()
+    fn entrance(&self, ifindex: u32) -> Option<Box<Lane>> {
+        self.ports.borrow().get(&ifindex).map(|port| Box::new(Lane::of(port)))
+    }
+
+    fn tagged(&self, key: &TagKey, place: u32) -> Option<u32> {
+        self.tagged.borrow().get(&(*key, place)).copied()
     }
 
     fn carrier(&self, ifindex: u32) -> Option<Carrier> {

@@ -47,7 +47,7 @@ fn with_bridges(hook: Hook) -> HostRouter {
             };
             router.world.ports.borrow_mut().insert(index, entry);
             router.world.carriers.borrow_mut().insert(index, carrier);
-            router.world.tagged.borrow_mut().insert(TagKey { trunk, outer: vlan, inner: 0 }, index);
+            router.world.tagged.borrow_mut().insert(TagKey::of(trunk, vlan, 0), index);
         }
         let members = members.iter().map(|(index, _)| *index).collect();
         router.world.bridges.members.borrow_mut().insert(bridge, members);

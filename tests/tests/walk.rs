@@ -599,7 +599,7 @@ fn with_trunk(hook: Hook, tags: (u16, u16), public: Carrier) -> HostRouter {
     let router = HostRouter::new(hook);
     let (outer, inner) = tags;
     let trunk = ifindex(Nic::Tier1);
-    router.world.tagged.borrow_mut().insert(TagKey { trunk, outer, inner }, ifindex(Nic::Tier2));
+    router.world.tagged.borrow_mut().insert(TagKey::of(trunk, outer, inner), ifindex(Nic::Tier2));
     router.world.carriers.borrow_mut().insert(ifindex(Nic::Public), Carrier { trunk, ..public });
     router.world.ports.borrow_mut().get_mut(&ifindex(Nic::Public)).expect("a port").flags |= Port::TAGGED;
     router

@@ -8,7 +8,7 @@ use router_ebpf::fragment::{self, Piece};
 use router_ebpf::tables::Tables;
 
 use super::pool::{fetch_or, masked};
-use super::{Context, DATAGRAM, FamilyMaps, Maps, Own, own};
+use super::{Context, FamilyMaps, Maps, Own, datagram_room, own};
 
 /// The fragment that a function has been called with.
 #[inline(always)]
@@ -26,7 +26,7 @@ pub fn datagram<A: FamilyMaps>(piece: &Piece<A>) -> Option<NonNull<Datagram>> {
             return Some(found);
         }
     }
-    let mut room = own(&DATAGRAM)?;
+    let mut room = datagram_room()?;
     // Nobody writes to the room but here: all else in it is zero.
     room.seen = piece.now;
     room.new_id = Be16::from_raw(Maps { ctx: Context::Absent }.random() as u16);

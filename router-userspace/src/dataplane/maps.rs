@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::{Ebpf, Pod};
 use ipnet::Ipv4Net;
-use router_common::account::{CounterRow as CounterEntry, Traffic};
+use router_common::account::{CounterRow as CounterEntry, ForwardedRow, Traffic};
 use router_common::bridge::{FdbEntry, FdbKey, MemberKey};
 use router_common::config::RouterConfig;
 use router_common::flow::{FlowEntry, FlowKey, KeptNextHop, tick};
@@ -21,7 +21,7 @@ use router_common::nat::{
 };
 use router_common::net::{Be16, Ipv4, Ipv6};
 use router_common::policy::{Block, List, RuleCount};
-use router_common::port::{Carrier, LANES, Lane, Local, LocalKey, Port, TagKey};
+use router_common::port::{Carrier, Carriers, LANES, Lane, Local, LocalKey, Port, TagKey, TaggedPorts};
 use router_common::tunnel::{Remote, RemoteIndex, RemoteKey, StationKey, Tunnel, TunnelKey, Whereabouts};
 use router_common::unsolicited::Syn;
 use router_common::usage::AccountKey;
@@ -49,6 +49,7 @@ pub(super) const NAMES: &[&str] = &[
     "FLOWS6",
     "NEXT_HOPS",
     "COUNTERS",
+    "FORWARDED",
     "ACCOUNTS",
     "LAST_ACCOUNT",
     "USAGE",
@@ -84,9 +85,9 @@ pub(super) const NAMES: &[&str] = &[
     "FDB",
 ];
 
-/// What frames are told by that are a port's.
-const fn tag_key(carrier: &Carrier) -> TagKey {
-    TagKey { trunk: carrier.trunk, outer: carrier.outer, inner: carrier.inner }
+/// What frames are told by that are a port's, and its place among the ports of the key.
+const fn tag_key(carrier: &Carrier) -> (TagKey, u32) {
+    TagKey::of(carrier.trunk, carrier.outer, carrier.inner)
 }
 
 /// What a pinned map must look like to be this version's.
@@ -110,14 +111,15 @@ pub(super) const SHAPES: &[Shape] = &[
     shape::<u32, RouterConfig>("CONFIG", 0),
     shape::<u32, Port>("PORTS", 0),
     shape::<u32, Lane>("LANES", 0),
-    shape::<TagKey, u32>("TAGGED", 0),
-    shape::<u32, Carrier>("CARRIERS", 0),
+    shape::<TagKey, TaggedPorts>("TAGGED", 0),
+    shape::<u32, Carriers>("CARRIERS", 0),
     shape::<LocalKey<Ipv4>, Local>("LOCAL4", NO_PREALLOC),
     shape::<LocalKey<Ipv6>, Local>("LOCAL6", NO_PREALLOC),
     shape::<FlowKey<Ipv4>, FlowEntry<Ipv4>>("FLOWS4", 0),
     shape::<FlowKey<Ipv6>, FlowEntry<Ipv6>>("FLOWS6", 0),
     shape::<u32, KeptNextHop>("NEXT_HOPS", 0),
     shape::<u32, CounterEntry>("COUNTERS", 0),
+    shape::<u32, ForwardedRow>("FORWARDED", 0),
     shape::<AccountKey, u32>("ACCOUNTS", 0),
     shape::<u32, u64>("LAST_ACCOUNT", 0),
     shape::<u32, Traffic>("USAGE", 0),
@@ -161,8 +163,8 @@ pub struct Tables {
     config: Array<MapData, RouterConfig>,
     ports: HashMap<MapData, u32, Port>,
     lanes: Array<MapData, Lane>,
-    tagged: HashMap<MapData, TagKey, u32>,
-    carriers: HashMap<MapData, u32, Carrier>,
+    tagged: HashMap<MapData, TagKey, TaggedPorts>,
+    carriers: HashMap<MapData, u32, Carriers>,
     pub(super) tunnels: TunnelTables,
     pub(super) bridges: BridgeTables,
     local4: HashMap<MapData, LocalKey<Ipv4>, Local>,
@@ -170,6 +172,7 @@ pub struct Tables {
     pub(super) flows4: HashMap<MapData, FlowKey<Ipv4>, FlowEntry<Ipv4>>,
     pub(super) flows6: HashMap<MapData, FlowKey<Ipv6>, FlowEntry<Ipv6>>,
     pub(super) counters: MapData,
+    pub(super) forwarded: MapData,
     pub(super) usage: UsageTables,
     static_in: HashMap<MapData, LocalKey<Ipv4>, StaticNat>,
     static_out: HashMap<MapData, LocalKey<Ipv4>, StaticNat>,
@@ -201,10 +204,8 @@ impl Tables {
             local6: HashMap::try_from(map("LOCAL6")?)?,
             flows4: HashMap::try_from(map("FLOWS4")?)?,
             flows6: HashMap::try_from(map("FLOWS6")?)?,
-            counters: match map("COUNTERS")? {
-                Map::PerCpuArray(data) => data,
-                other => anyhow::bail!("COUNTERS is {other:?}, not a per-CPU array"),
-            },
+            counters: per_cpu("COUNTERS", map("COUNTERS")?)?,
+            forwarded: per_cpu("FORWARDED", map("FORWARDED")?)?,
             usage: UsageTables::take(&mut map)?,
             static_in: HashMap::try_from(map("STATIC_IN")?)?,
             static_out: HashMap::try_from(map("STATIC_OUT")?)?,
@@ -382,7 +383,7 @@ impl Tables {
     /// The table is full or cannot be written.
     pub fn set_port(&mut self, ifindex: u32, port: &Port) -> Result<()> {
         self.ports.insert(ifindex, port, 0).with_context(|| format!("write port {ifindex}"))?;
-        self.set_lane(ifindex, port.into())
+        self.set_lane(ifindex, Lane::of(port))
     }
 
     /// Removes a port, if it is there.
@@ -397,7 +398,7 @@ impl Tables {
     /// Gives every port its lane, of which whoever wrote it may have been ended halfway.
     pub(super) fn open_lanes(&mut self) -> Result<()> {
         let ports = self.observe_ports()?;
-        ports.iter().try_for_each(|(ifindex, port)| self.set_lane(*ifindex, port.into()))
+        ports.iter().try_for_each(|(ifindex, port)| self.set_lane(*ifindex, Lane::of(port)))
     }
 
     fn set_lane(&mut self, ifindex: u32, lane: Lane) -> Result<()> {
@@ -412,16 +413,16 @@ impl Tables {
     /// # Errors
     /// A table is full or cannot be written.
     pub fn set_tags(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()> {
-        if let Ok(old) = self.carriers.get(&ifindex, 0)
+        if let Some(old) = self.carrier(ifindex)?
             && tag_key(&old) != tag_key(carrier)
         {
             self.forget_tags(ifindex, &old)?;
         }
-        self.carriers.insert(ifindex, carrier, 0).with_context(|| format!("write carrier {ifindex}"))?;
+        self.set_carrier(ifindex, carrier)?;
         if carrier.is_tunnel() {
             return Ok(());
         }
-        self.tagged.insert(tag_key(carrier), ifindex, 0).with_context(|| format!("write tags {ifindex}"))
+        self.change_tagged(carrier, |_| ifindex).with_context(|| format!("write tags {ifindex}"))
     }
 
     /// Removes the tags of a port, if it has any.
@@ -429,27 +430,56 @@ impl Tables {
     /// # Errors
     /// A table cannot be written.
     pub fn remove_tags(&mut self, ifindex: u32) -> Result<()> {
-        let Ok(old) = self.carriers.get(&ifindex, 0) else { return Ok(()) };
+        let Some(old) = self.carrier(ifindex)? else { return Ok(()) };
         self.forget_tags(ifindex, &old)?;
-        absent_is_fine(self.carriers.remove(&ifindex)).with_context(|| format!("remove carrier {ifindex}"))
+        self.set_carrier(ifindex, &Carrier::NONE)
+    }
+
+    /// How the frames of a port are carried, if they are.
+    fn carrier(&self, ifindex: u32) -> Result<Option<Carrier>> {
+        match self.carriers.get(&Carriers::key(ifindex), 0) {
+            Err(MapError::KeyNotFound) => Ok(None),
+            all => {
+                let carrier = all.context("read CARRIERS")?.carriers[Carriers::place(ifindex)];
+                Ok((carrier != Carrier::NONE).then_some(carrier))
+            }
+        }
+    }
+
+    /// Replaces how they are; [`Carrier::NONE`] where they are not.
+    fn set_carrier(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()> {
+        change(&mut self.carriers, Carriers::key(ifindex), Carriers::NONE, |all| {
+            all.carriers[Carriers::place(ifindex)] = *carrier;
+        })
+        .with_context(|| format!("write carrier {ifindex}"))
     }
 
     /// Frames with these tags are that port's no more, unless they have become another one's.
     fn forget_tags(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()> {
-        let key = tag_key(carrier);
-        if self.tagged.get(&key, 0).is_ok_and(|owner| owner != ifindex) {
-            return Ok(());
-        }
-        absent_is_fine(self.tagged.remove(&key)).with_context(|| format!("remove tags {ifindex}"))
+        self.change_tagged(carrier, |owner| if owner == ifindex { 0 } else { owner })
+            .with_context(|| format!("remove tags {ifindex}"))
+    }
+
+    /// Changes whose frames are that have these tags; 0 for nobody's.
+    fn change_tagged(&mut self, carrier: &Carrier, to: impl FnOnce(u32) -> u32) -> Result<(), MapError> {
+        let (key, place) = tag_key(carrier);
+        change(&mut self.tagged, key, TaggedPorts::NONE, |all| {
+            let owner = &mut all.ports[place as usize];
+            *owner = to(*owner);
+        })
     }
 
     /// Tags by their ports' own interfaces; without those that frames are not told by.
     fn observe_tags(&self) -> Result<BTreeMap<u32, Carrier>> {
         let tagged: StdHashMap<_, _> = batch::entries(&self.tagged).context("read TAGGED")?.collect();
         let is_told = |(ifindex, carrier): &(u32, Carrier)| {
-            carrier.is_tunnel() || tagged.get(&tag_key(carrier)) == Some(ifindex)
+            let (key, place) = tag_key(carrier);
+            let owner = tagged.get(&key).map(|all| all.ports[place as usize]);
+            carrier.is_tunnel() || owner == Some(*ifindex)
         };
-        Ok(batch::entries(&self.carriers).context("read CARRIERS")?.filter(is_told).collect())
+        let carriers = batch::entries(&self.carriers).context("read CARRIERS")?;
+        let all = carriers.flat_map(|(key, all)| (key * Carriers::COUNT..).zip(all.carriers));
+        Ok(all.filter(|(_, carrier)| *carrier != Carrier::NONE).filter(is_told).collect())
     }
 
     /// How many ports there is room for, row 0 of the counters included.
@@ -513,6 +543,34 @@ fn source_key(group: u32, network: Ipv4Net) -> Key<SourceKey> {
 fn destination_key(network: Ipv4Net) -> Key<DestinationKey> {
     let data = DestinationKey { router: ROUTER, pad: 0, address: network.network().into() };
     Key::new(DestinationKey::BEFORE_ADDRESS + u32::from(network.prefix_len()), data)
+}
+
+/// Changes something of what shares a key; what is nobody's any more, all of it, is removed.
+fn change<K: Pod, V: Pod + PartialEq>(
+    table: &mut HashMap<MapData, K, V>,
+    key: K,
+    none: V,
+    change: impl FnOnce(&mut V),
+) -> Result<(), MapError> {
+    let before = match table.get(&key, 0) {
+        Err(MapError::KeyNotFound) => none,
+        all => all?,
+    };
+    let mut after = before;
+    change(&mut after);
+    match after {
+        _ if after == before => Ok(()),
+        _ if after == none => absent_is_fine(table.remove(&key)),
+        _ => table.insert(key, after, 0),
+    }
+}
+
+/// One of the maps that programs keep apart by CPU, and that are read in batches.
+pub(super) fn per_cpu(name: &str, map: Map) -> Result<MapData> {
+    match map {
+        Map::PerCpuArray(data) => Ok(data),
+        other => anyhow::bail!("{name} is {other:?}, not a per-CPU array"),
+    }
 }
 
 /// A removal's result, where nothing to remove is what was wanted.

@@ -35,6 +35,7 @@ use anyhow::{Context, Result, bail};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use router_common::ABI_VERSION;
+use router_common::account::forwarded_rows;
 use router_common::config::RouterConfig;
 use router_common::policy::RULINGS;
 use router_common::tunnel::MAX_REMOTES;
@@ -112,6 +113,7 @@ impl Dataplane {
             ("GUESTS", options.room.bindings),
             ("RULINGS", RULINGS * cpus as u32),
             ("COUNTERS", options.max_ports),
+            ("FORWARDED", forwarded_rows(options.max_ports)),
             ("PORTS", options.max_ports),
             ("TAGGED", options.max_ports),
             ("CARRIERS", options.max_ports),

@@ -8,7 +8,10 @@ use std::ops::Range;
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
-use router_common::account::{CounterRow as CounterEntry, Hook, Traffic, counter_index};
+use router_common::account::{
+    CounterRow as CounterEntry, ForwardedRow, Hook, PORTS_PER_ROW, Traffic, counter_index, forwarded_row,
+    forwarded_rows,
+};
 use router_common::flow::{Direction, FlowEntry, FlowKey, instant};
 use router_common::net::{Address, Ipv4, Ipv6};
 use router_common::verdict::{DeferReason, DropReason, FORWARDED, OUTCOMES, PuntReason};
@@ -97,6 +100,10 @@ impl Dataplane {
     /// The map cannot be read.
     pub fn counters_of(&self, slots: Range<u32>) -> Result<Vec<CounterRow>> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count CPUs")?;
+        let first = forwarded_row(slots.start, Hook::Xdp);
+        let forwarded_rows = (forwarded_rows(slots.end) - first) as usize;
+        let (_, forwarded) =
+            batch::read::<u32, ForwardedRow>(&self.tables.forwarded, cpus, first, forwarded_rows)?;
         let (slots, values) =
             batch::read::<u32, CounterEntry>(&self.tables.counters, cpus, slots.start, slots.len())?;
         let mut rows = Vec::new();
@@ -104,10 +111,16 @@ impl Dataplane {
             for (hook, number) in
                 [Hook::Xdp, Hook::Tc].into_iter().flat_map(|hook| (0..OUTCOMES).map(move |n| (hook, n)))
             {
-                let of = |entry: &CounterEntry| entry.counters[counter_index(hook, number) as usize];
-                let packets: u64 = per_cpu.iter().map(|entry| of(entry).packets).sum();
+                let of = |cpu: usize| match number {
+                    FORWARDED => {
+                        let row = (forwarded_row(slot, hook) - first) as usize;
+                        forwarded[row * cpus + cpu].ports[(slot % PORTS_PER_ROW) as usize]
+                    }
+                    _ => per_cpu[cpu].counters[counter_index(hook, number) as usize],
+                };
+                let packets: u64 = (0..cpus).map(|cpu| of(cpu).packets).sum();
                 let Some(outcome) = Outcome::from_number(number).filter(|_| packets != 0) else { continue };
-                let bytes = per_cpu.iter().map(|entry| of(entry).bytes).sum();
+                let bytes = (0..cpus).map(|cpu| of(cpu).bytes).sum();
                 rows.push(CounterRow { slot, hook, outcome, traffic: Traffic { packets, bytes } });
             }
         }

@@ -8,6 +8,7 @@ use aya::maps::{Array, HashMap, IterableMap, Map, MapData};
 use router_common::account::Traffic;
 use router_common::usage::{ACCOUNTS, AccountKey, COUNTERS, Course, counter};
 
+use super::maps::per_cpu;
 use super::{Dataplane, batch};
 
 /// The tables.
@@ -37,10 +38,7 @@ impl UsageTables {
         Ok(Self {
             accounts: HashMap::try_from(map("ACCOUNTS")?)?,
             last: Array::try_from(map("LAST_ACCOUNT")?)?,
-            usage: match map("USAGE")? {
-                Map::PerCpuArray(data) => data,
-                other => anyhow::bail!("USAGE is {other:?}, not a per-CPU array"),
-            },
+            usage: per_cpu("USAGE", map("USAGE")?)?,
             zero: Array::try_from(map("USAGE_ZERO")?)?,
         })
     }
