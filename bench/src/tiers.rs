@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use router_tests::lab::Lab;
+use router_tests::netns::{Lifetime, Namespace, unique_prefix, wait_until};
 use router_tests::router::{Router, VPC_COMMANDS};
 use router_tests::tiers;
 use router_userspace::compile::attach::Front;
@@ -29,6 +30,9 @@ const SIZES: [usize; 4] = [2, 256, 1_024, 4_094];
 /// Of how many packets are in the least case.
 const FEW: u16 = 2;
 const TRUNK: &str = "trunk0";
+const FAR: &str = "far0";
+/// How long the kernel may take to remove a router's interfaces.
+const TEARDOWN: Duration = Duration::from_secs(120);
 
 /// What is measured, in order.
 const WHATS: [&str; 2] = ["their interfaces: start to ready", "the aggregate: to in force"];
@@ -95,7 +99,9 @@ fn in_force(scale: Scale, report: &mut Report) -> Result<()> {
 /// A new router with so many tiers; how long it took to start, and they to be in force.
 fn set_up(size: usize) -> Result<[Duration; 2]> {
     let lab = Lab::vpc()?;
-    lab.router.ip(&format!("link add {TRUNK} type veth peer name far0\nlink set far0 up\n"))?;
+    let far = Namespace::new(&unique_prefix(), "far", Lifetime::Scoped)?;
+    lab.router.ip(&format!("link add {TRUNK} type veth peer name {FAR} netns {}\n", far.name()))?;
+    far.ip(&format!("link set {FAR} up\n"))?;
     let mut router = Router::install(&lab, "auto")?;
     tiers::declare(&router, TRUNK, size)?;
     let begin = Instant::now();
@@ -103,5 +109,12 @@ fn set_up(size: usize) -> Result<[Duration; 2]> {
     let start = begin.elapsed();
     router.apply(&VPC_COMMANDS[..2])?;
     let applied = tiers::apply(&router, &tiers::aggregate(size))?;
+    drop(router);
+    drop(lab);
+    // For as long as the kernel takes thousands of interfaces away nobody else can change one: the next round would wait.
+    wait_until("the router's interfaces are gone", TEARDOWN, || {
+        far.run("ip", &["link", "show", FAR]).is_err()
+    })?;
+    far.ip("link set lo down\n")?;
     Ok([start, applied])
 }

@@ -113,7 +113,7 @@ abi! {
     /// How those of interfaces with neighbouring indexes are carried, side by side as [`TaggedPorts`] are. Their key is
     /// [`Carriers::key`].
     pub struct Carriers[256] {
-        /// Each; [`Carrier::NONE`] of interfaces that are not carried.
+        /// Each as [`Carrier::noted`] says; [`Carrier::NONE`] of interfaces that are not carried.
         pub carriers: [Carrier; 16],
     }
 }
@@ -138,6 +138,22 @@ impl Carriers {
 }
 
 impl Carrier {
+    /// Where among the bits of the priority the note begins.
+    const NOTE: u32 = 8;
+
+    /// The same with a note of whose it is, in the upper bits of the priority: entries of a hash table become another
+    /// key's, and who has been held up since it found one must not send by what it has become.
+    pub const fn noted(self, ifindex: u32) -> Self {
+        Self { priority: self.priority | ifindex << Self::NOTE, ..self }
+    }
+
+    /// The same without the note, if it says that it is that interface's, and that is carried.
+    #[inline(always)]
+    pub fn of(self, ifindex: u32) -> Option<Self> {
+        let is_its_own = self.priority >> Self::NOTE == ifindex & (u32::MAX >> Self::NOTE);
+        (is_its_own && self.trunk != 0).then_some(Self { priority: self.priority & ((1 << Self::NOTE) - 1), ..self })
+    }
+
     /// Its interface is not carried.
     pub const NONE: Self =
         Self { trunk: 0, outer_protocol: 0, outer: 0, inner_protocol: 0, inner: 0, priority: 0 };

@@ -320,8 +320,9 @@ impl Tables for Maps {
     fn carrier(&self, ifindex: u32) -> Option<Carrier> {
         let carriers = CARRIERS.get_ptr(&Carriers::key(ifindex))?.cast::<Carrier>();
         // SAFETY: it is one of them, and userspace replaces all of them together.
-        let carrier = unsafe { *carriers.add(pool::masked::<{ Carriers::COUNT - 1 }>(ifindex)) };
-        (carrier.trunk != 0).then_some(carrier)
+        let carrier =
+            unsafe { carriers.add(pool::masked::<{ Carriers::COUNT - 1 }>(ifindex)).read_volatile() };
+        carrier.of(ifindex)
     }
 
     #[inline(always)]

@@ -418,7 +418,7 @@ impl Tables {
         {
             self.forget_tags(ifindex, &old)?;
         }
-        self.set_carrier(ifindex, carrier)?;
+        self.set_carrier(ifindex, Some(carrier))?;
         if carrier.is_tunnel() {
             return Ok(());
         }
@@ -432,24 +432,22 @@ impl Tables {
     pub fn remove_tags(&mut self, ifindex: u32) -> Result<()> {
         let Some(old) = self.carrier(ifindex)? else { return Ok(()) };
         self.forget_tags(ifindex, &old)?;
-        self.set_carrier(ifindex, &Carrier::NONE)
+        self.set_carrier(ifindex, None)
     }
 
     /// How the frames of a port are carried, if they are.
     fn carrier(&self, ifindex: u32) -> Result<Option<Carrier>> {
         match self.carriers.get(&Carriers::key(ifindex), 0) {
             Err(MapError::KeyNotFound) => Ok(None),
-            all => {
-                let carrier = all.context("read CARRIERS")?.carriers[Carriers::place(ifindex)];
-                Ok((carrier != Carrier::NONE).then_some(carrier))
-            }
+            all => Ok(all.context("read CARRIERS")?.carriers[Carriers::place(ifindex)].of(ifindex)),
         }
     }
 
-    /// Replaces how they are; [`Carrier::NONE`] where they are not.
-    fn set_carrier(&mut self, ifindex: u32, carrier: &Carrier) -> Result<()> {
+    /// Replaces how they are, if they are.
+    fn set_carrier(&mut self, ifindex: u32, carrier: Option<&Carrier>) -> Result<()> {
         change(&mut self.carriers, Carriers::key(ifindex), Carriers::NONE, |all| {
-            all.carriers[Carriers::place(ifindex)] = *carrier;
+            all.carriers[Carriers::place(ifindex)] =
+                carrier.map_or(Carrier::NONE, |carrier| carrier.noted(ifindex));
         })
         .with_context(|| format!("write carrier {ifindex}"))
     }
@@ -479,7 +477,8 @@ impl Tables {
         };
         let carriers = batch::entries(&self.carriers).context("read CARRIERS")?;
         let all = carriers.flat_map(|(key, all)| (key * Carriers::COUNT..).zip(all.carriers));
-        Ok(all.filter(|(_, carrier)| *carrier != Carrier::NONE).filter(is_told).collect())
+        let own = all.filter_map(|(ifindex, carrier)| Some((ifindex, carrier.of(ifindex)?)));
+        Ok(own.filter(is_told).collect())
     }
 
     /// How many ports there is room for, row 0 of the counters included.
