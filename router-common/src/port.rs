@@ -151,7 +151,8 @@ impl Carrier {
     #[inline(always)]
     pub fn of(self, ifindex: u32) -> Option<Self> {
         let is_its_own = self.priority >> Self::NOTE == ifindex & (u32::MAX >> Self::NOTE);
-        (is_its_own && self.trunk != 0).then_some(Self { priority: self.priority & ((1 << Self::NOTE) - 1), ..self })
+        (is_its_own && self.trunk != 0)
+            .then_some(Self { priority: self.priority & ((1 << Self::NOTE) - 1), ..self })
     }
 
     /// Its interface is not carried.
@@ -288,5 +289,34 @@ abi! {
     pub struct Local[4] {
         /// The interface the address is on.
         pub ifindex: u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_carrier_is_its_own_interfaces_alone() {
+        let carrier = Carrier { trunk: 3, outer: 100, priority: Carrier::KEEP_PRIORITY, ..Carrier::NONE };
+        for ifindex in [1, 17, 0x00ff_ffff, 0x7fff_ffff] {
+            let noted = carrier.noted(ifindex);
+            assert_eq!(noted.of(ifindex), Some(carrier));
+            assert_eq!([ifindex + 1, ifindex ^ Carriers::COUNT].map(|other| noted.of(other)), [None; 2]);
+        }
+        assert_eq!([0, 1].map(|ifindex| Carrier::NONE.of(ifindex)), [None; 2]);
+    }
+
+    #[test]
+    fn neighbouring_vlans_share_a_key_and_no_place() {
+        let mut places = [0; 4096];
+        for vlan in 1..4095 {
+            let (one, place) = TagKey::of(3, vlan, 0);
+            assert_eq!(one, TagKey { trunk: 3, outer: 0, first: vlan & !63 });
+            places[usize::from(one.first) + place as usize] += 1;
+            let (inner, place) = TagKey::of(3, 7, vlan);
+            assert_eq!((inner, place), (TagKey { outer: 7, ..one }, place));
+        }
+        assert!(places[1..4095].iter().all(|ports| *ports == 1));
     }
 }
