@@ -36,6 +36,9 @@ pub struct Policy {
     /// XVR alone, without Linux' own means beside it.
     #[arg(long)]
     pub alone: bool,
+    /// So many rounds, on a machine that is too busy for few.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
 }
 
 const LEGEND: &str = "\
@@ -128,7 +131,7 @@ fn one_shape(
         }
     }
     subjects.iter_mut().for_each(|subject| subject.window = Window::of(frames));
-    let rounds = scale.of(1, 4, 7);
+    let rounds = arguments.rounds.unwrap_or(scale.of(1, 4, 7));
     for round in 0..=rounds {
         report.progress(&format!("{shape}, {family}: round {round} of {rounds}"));
         let mut measured = Vec::new();
