@@ -1,8 +1,8 @@
-//! Work on many things that do not depend on each other, by all processors there are.
+//! Work on things that do not depend on each other, by all processors there are.
 
 use std::num::NonZero;
 use std::panic::resume_unwind;
-use std::thread::{available_parallelism, scope};
+use std::thread::{ScopedJoinHandle, available_parallelism, scope};
 
 /// How many things a thread is worth.
 const FEW: usize = 128;
@@ -16,11 +16,22 @@ pub fn map<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> 
     scope(|scope| {
         let others: Vec<_> = rest.chunks(share).map(|some| scope.spawn(|| f(some))).collect();
         let mut made = f(own);
-        for other in others {
-            made.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        }
+        others.into_iter().for_each(|other| made.extend(joined(other)));
         made
     })
+}
+
+/// What two make of what they do side by side, the first in a thread of its own.
+pub fn both<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
+    scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        (joined(first), second)
+    })
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use anyhow::{Context, Result};
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
+use aya::util::nr_cpus;
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
@@ -88,6 +89,14 @@ pub(super) fn read<K: Pod, V: Pod>(
         }
         first = false;
     }
+}
+
+/// How many values an entry of a table has that is kept apart by CPU: one for each that the machine may have.
+///
+/// # Errors
+/// The kernel does not tell.
+pub(super) fn cpus() -> Result<usize> {
+    nr_cpus().map_err(|(_, error)| error).context("count CPUs")
 }
 
 /// All entries of a hash table: a call for thousands, where the table's own iterator takes two for each.

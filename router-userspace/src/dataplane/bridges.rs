@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use router_common::bridge::{FdbEntry, FdbKey, MemberKey};
 
+use super::batch;
 use super::maps::{Tables, absent_is_fine};
 use crate::model::Mac;
 
@@ -35,12 +36,9 @@ impl BridgeTables {
 
     /// The ports of each bridge, in order.
     pub(super) fn observe(&self) -> Result<BTreeMap<u32, Vec<u32>>> {
-        let entries: BTreeMap<(u32, u32), u32> = self
-            .members
-            .iter()
-            .map(|entry| entry.map(|(key, ifindex)| ((key.bridge, key.index), ifindex)))
-            .collect::<Result<_, _>>()
-            .context("read MEMBERS")?;
+        let entries = batch::entries(&self.members).context("read MEMBERS")?;
+        let entries: BTreeMap<(u32, u32), u32> =
+            entries.map(|(key, ifindex)| ((key.bridge, key.index), ifindex)).collect();
         let mut bridges: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for ((bridge, _), ifindex) in entries {
             bridges.entry(bridge).or_default().push(ifindex);

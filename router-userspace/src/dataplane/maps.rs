@@ -300,12 +300,10 @@ impl Tables {
     }
 
     fn observe_nat(&self, tables: &mut TableSet) -> Result<()> {
-        for entry in self.static_in.iter() {
-            let (key, value) = entry.context("read STATIC_IN")?;
+        for (key, value) in batch::entries(&self.static_in).context("read STATIC_IN")? {
             tables.nat.insert(NatKey::StaticIn(key.address.into()), NatEntry::Static(value));
         }
-        for entry in self.static_out.iter() {
-            let (key, value) = entry.context("read STATIC_OUT")?;
+        for (key, value) in batch::entries(&self.static_out).context("read STATIC_OUT")? {
             tables.nat.insert(NatKey::StaticOut(key.address.into()), NatEntry::Static(value));
         }
         for entry in self.forwards.iter() {

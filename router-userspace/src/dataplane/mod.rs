@@ -32,7 +32,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use router_common::ABI_VERSION;
 use router_common::account::forwarded_rows;
@@ -100,7 +99,7 @@ impl Dataplane {
         std::fs::create_dir_all(&pin_dir).with_context(|| format!("create {}", pin_dir.display()))?;
         pins::check(&pin_dir)?;
         let adopted = pin_dir.join("CONFIG").exists();
-        let cpus = nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
+        let cpus = batch::cpus()?;
         let mut loader = EbpfLoader::new();
         for name in maps::NAMES {
             loader.map_pin_path(name, pin_dir.join(name));

@@ -100,7 +100,7 @@ impl PolicyTables {
             blocks: mapped(map, "BLOCKS", BLOCKS)?,
             counts: mapped(map, "RULE_COUNTS", RULE_COUNTS)?,
         };
-        let there = lists.iter().collect::<Result<Vec<_>, _>>().context("read LISTS")?;
+        let there: Vec<_> = batch::entries(&lists).context("read LISTS")?.collect();
         Ok(Self {
             firewalls: HashMap::try_from(map("FIREWALLS")?)?,
             lists,
@@ -112,8 +112,8 @@ impl PolicyTables {
 
     /// The lists of public addresses.
     pub(super) fn firewalls(&self) -> Result<BTreeMap<Ipv4Addr, u32>> {
-        let by_address = |(key, list): (LocalKey<Ipv4>, u32)| (key.address.into(), list);
-        self.firewalls.iter().map(|entry| entry.map(by_address).context("read FIREWALLS")).collect()
+        let entries = batch::entries(&self.firewalls).context("read FIREWALLS")?;
+        Ok(entries.map(|(key, list)| (key.address.into(), list)).collect())
     }
 
     /// What a list says; one that is not there lets nothing pass.

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap, MapData};
 use router_common::account::{
@@ -99,7 +99,7 @@ impl Dataplane {
     /// # Errors
     /// The map cannot be read.
     pub fn counters_of(&self, slots: Range<u32>) -> Result<Vec<CounterRow>> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count CPUs")?;
+        let cpus = batch::cpus()?;
         let first = forwarded_row(slots.start, Hook::Xdp);
         let forwarded_rows = (forwarded_rows(slots.end) - first) as usize;
         let (_, forwarded) =

@@ -9,6 +9,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use router_common::net::MacPair;
 use router_common::tunnel::{Remote, RemoteIndex, RemoteKey, Tunnel, TunnelKey, Whereabouts};
 
+use super::batch;
 use super::maps::{Tables, absent_is_fine};
 use crate::compile::Vxlan;
 
@@ -44,8 +45,7 @@ impl TunnelTables {
     /// By ports' own interfaces; without those that packets are not told by.
     pub(super) fn observe(&self) -> Result<BTreeMap<u32, Vxlan>> {
         let mut found = BTreeMap::new();
-        for entry in self.tunnels.iter() {
-            let (ifindex, tunnel) = entry.context("read TUNNELS")?;
+        for (ifindex, tunnel) in batch::entries(&self.tunnels).context("read TUNNELS")? {
             let owns = |key: &TunnelKey, owner| self.tunnelled.get(key, 0).is_ok_and(|it| it == owner);
             if owns(&key(&tunnel), ifindex) && owns(&any(&tunnel), 0) {
                 let remotes = self.remotes_of(ifindex, &tunnel)?;

@@ -46,7 +46,7 @@ impl UsageTables {
     /// Each account with what its counters say.
     fn counted(&self) -> Result<Vec<AccountRecord>> {
         let given = self.last.get(&0, 0).context("read LAST_ACCOUNT")?.min(u64::from(ACCOUNTS) - 1) as u32;
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count CPUs")?;
+        let cpus = batch::cpus()?;
         let counters = (given as usize + 1) * 2;
         let (_, per_cpu) = batch::read::<u32, Traffic>(&self.usage, cpus, 0, counters)?;
         let sums: Vec<_> = per_cpu.chunks_exact(cpus).map(|cpus| cpus.iter().fold(NOTHING, add)).collect();

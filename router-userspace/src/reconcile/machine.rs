@@ -1,8 +1,6 @@
 //! The machine: every kind of state behind one [`Backend`].
 
 use std::collections::BTreeMap;
-use std::panic::resume_unwind;
-use std::thread;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -20,6 +18,7 @@ use crate::compile::{Attachment, Compiled, Front, Inventory};
 use crate::dataplane::Attached;
 use crate::model::Mac;
 use crate::model::trunk::TaggedPort;
+use crate::parallel;
 
 /// This machine's network namespace and the programs in it.
 #[derive(Debug)]
@@ -117,11 +116,10 @@ impl<P: Programs> Machine<P> {
     /// the first that is refused, and addresses first. How many.
     fn add(&mut self, addresses: &[(u32, IpNet)], lists: &[(u32, &ListEntry)]) -> (usize, Result<()>) {
         let programs = &mut self.programs;
-        let (added, written) = thread::scope(|scope| {
-            let added = scope.spawn(|| addresses::add(addresses));
-            let written = up_to_refused(lists.iter().map(|(number, list)| programs.add_list(*number, list)));
-            (added.join().unwrap_or_else(|panic| resume_unwind(panic)), written)
-        });
+        let (added, written) = parallel::both(
+            || addresses::add(addresses),
+            || up_to_refused(lists.iter().map(|(number, list)| programs.add_list(*number, list))),
+        );
         let results = added.map(|results| results.into_iter().map(|result| result.map_err(Into::into)));
         let (added, refused) = results.map_or_else(|error| (0, Err(error)), up_to_refused);
         let mac = |(ifindex, own): &(u32, IpNet)| Some((*ifindex, *self.macs.get(ifindex)?, own.addr()));
@@ -168,11 +166,10 @@ fn observe_network(desired: &Compiled) -> Result<(Observed, BTreeMap<u32, Mac>)>
 impl<P: Programs> Backend for Machine<P> {
     async fn observe(&mut self, desired: &Compiled) -> Result<Observed> {
         // Where there are thousands of ports, one half takes as long as the other.
-        let (network, tables) = thread::scope(|scope| {
-            let network = scope.spawn(|| observe_network(desired));
-            let tables = self.programs.observe_tables().context("read the programs' tables");
-            (network.join().unwrap_or_else(|panic| resume_unwind(panic)), tables)
-        });
+        let (network, tables) = parallel::both(
+            || observe_network(desired),
+            || self.programs.observe_tables().context("read the programs' tables"),
+        );
         let (mut observed, macs) = network?;
         self.macs = macs;
         observed.tables = tables?;
